@@ -1,0 +1,114 @@
+//! `clone3(2)`: a new process, optionally in new namespaces and straight in its cgroup.
+//!
+//! A child made by a raw clone runs on a copy of its parent's memory. If another thread held the allocator's
+//! lock at that moment, the child would hang at its first allocation; so cloning asks for a
+//! [`SingleThreaded`] witness, which can only be had from the kernel's own count of threads.
+
+use std::fs;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use rustix::io::Errno;
+use rustix::process::Pid;
+
+/// Proof that this process had exactly one thread when asked. It cannot be sent to another thread, and the
+/// code that holds one must not start any.
+#[derive(Debug)]
+pub struct SingleThreaded(std::marker::PhantomData<*const ()>);
+
+impl SingleThreaded {
+    /// Counts the threads in `/proc/self/task`; `None` if there are others, or if the count can't be read.
+    pub fn verify() -> Option<Self> {
+        let threads = fs::read_dir("/proc/self/task").ok()?.count();
+        (threads == 1).then_some(Self(std::marker::PhantomData))
+    }
+}
+
+/// libc's constant of this name does not fit its own type.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// New namespaces for the child, the `CLONE_NEW*` flags of `clone(2)` by name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NewNamespaces {
+    /// `CLONE_NEWPID`: the child is process 1 in it.
+    pub pid: bool,
+    /// `CLONE_NEWNS`: a copy of the parent's mount table.
+    pub mount: bool,
+    /// `CLONE_NEWNET`: with a loopback device that is down.
+    pub net: bool,
+    /// `CLONE_NEWIPC`.
+    pub ipc: bool,
+    /// `CLONE_NEWUTS`: a copy of the parent's hostname.
+    pub uts: bool,
+}
+
+/// What [`clone3`] returns, once in each of the two processes.
+#[derive(Debug)]
+pub enum Cloned {
+    /// In the child.
+    Child,
+    /// In the parent.
+    Parent(Child),
+}
+
+/// A child of this process, held by its pidfd so that a recycled number can never be meant.
+#[derive(Debug)]
+pub struct Child {
+    /// Its number in the caller's pid namespace: for showing and for `/proc` only.
+    pub pid: Pid,
+    /// Readable when the child has exited; closing it does not reap.
+    pub pidfd: OwnedFd,
+}
+
+/// Forks this process, `SIGCHLD` on exit, the child in `namespaces` and, on cgroup v2, in `cgroup` (an open
+/// directory) from its first instruction. Source: clone(2), `clone3`; `CLONE_INTO_CGROUP` since Linux 5.7.
+///
+/// # Errors
+/// The errno of the call; no child exists then.
+pub fn clone3(
+    _witness: &SingleThreaded,
+    namespaces: NewNamespaces,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<Cloned, Errno> {
+    let mut pidfd: RawFd = -1;
+    let flag = |wanted: bool, flag: libc::c_int| if wanted { flag as u64 } else { 0 };
+    let mut flags = libc::CLONE_PIDFD as u64
+        | flag(namespaces.pid, libc::CLONE_NEWPID)
+        | flag(namespaces.mount, libc::CLONE_NEWNS)
+        | flag(namespaces.net, libc::CLONE_NEWNET)
+        | flag(namespaces.ipc, libc::CLONE_NEWIPC)
+        | flag(namespaces.uts, libc::CLONE_NEWUTS);
+    let mut cgroup_fd = 0;
+    if let Some(directory) = cgroup {
+        flags |= CLONE_INTO_CGROUP;
+        cgroup_fd = directory.as_raw_fd() as u64;
+    }
+    // SAFETY: every field of clone_args is an integer, for which zero is valid and means "not used".
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = flags;
+    args.pidfd = (&raw mut pidfd) as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    args.cgroup = cgroup_fd;
+    // SAFETY: no CLONE_VM, so the child runs on its own copy of the memory with the same stack; `args` and
+    // `pidfd` outlive the call. The witness says that no other thread exists whose locks the copy could
+    // hold, so the child may use the allocator as if after a plain fork.
+    let result = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
+    match result {
+        -1 => Err(last_errno()),
+        0 => Ok(Cloned::Child),
+        pid => {
+            let pid = i32::try_from(pid)
+                .ok()
+                .and_then(Pid::from_raw)
+                .ok_or(Errno::OVERFLOW)?;
+            // SAFETY: the kernel stored a new descriptor in `pidfd` for a successful call with CLONE_PIDFD;
+            // nobody else knows its number.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Cloned::Parent(Child { pid, pidfd }))
+        }
+    }
+}
+
+/// The errno of the libc call that has just failed on this thread.
+pub(crate) fn last_errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL)
+}

@@ -1,0 +1,98 @@
+//! The last steps before a workload's own code runs, and the end of a process that must not unwind.
+
+use std::ffi::{CStr, CString};
+use std::ptr;
+
+use rustix::io::Errno;
+
+use crate::clone::last_errno;
+
+/// Replaces this process by `path`; returns only on failure, with the process as it was.
+/// Source: execve(2).
+pub fn execve(path: &CStr, args: &[CString], env: &[CString]) -> Errno {
+    let pointers = |strings: &[CString]| {
+        strings
+            .iter()
+            .map(|s| s.as_ptr())
+            .chain(std::iter::once(ptr::null()))
+            .collect::<Vec<_>>()
+    };
+    let (args, env) = (pointers(args), pointers(env));
+    // SAFETY: `path` is NUL-terminated; both arrays are NULL-terminated lists of pointers into CStrings that
+    // are borrowed for the whole call.
+    unsafe { libc::execve(path.as_ptr(), args.as_ptr(), env.as_ptr()) };
+    last_errno()
+}
+
+/// Ends this process at once with `code`, running no destructor and flushing nothing: the way out of a
+/// child that shares its parent's buffers. Source: _exit(2).
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit has no precondition; nothing of this process runs afterwards.
+    unsafe { libc::_exit(code) }
+}
+
+/// Blocks every signal that can be blocked for this thread; pidfds and sockets bring all news instead.
+pub fn block_signals() {
+    set_mask(libc::SIG_SETMASK, |set| {
+        // SAFETY: `set` is a valid sigset_t for the duration of the call.
+        unsafe { libc::sigfillset(set) };
+    });
+}
+
+/// Gives this process the signal state that `execve` should hand to a workload: every disposition default,
+/// nothing blocked. (Rust ignores SIGPIPE at start, and an ignored signal stays ignored across exec.)
+pub fn reset_signals() {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: SIG_DFL is a valid disposition for every signal; for SIGKILL, SIGSTOP and the two that
+        // libc keeps for itself the call fails without effect, which is what is wanted.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    set_mask(libc::SIG_SETMASK, |set| {
+        // SAFETY: `set` is a valid sigset_t for the duration of the call.
+        unsafe { libc::sigemptyset(set) };
+    });
+}
+
+/// Lets the kernel reap this process's children by itself, for a parent that never asks how they ended.
+/// Source: waitpid(2), notes on SIGCHLD set to SIG_IGN.
+pub fn ignore_children() {
+    // SAFETY: SIG_IGN is a valid disposition for SIGCHLD.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+}
+
+/// Undoes [`ignore_children`], so that exit statuses can be waited for.
+pub fn notice_children() {
+    // SAFETY: SIG_DFL is a valid disposition for SIGCHLD.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
+/// Marks every descriptor from `first` on close-on-exec, whatever opened it. Source: close_range(2), since
+/// Linux 5.11; the answer to CVE-2024-21626, where a descriptor of the runtime survived into the workload.
+pub fn cloexec_from(first: u32) -> Result<(), Errno> {
+    close_range(first, libc::CLOSE_RANGE_CLOEXEC)
+}
+
+/// Closes every descriptor from `first` on.
+///
+/// # Errors
+/// The errno of the call.
+pub fn close_from(first: u32) -> Result<(), Errno> {
+    close_range(first, 0)
+}
+
+fn close_range(first: u32, flags: u32) -> Result<(), Errno> {
+    // SAFETY: the arguments are integers. Closing descriptors that an OwnedFd still names is the caller's
+    // purpose: both callers are about to exec or to wait for signals for ever, and never drop one.
+    match unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, flags) } {
+        0 => Ok(()),
+        _ => Err(last_errno()),
+    }
+}
+
+fn set_mask(how: i32, fill: impl FnOnce(*mut libc::sigset_t)) {
+    // SAFETY: sigset_t is plain data, for which zero is a valid (empty) value.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    fill(&raw mut set);
+    // SAFETY: `set` is initialised and outlives the call; the old mask is not asked for.
+    unsafe { libc::sigprocmask(how, &raw const set, ptr::null_mut()) };
+}

@@ -1,0 +1,22 @@
+//! The kernel calls that no safe library offers, each behind a typed and owned function.
+//!
+//! In: values and borrowed descriptors; out: owned descriptors, children, named errors. This is the only
+//! crate of the workspace in which `unsafe` is allowed: everything that `rustix` already offers safely
+//! (mount API, setns, pidfd, capabilities, pty …) is used from there and not wrapped again.
+//!
+//! - [`clone`]: `clone3(2)` for a process that is known to be single-threaded
+//! - [`exec`]: `execve(2)`, and the signal state a workload expects to be born with
+//! - [`packet`]: whole messages with descriptors over a `SOCK_SEQPACKET` pair
+//! - [`mountattr`]: `mount_setattr(2)`
+//! - [`seccomp`]: installing a compiled filter
+//! - [`title`]: the name that `ps` shows
+//!
+//! Nothing here decides anything, logs, retries or keeps state. A failed call returns the errno and leaves
+//! nothing behind.
+
+pub mod clone;
+pub mod exec;
+pub mod mountattr;
+pub mod packet;
+pub mod seccomp;
+pub mod title;

@@ -1,0 +1,152 @@
+//! Whole messages, with descriptors, over a `SOCK_SEQPACKET` Unix socket.
+//!
+//! A message arrives whole or not at all, so no length prefix and no partial read exist; descriptors travel
+//! with the message that speaks of them. All descriptors received are close-on-exec.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+
+/// The longest message, in bytes. Larger values travel as a memfd beside a short message.
+pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;
+/// The most descriptors in one message.
+pub const MAX_DESCRIPTORS: usize = 8;
+
+/// A connected pair, both ends close-on-exec; the second argument says whether they block.
+///
+/// # Errors
+/// The errno of `socketpair`.
+pub fn pair(blocking: Blocking) -> Result<(OwnedFd, OwnedFd), Errno> {
+    socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        blocking.socket_flags(),
+        None,
+    )
+}
+
+/// Whether calls on a socket wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blocking {
+    /// Calls wait.
+    Yes,
+    /// Calls return `EAGAIN` instead.
+    No,
+}
+
+impl Blocking {
+    /// The flags for `socket(2)`, always with close-on-exec.
+    pub fn socket_flags(self) -> SocketFlags {
+        match self {
+            Self::Yes => SocketFlags::CLOEXEC,
+            Self::No => SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        }
+    }
+}
+
+/// One received message.
+#[derive(Debug)]
+pub struct Packet {
+    /// The bytes, never empty.
+    pub bytes: Vec<u8>,
+    /// The descriptors that came with it, in the order in which they were sent.
+    pub fds: Vec<OwnedFd>,
+}
+
+/// Sends one message with `fds`; never raises SIGPIPE.
+///
+/// # Errors
+/// `EAGAIN` when a non-blocking socket's queue is full, `EPIPE` when the peer is gone, `MSGSIZE` when it is
+/// too long.
+pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    if bytes.len() > MAX_MESSAGE_BYTES || bytes.is_empty() || fds.len() > MAX_DESCRIPTORS {
+        return Err(Errno::MSGSIZE);
+    }
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() {
+        control.push(SendAncillaryMessage::ScmRights(fds));
+    }
+    retry_on_intr(|| sendmsg(&socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL))?;
+    Ok(())
+}
+
+/// Receives one message; `None` when the peer has closed.
+///
+/// # Errors
+/// `EAGAIN` when a non-blocking socket has nothing, `MSGSIZE` for a message that was cut short (its
+/// descriptors are closed).
+pub fn receive(socket: impl AsFd) -> Result<Option<Packet>, Errno> {
+    let mut bytes = vec![0; MAX_MESSAGE_BYTES];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = retry_on_intr(|| {
+        recvmsg(
+            &socket,
+            &mut [IoSliceMut::new(&mut bytes)],
+            &mut control,
+            RecvFlags::CMSG_CLOEXEC,
+        )
+    })?;
+    let mut fds = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = message {
+            fds.extend(received);
+        }
+    }
+    if received
+        .flags
+        .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
+    {
+        return Err(Errno::MSGSIZE);
+    }
+    if received.bytes == 0 {
+        return Ok(None);
+    }
+    bytes.truncate(received.bytes);
+    bytes.shrink_to_fit();
+    Ok(Some(Packet { bytes, fds }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn a_message_arrives_whole_with_its_descriptors() {
+        let (a, b) = pair(Blocking::Yes).unwrap();
+        let (extra, _) = pair(Blocking::Yes).unwrap();
+        send(&a, b"first", &[extra.as_fd()]).unwrap();
+        send(&a, b"second", &[]).unwrap();
+        let first = receive(&b).unwrap().unwrap();
+        assert_eq!(first.bytes, b"first");
+        assert_eq!(first.fds.len(), 1);
+        assert_ne!(first.fds[0].as_raw_fd(), extra.as_raw_fd());
+        assert_eq!(receive(&b).unwrap().unwrap().bytes, b"second");
+    }
+
+    #[test]
+    fn a_closed_peer_reads_as_the_end_and_refuses_what_is_sent() {
+        let (a, b) = pair(Blocking::Yes).unwrap();
+        drop(a);
+        assert!(receive(&b).unwrap().is_none());
+        assert_eq!(send(&b, b"x", &[]), Err(Errno::PIPE));
+    }
+
+    #[test]
+    fn an_empty_or_oversized_message_is_refused_before_it_is_sent() {
+        let (a, _b) = pair(Blocking::No).unwrap();
+        assert_eq!(send(&a, b"", &[]), Err(Errno::MSGSIZE));
+        assert_eq!(
+            send(&a, &vec![0; MAX_MESSAGE_BYTES + 1], &[]),
+            Err(Errno::MSGSIZE)
+        );
+    }
+}

@@ -1,0 +1,39 @@
+//! The command line that `ps` shows for this process.
+//!
+//! A forked process keeps its parent's argument strings; overwriting them in place is the only way to change
+//! what `/proc/PID/cmdline` says without CAP_SYS_RESOURCE.
+
+use std::fs;
+use std::ptr;
+
+/// Overwrites this process's argument strings by `title`, cut to the room that they take. The short name
+/// (`comm`, 15 bytes) is set from `comm`. Does nothing when `/proc` can't be read.
+///
+/// `std::env::args` shows the new text afterwards; call it only where the arguments have been read.
+pub fn set(comm: &std::ffi::CStr, title: &str) {
+    let _ = rustix::thread::set_name(comm);
+    let Some((start, end)) = argument_area() else {
+        return;
+    };
+    let room = end.saturating_sub(start);
+    if room < 2 {
+        return;
+    }
+    let length = title.len().min(room - 1);
+    let area = ptr::with_exposed_provenance_mut::<u8>(start);
+    // SAFETY: the kernel says that start..end is the memory of this process's argument strings, which the
+    // kernel mapped writable at exec and which nobody unmaps; `length` is below its size. Rust's std copies
+    // arguments on each call of `args`, so no reference into it exists.
+    unsafe { ptr::write_bytes(area, 0, room) };
+    // SAFETY: as above, and `title` can't overlap the argument strings, being borrowed from Rust's memory.
+    unsafe { ptr::copy_nonoverlapping(title.as_ptr(), area, length) };
+}
+
+/// Fields 48 and 49 of `/proc/self/stat` (proc_pid_stat(5)): `arg_start`, `arg_end`.
+fn argument_area() -> Option<(usize, usize)> {
+    let stat = fs::read_to_string("/proc/self/stat").ok()?;
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    // After the command name come fields 3, 4, …
+    let field = |number: usize| fields.get(number - 3)?.parse().ok();
+    Some((field(48)?, field(49)?))
+}
