@@ -1,0 +1,131 @@
+//! The command line: words in, one call out. Every command that needs the settings reads them through the same four
+//! flags, so `berth ns --config FILE` finds the agent that `berth serve --config FILE` started.
+
+use crate::settings::{self, Flags, Settings};
+use crate::{check, telemetry};
+use anyhow::Result;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// A pod runtime for Kubernetes nodes.
+#[derive(Debug, Parser)]
+#[command(name = "berth", version, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    settings: SettingsFlags,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Where the settings come from, and the three that are often given by hand.
+#[derive(Debug, Args)]
+struct SettingsFlags {
+    /// Settings file; its drop-ins lie in the directory of the same name ending in .d [default: /etc/berth/config.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Directory of the durable state: database and images
+    #[arg(long, global = true, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Directory of what a reboot may forget: sockets and mounts
+    #[arg(long, global = true, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Unix socket on which the agent answers
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Look at this machine: can it run pods, and what would be missing?
+    Check {
+        /// Print one JSON object per line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print or validate the settings
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Print a completion script for a shell
+    Completion { shell: clap_complete::Shell },
+    /// Print the version
+    Version,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print every key with its explanation and default, commented out
+    Default,
+    /// Read the settings as the agent would, and name what is wrong
+    Check,
+}
+
+impl Cli {
+    /// Runs the command to its end and returns the exit status that it asks for.
+    pub(crate) fn run(self) -> Result<ExitCode> {
+        let flags = Flags::from(self.settings);
+        match self.command {
+            Command::Check { json } => {
+                let settings = start(&flags)?;
+                return check::run(
+                    &settings,
+                    if json {
+                        check::Format::Json
+                    } else {
+                        check::Format::Text
+                    },
+                );
+            }
+            Command::Config {
+                command: ConfigCommand::Default,
+            } => write!(io::stdout(), "{}", settings::explain())?,
+            Command::Config {
+                command: ConfigCommand::Check,
+            } => {
+                let loaded = settings::load(&flags)?;
+                for file in &loaded.files {
+                    writeln!(io::stdout(), "{}: ok", file.display())?;
+                }
+                if loaded.files.is_empty() {
+                    writeln!(io::stdout(), "no settings file: every key has its default")?;
+                }
+            }
+            Command::Completion { shell } => {
+                clap_complete::generate(shell, &mut Self::command(), "berth", &mut io::stdout());
+            }
+            Command::Version => writeln!(io::stdout(), "berth {}", env!("CARGO_PKG_VERSION"))?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// What a command that works on an agent or a node does first.
+fn start(flags: &Flags) -> Result<Settings> {
+    let settings = settings::load(flags)?.settings;
+    telemetry::start(&settings.log)?;
+    Ok(settings)
+}
+
+impl From<SettingsFlags> for Flags {
+    fn from(flags: SettingsFlags) -> Self {
+        Self {
+            config: flags.config,
+            root: flags.root,
+            state: flags.state,
+            socket: flags.socket,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

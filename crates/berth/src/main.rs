@@ -1,0 +1,36 @@
+//! berth, the one binary. It parses the command line and hands over to the module that bears the command's name;
+//! decisions live in the crates below. Errors arrive here and are printed once, with all their causes.
+
+mod check;
+mod cli;
+#[expect(dead_code, reason = "`serve` comes with the parts that it starts")]
+mod lifecycle;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "`serve` comes with the parts that it starts")
+)]
+mod listener;
+mod settings;
+mod telemetry;
+
+use clap::Parser;
+use std::io;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match cli::Cli::parse().run() {
+        Ok(code) => code,
+        Err(error) if reader_left(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("berth: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whoever read the output has seen enough, as `head` does.
+fn reader_left(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}

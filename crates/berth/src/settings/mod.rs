@@ -1,0 +1,266 @@
+//! The agent's settings: every key, its meaning and its default stand here, once. `berth config default` prints them from
+//! these very doc comments, which is why they speak to an operator.
+//!
+//! A value is found in the flags, else in the drop-ins (the last in name order wins, key by key; tables merge, lists are
+//! replaced), else in the settings file, else in [`Default`]. An unknown key is an error, never ignored. Nothing here
+//! touches the system: [`load`] reads files, [`Settings::problems`] judges values.
+
+mod explain;
+mod load;
+
+pub(crate) use explain::explain;
+pub(crate) use load::{Flags, load};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use tracing_subscriber::EnvFilter;
+
+/// All settings of one agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Settings {
+    /// Directory of the durable state: the database, images and the writable layers of containers.
+    pub(crate) root: PathBuf,
+    /// Directory of what a reboot may forget: sockets, mounts and the files made for each pod. Belongs on a tmpfs.
+    pub(crate) state: PathBuf,
+    /// The interface that the kubelet, crictl and the other commands of berth speak to.
+    pub(crate) cri: Cri,
+    /// What the agent writes to its standard error.
+    pub(crate) log: Log,
+    /// Where pods stand in the control groups of the machine.
+    pub(crate) cgroup: Cgroup,
+    /// Bounds on what a container can make the agent hold.
+    pub(crate) limits: Limits,
+}
+
+/// `[cri]`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Cri {
+    /// Unix socket to listen on, mode 0660. When not set: berth.sock in the state directory.
+    pub(crate) socket: Option<PathBuf>,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Log {
+    /// Least severity that is written (error, warn, info, debug, trace), or a list such as "info,berth_net=debug".
+    /// The environment variable BERTH_LOG wins over it.
+    pub(crate) level: String,
+    /// "text" for people, "json" for log collectors.
+    pub(crate) format: LogFormat,
+}
+
+/// How log lines are laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// One readable line per event.
+    Text,
+    /// One JSON object per event.
+    Json,
+}
+
+/// `[cgroup]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Cgroup {
+    /// Parent of the pods that name no parent of their own, as a path in the cgroup hierarchy.
+    pub(crate) root: String,
+    /// Who makes the cgroups: "cgroupfs" writes to the cgroup file system itself. The kubelet takes over this choice.
+    pub(crate) driver: CgroupDriver,
+}
+
+/// Who makes the cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum CgroupDriver {
+    /// berth writes to the cgroup file system.
+    Cgroupfs,
+}
+
+/// `[limits]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Limits {
+    /// Longest line of a container's output, in bytes, that becomes one record of its log; a longer one is split.
+    pub(crate) log_line_bytes: u32,
+    /// Most output, in bytes and per stream, that one ExecSync call keeps; what comes after is dropped.
+    pub(crate) exec_output_bytes: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            root: "/var/lib/berth".into(),
+            state: "/run/berth".into(),
+            cri: Cri::default(),
+            log: Log::default(),
+            cgroup: Cgroup::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            level: "info".into(),
+            format: LogFormat::Text,
+        }
+    }
+}
+
+impl Default for Cgroup {
+    fn default() -> Self {
+        Self {
+            root: "/berth".into(),
+            driver: CgroupDriver::Cgroupfs,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            log_line_bytes: 16 * 1024,
+            exec_output_bytes: 16 * 1024 * 1024,
+        }
+    }
+}
+
+/// A value that has the right type and still makes no sense.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Problem {
+    /// Path of the key, such as `cri.socket`.
+    pub(crate) key: &'static str,
+    /// The value as the operator would write it.
+    pub(crate) value: String,
+    /// What it should be.
+    pub(crate) reason: String,
+}
+
+impl Settings {
+    /// The socket on which the agent answers.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.cri
+            .socket
+            .clone()
+            .unwrap_or_else(|| self.state.join("berth.sock"))
+    }
+
+    /// Everything that is wrong with the values, in the order of the keys.
+    pub(crate) fn problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut expect = |holds: bool, key, value: &dyn std::fmt::Debug, reason: &str| {
+            if !holds {
+                problems.push(Problem {
+                    key,
+                    value: format!("{value:?}"),
+                    reason: reason.into(),
+                });
+            }
+        };
+        expect(
+            is_plain_absolute(&self.root),
+            "root",
+            &self.root,
+            "must be an absolute path without `..`",
+        );
+        expect(
+            is_plain_absolute(&self.state),
+            "state",
+            &self.state,
+            "must be an absolute path without `..`",
+        );
+        expect(
+            self.root != self.state,
+            "state",
+            &self.state,
+            "must differ from root",
+        );
+        let socket = self.socket();
+        let plain = self.cri.socket.as_deref().is_none_or(is_plain_absolute);
+        expect(
+            plain,
+            "cri.socket",
+            &socket,
+            "must be an absolute path without `..`",
+        );
+        // sockaddr_un, unix(7): 108 bytes with the closing NUL.
+        expect(
+            socket.as_os_str().len() < 108,
+            "cri.socket",
+            &socket,
+            "must be shorter than 108 bytes",
+        );
+        let level = &self.log.level;
+        expect(
+            EnvFilter::try_new(level).is_ok(),
+            "log.level",
+            level,
+            "must be a severity or a list of them",
+        );
+        let cgroup = Path::new(&self.cgroup.root);
+        expect(
+            is_plain_absolute(cgroup) && cgroup != Path::new("/"),
+            "cgroup.root",
+            &cgroup,
+            "must be an absolute path below the root of the hierarchy",
+        );
+        let (line, output) = (self.limits.log_line_bytes, self.limits.exec_output_bytes);
+        expect(
+            (256..=1 << 20).contains(&line),
+            "limits.log_line_bytes",
+            &line,
+            "must be from 256 to 1048576",
+        );
+        expect(
+            (4096..=256 << 20).contains(&output),
+            "limits.exec_output_bytes",
+            &output,
+            "must be from 4096 to 268435456",
+        );
+        problems
+    }
+}
+
+/// Absolute, and means what it says.
+fn is_plain_absolute(path: &Path) -> bool {
+    use std::path::Component::{Normal, RootDir};
+    path.is_absolute() && path.components().all(|part| matches!(part, RootDir | Normal(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid() {
+        assert_eq!(Settings::default().problems(), []);
+        assert_eq!(Settings::default().socket(), Path::new("/run/berth/berth.sock"));
+    }
+
+    #[test]
+    fn values_that_make_no_sense_are_named() {
+        check("root = 'var/lib'", &["root"]);
+        check("state = '/run/../etc'", &["state"]);
+        check("root = '/x'\nstate = '/x'", &["state"]);
+        check("cri.socket = 'berth.sock'", &["cri.socket"]);
+        check(&format!("cri.socket = '/{}'", "a".repeat(108)), &["cri.socket"]);
+        check("log.level = 'berth=loud'", &["log.level"]);
+        check("cgroup.root = '/'", &["cgroup.root"]);
+        check(
+            "limits.log_line_bytes = 1\nlimits.exec_output_bytes = 1",
+            &["limits.log_line_bytes", "limits.exec_output_bytes"],
+        );
+    }
+
+    fn check(text: &str, keys: &[&str]) {
+        let settings: Settings = toml::from_str(text).unwrap();
+        let found: Vec<_> = settings.problems().iter().map(|p| p.key).collect();
+        assert_eq!(found, keys, "{text}");
+    }
+}
