@@ -1,0 +1,283 @@
+//! The handle that the agent's tasks share, and the one thread that owns the database behind it.
+//!
+//! Requests reach the thread through a bounded queue, in order. A request that was queued is carried out even if
+//! its future is dropped, so a change is whole or was never sent. The thread ends, and the file is closed, when
+//! the last handle is dropped or after [`Store::close`].
+
+use std::path::Path;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    Change, Durability, Error, Loaded, Quarantined, Record, Result,
+    change::{Row, StoredRow},
+    database::Database,
+};
+
+const QUEUED_REQUESTS: usize = 256;
+
+/// A handle on the database; cloning it is cheap.
+#[derive(Debug, Clone)]
+pub struct Store {
+    requests: mpsc::Sender<Request>,
+}
+
+/// What the database's thread can be asked; each answer goes to the sender in it.
+#[derive(Debug)]
+enum Request {
+    Commit {
+        rows: Vec<Row>,
+        durability: Durability,
+        answer: oneshot::Sender<Result<()>>,
+    },
+    Rows {
+        table: &'static str,
+        answer: oneshot::Sender<Result<Vec<StoredRow>>>,
+    },
+    Quarantine {
+        rows: Vec<Quarantined>,
+        answer: oneshot::Sender<Result<()>>,
+    },
+    Close {
+        answer: oneshot::Sender<()>,
+    },
+}
+
+impl Store {
+    /// Opens or makes the database `berth.db` in a root directory, which is made when missing.
+    ///
+    /// Errors: busy when another agent has the directory's lock.
+    pub async fn open(root: &Path) -> Result<Self> {
+        let (requests, inbox) = mpsc::channel(QUEUED_REQUESTS);
+        let (answer, opened) = oneshot::channel();
+        let root = root.to_owned();
+        std::thread::Builder::new()
+            .name("store".into())
+            .spawn(move || match Database::open(&root) {
+                Ok(database) => {
+                    let _ = answer.send(Ok(()));
+                    serve(database, inbox);
+                }
+                Err(error) => {
+                    let _ = answer.send(Err(error));
+                }
+            })
+            .map_err(Error::Thread)?;
+        opened.await.map_err(|_| Error::Closed)??;
+        Ok(Self { requests })
+    }
+
+    /// Applies a change in one transaction.
+    ///
+    /// Dropping the future midway is safe: the change is then applied whole, or not at all.
+    pub async fn commit(&self, change: Change, durability: Durability) -> Result<()> {
+        self.ask(|answer| Request::Commit {
+            rows: change.rows,
+            durability,
+            answer,
+        })
+        .await?
+    }
+
+    /// Reads every record of a type. Rows that are none are moved to the `quarantine` table and reported.
+    pub async fn load<R: Record>(&self) -> Result<Loaded<R>> {
+        let rows = self
+            .ask(|answer| Request::Rows {
+                table: R::TABLE,
+                answer,
+            })
+            .await??;
+        let mut loaded = Loaded {
+            records: Vec::with_capacity(rows.len()),
+            quarantined: Vec::new(),
+        };
+        for row in rows {
+            match row.parse() {
+                Ok(record) => loaded.records.push(record),
+                Err(unreadable) => loaded.quarantined.push(unreadable),
+            }
+        }
+        if !loaded.quarantined.is_empty() {
+            let rows = loaded.quarantined.clone();
+            self.ask(|answer| Request::Quarantine { rows, answer }).await??;
+        }
+        Ok(loaded)
+    }
+
+    /// Closes the database after all that was asked before, and releases its lock. Every handle is closed with it.
+    pub async fn close(self) {
+        // A store that is closed already needs no closing.
+        let _ = self.ask(|answer| Request::Close { answer }).await;
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T> {
+        let (answer, answered) = oneshot::channel();
+        self.requests
+            .send(request(answer))
+            .await
+            .map_err(|_| Error::Closed)?;
+        answered.await.map_err(|_| Error::Closed)
+    }
+}
+
+/// The database's thread: answers until it is told to close or nobody is left to ask. An asker who has gone is
+/// not an error.
+fn serve(mut database: Database, mut inbox: mpsc::Receiver<Request>) {
+    while let Some(request) = inbox.blocking_recv() {
+        match request {
+            Request::Commit {
+                rows,
+                durability,
+                answer,
+            } => {
+                let _ = answer.send(database.commit(&rows, durability));
+            }
+            Request::Rows { table, answer } => {
+                let _ = answer.send(database.rows(table));
+            }
+            Request::Quarantine { rows, answer } => {
+                let _ = answer.send(database.quarantine(&rows));
+            }
+            Request::Close { answer } => {
+                drop(database);
+                let _ = answer.send(());
+                return;
+            }
+        }
+        if inbox.is_empty() {
+            database.settle();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+    use crate::ErrorKind;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Pod {
+        id: String,
+        attempt: u32,
+    }
+
+    impl Record for Pod {
+        const TABLE: &'static str = "pods";
+        const VERSION: u32 = 2;
+
+        fn key(&self) -> String {
+            self.id.clone()
+        }
+    }
+
+    /// The same table in the eyes of another version.
+    #[derive(Serialize, Deserialize)]
+    struct OldPod(String);
+
+    impl Record for OldPod {
+        const TABLE: &'static str = "pods";
+        const VERSION: u32 = 1;
+
+        fn key(&self) -> String {
+            self.0.clone()
+        }
+    }
+
+    fn pod(id: &str, attempt: u32) -> Pod {
+        Pod {
+            id: id.into(),
+            attempt,
+        }
+    }
+
+    async fn reopened(store: Store, root: &Path) -> Store {
+        store.close().await;
+        Store::open(root).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn records_survive_a_restart_in_key_order() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path()).await.unwrap();
+        let change = Change::new()
+            .put(&pod("b", 0))
+            .unwrap()
+            .put(&pod("a", 1))
+            .unwrap();
+        store.commit(change, Durability::Process).await.unwrap();
+        let change = Change::new()
+            .put(&pod("c", 2))
+            .unwrap()
+            .put(&pod("b", 3))
+            .unwrap();
+        store
+            .commit(
+                change.delete::<Pod>("c").delete::<Pod>("absent"),
+                Durability::Power,
+            )
+            .await
+            .unwrap();
+        let loaded = reopened(store, root.path()).await.load::<Pod>().await.unwrap();
+        assert_eq!(loaded.records, [pod("a", 1), pod("b", 3)]);
+        assert_eq!(loaded.quarantined, []);
+    }
+
+    #[tokio::test]
+    async fn a_row_that_cannot_be_read_is_set_aside_once() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path()).await.unwrap();
+        let change = Change::new()
+            .put(&OldPod("old".into()))
+            .unwrap()
+            .put(&pod("new", 0))
+            .unwrap();
+        store.commit(change, Durability::Process).await.unwrap();
+        let loaded = store.load::<Pod>().await.unwrap();
+        assert_eq!(loaded.records, [pod("new", 0)]);
+        assert_eq!(loaded.quarantined[0].key, "old");
+        assert_eq!(loaded.quarantined[0].reason, "version 1 is not 2, the one known");
+        assert_eq!(store.load::<Pod>().await.unwrap().quarantined, []);
+        assert!(store.load::<OldPod>().await.unwrap().records.is_empty());
+        store.close().await;
+        let kept: String = rusqlite::Connection::open(root.path().join("berth.db"))
+            .unwrap()
+            .query_row("SELECT body FROM quarantine WHERE key = 'old'", [], |row| {
+                row.get(0)
+            })
+            .unwrap();
+        assert_eq!(kept, "\"old\"");
+    }
+
+    #[tokio::test]
+    async fn a_second_agent_is_told_who_holds_the_lock() {
+        let root = tempfile::tempdir().unwrap();
+        let _first = Store::open(root.path()).await.unwrap();
+        let error = Store::open(root.path()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Busy);
+        assert!(
+            error
+                .to_string()
+                .contains(&format!("process {}", std::process::id())),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_closed_store_says_so() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path()).await.unwrap();
+        store.clone().close().await;
+        let error = store.load::<Pod>().await.unwrap_err();
+        assert!(matches!(error, Error::Closed), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_no_database_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::write(root.path().join("berth.db"), vec![b'x'; 8192]).unwrap();
+        let error = Store::open(root.path()).await.unwrap_err();
+        assert!(matches!(error, Error::Open { .. }), "{error}");
+    }
+}
