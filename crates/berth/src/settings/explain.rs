@@ -73,17 +73,20 @@ mod tests {
 
     #[test]
     fn the_printed_defaults_are_the_defaults() {
-        let is_toml = |line: &&str| line.starts_with('#') && !line.starts_with("# ");
-        let text: String = explain()
-            .lines()
-            .filter(is_toml)
-            .map(|line| format!("{}\n", &line[1..]))
-            .collect();
-        assert_eq!(
-            toml::from_str::<Settings>(&text).unwrap(),
-            Settings::default(),
-            "{text}"
-        );
+        let uncomment = |line: &str| match line.strip_prefix('#') {
+            Some(rest) if !rest.starts_with(' ') => format!("{rest}\n"),
+            _ => format!("{line}\n"),
+        };
+        let commented = explain();
+        let uncommented: String = commented.lines().map(uncomment).collect();
+        assert_ne!(commented, uncommented);
+        for text in [commented, uncommented] {
+            assert_eq!(
+                toml::from_str::<Settings>(&text).unwrap(),
+                Settings::default(),
+                "{text}"
+            );
+        }
     }
 
     #[test]
