@@ -1,0 +1,199 @@
+//! One pod joins the network: a batch in the host's namespace, a batch in the pod's.
+//!
+//! ```text
+//! host's socket:  make veth pair, one end in the pod · mark it as ours · look up both indexes
+//! pod's socket:   loopback up · eth0 up · addresses · default routes
+//! ```
+//!
+//! The pair is born with `eth0` in the pod's namespace and its other end in the bridge, so that there is no
+//! moment in which a half-configured link is in the wrong place. If a step fails, removing the host's end
+//! removes all: the addresses and routes go with `eth0`. The pod's loopback stays up, which harms nothing.
+
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+
+use ipnet::IpNet;
+
+use crate::address::PodAddresses;
+use crate::error::{Error, NetlinkError, Result};
+use crate::host::HostLinks;
+use crate::link::{self, LOOPBACK_INDEX, Link, VethPair};
+use crate::name::IfName;
+use crate::netlink::{Batch, Mode};
+
+/// A pod to be attached.
+#[derive(Debug, Clone, Copy)]
+pub struct Attachment<'a> {
+    /// The pod's id, which the link's alias tells.
+    pub pod_id: &'a str,
+    /// The pod's network namespace, as opened from `/proc/PID/ns/net`.
+    pub netns: BorrowedFd<'a>,
+    /// A `NETLINK_ROUTE` socket that was opened in that namespace, used by no other call meanwhile.
+    pub pod_socket: BorrowedFd<'a>,
+    /// The name of the host's end; see [`IfName::from_pod_id`].
+    pub host_ifname: &'a IfName,
+    /// The pod's addresses, leased from an [`AddressPool`](crate::AddressPool) of the network's subnets.
+    pub addresses: &'a PodAddresses,
+}
+
+/// What became of an attachment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attached {
+    /// The host's end of the veth pair, as an index in the host's namespace.
+    pub host_index: u32,
+    /// `eth0`, as an index in the pod's namespace.
+    pub pod_index: u32,
+}
+
+/// Brings up the loopback of the namespace in which the netlink socket was opened, with `127.0.0.1` and `::1`.
+///
+/// Part of [`Network::attach`](crate::Network::attach); on its own it is for pods without a network.
+pub fn up_loopback(pod_socket: BorrowedFd<'_>) -> Result<()> {
+    with_loopback(Batch::default())
+        .send(pod_socket)
+        .map_err(Error::Loopback)?;
+    Ok(())
+}
+
+/// An attachment with all that the network adds: nothing is left to decide.
+pub(crate) struct Wiring<'a> {
+    pub(crate) attachment: &'a Attachment<'a>,
+    pub(crate) alias: String,
+    pub(crate) addresses: Vec<(IpAddr, IpNet)>,
+    pub(crate) mtu: Option<u32>,
+}
+
+impl<'a> Wiring<'a> {
+    /// Finds each address's subnet.
+    ///
+    /// Errors: invalid, for an address that is in none.
+    pub(crate) fn new(
+        attachment: &'a Attachment<'a>,
+        bridge: &IfName,
+        subnets: &[IpNet],
+        mtu: Option<u32>,
+    ) -> Result<Self> {
+        let with_subnet = |address: IpAddr| match subnets.iter().find(|net| net.contains(&address)) {
+            Some(subnet) => Ok((address, *subnet)),
+            None => Err(Error::AddressOutside {
+                pod_id: attachment.pod_id.into(),
+                address,
+            }),
+        };
+        let addresses = attachment
+            .addresses
+            .iter()
+            .map(with_subnet)
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            attachment,
+            alias: bridge.pod_alias(attachment.pod_id),
+            addresses,
+            mtu,
+        })
+    }
+
+    /// Makes the pair and configures the pod's end.
+    ///
+    /// Errors: whatever step fails, the pair is gone when this returns; a pair of the same name that was
+    /// there before is left.
+    pub(crate) fn connect(
+        &self,
+        host: &HostLinks,
+        bridge_index: u32,
+    ) -> std::result::Result<Attached, NetlinkError> {
+        let attached = self.make_pair(host, bridge_index)?;
+        if let Err(error) = self
+            .pod_batch(attached.pod_index)
+            .send(self.attachment.pod_socket)
+        {
+            self.unmake_pair(host);
+            return Err(error);
+        }
+        Ok(attached)
+    }
+
+    fn make_pair(&self, host: &HostLinks, bridge_index: u32) -> std::result::Result<Attached, NetlinkError> {
+        let told = host.send(self.host_batch(bridge_index)).inspect_err(|error| {
+            // A refusal of the first step made nothing, and what has the name is not this call's to remove.
+            if !matches!(
+                error,
+                NetlinkError::Refused {
+                    step: CREATE_STEP,
+                    ..
+                }
+            ) {
+                self.unmake_pair(host);
+            }
+        })?;
+        let link = told.first().and_then(|body| Link::read(body));
+        let ends = link.and_then(|link| {
+            Some(Attached {
+                host_index: link.index,
+                pod_index: link.peer_index?,
+            })
+        });
+        ends.ok_or_else(|| {
+            self.unmake_pair(host);
+            let source = std::io::Error::from(std::io::ErrorKind::InvalidData);
+            NetlinkError::Receive {
+                step: "look up veth pair",
+                source,
+            }
+        })
+    }
+
+    fn unmake_pair(&self, host: &HostLinks) {
+        if let Err(error) = host.delete(self.attachment.host_ifname) {
+            tracing::warn!(link = %self.attachment.host_ifname, %error, "failed attach left a link");
+        }
+    }
+
+    fn host_batch(&self, bridge_index: u32) -> Batch {
+        let name = self.attachment.host_ifname;
+        let pair = VethPair {
+            host_ifname: name,
+            bridge_index,
+            netns: self.attachment.netns,
+            address: self.addresses.first().map(|(address, _)| *address),
+            mtu: self.mtu,
+        };
+        Batch::default()
+            .route(CREATE_STEP, Mode::Create, &link::create_veth(&pair))
+            .route(
+                "mark veth as ours",
+                Mode::Plain,
+                &link::claim_port(name, &self.alias),
+            )
+            .route("look up veth pair", Mode::Plain, &link::get_link(name))
+    }
+
+    fn pod_batch(&self, index: u32) -> Batch {
+        let up = link::set_up(index, None);
+        let mut batch = with_loopback(Batch::default()).route("bring up eth0", Mode::Plain, &up);
+        for (address, subnet) in &self.addresses {
+            let message = link::add_address(index, *address, subnet);
+            batch = batch.route("add address to eth0", Mode::Create, &message);
+        }
+        // A route's gateway has to be reachable by the time that it is added, so these come last.
+        for (_, subnet) in &self.addresses {
+            batch = batch.route(
+                "add default route",
+                Mode::Create,
+                &link::default_route(index, subnet),
+            );
+        }
+        batch
+    }
+}
+
+/// The step that makes the pair and attaches it; refused, it made nothing.
+const CREATE_STEP: &str = "create veth pair on bridge";
+
+fn with_loopback(batch: Batch) -> Batch {
+    batch.route(
+        "bring up loopback",
+        Mode::Plain,
+        &link::set_up(LOOPBACK_INDEX, None),
+    )
+}

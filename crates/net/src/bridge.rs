@@ -1,0 +1,160 @@
+//! The bridge: made when there is none, adopted when it is ours, refused when it is someone else's.
+//!
+//! In: the settings. Out: the bridge's index, the bridge being up with the gateway addresses and no others.
+//! Whose a bridge is, its alias tells. [`ensure`] may be repeated at any time: what was left half done, by a
+//! crash say, is completed the next time, and addresses from before a change of the settings go.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::IpNet;
+use netlink_packet_core::Parseable;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+
+use crate::address::gateway;
+use crate::config::NetworkConfig;
+use crate::error::{Error, NetlinkError, Result};
+use crate::host::HostLinks;
+use crate::link::{self, Link};
+use crate::name::IfName;
+use crate::netlink::{Batch, Mode};
+use crate::sysctl;
+
+/// Makes the bridge ready with a gateway for each of `subnets`, and returns its index.
+///
+/// Errors: exists, for an interface that is not ours; it is not touched.
+pub(crate) fn ensure(config: &NetworkConfig, subnets: &[IpNet]) -> Result<u32> {
+    let name = &config.bridge;
+    let failed = |source| Error::Bridge {
+        bridge: name.clone(),
+        source,
+    };
+    let host = HostLinks::open().map_err(failed)?;
+    if host.find(name).map_err(failed)?.is_none() {
+        create(&host, name, subnets).map_err(failed)?;
+    }
+    let bridge = find_own(&host, name)?;
+    if subnets.iter().any(|subnet| subnet.addr().is_ipv6()) {
+        sysctl::settle_bridge_v6(name)?;
+    }
+    settle(&host, bridge.index, config.mtu, subnets).map_err(failed)?;
+    Ok(bridge.index)
+}
+
+/// Our bridge as it is now.
+///
+/// Errors: exists, when the interface of that name is not ours; unavailable, when there is none.
+pub(crate) fn find_own(host: &HostLinks, name: &IfName) -> Result<Link> {
+    let found = host.find(name).map_err(|source| Error::Bridge {
+        bridge: name.clone(),
+        source,
+    })?;
+    let Some(link) = found else {
+        return Err(Error::BridgeLost {
+            bridge: name.clone(),
+            state: "gone",
+        });
+    };
+    let kind = link.kind.as_deref().unwrap_or("device");
+    let alias = link.alias.as_deref().unwrap_or_default();
+    if kind == "bridge" && alias == name.bridge_alias() {
+        return Ok(link);
+    }
+    Err(Error::ForeignBridge {
+        bridge: name.clone(),
+        found: format!("{kind} with alias {alias:?}"),
+    })
+}
+
+fn create(host: &HostLinks, name: &IfName, subnets: &[IpNet]) -> std::result::Result<(), NetlinkError> {
+    let address = subnets.first().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), gateway);
+    let batch = Batch::default()
+        .route("create bridge", Mode::Create, &link::create_bridge(name, address))
+        .route(
+            "mark bridge as ours",
+            Mode::Plain,
+            &link::set_alias(name, &name.bridge_alias()),
+        );
+    host.send(batch)?;
+    tracing::info!(bridge = %name, "bridge created");
+    Ok(())
+}
+
+/// Brings the bridge up with exactly the wanted addresses; link-local ones are the kernel's affair.
+fn settle(
+    host: &HostLinks,
+    index: u32,
+    mtu: Option<u32>,
+    subnets: &[IpNet],
+) -> std::result::Result<(), NetlinkError> {
+    let told = host.send(Batch::default().route("list addresses", Mode::Dump, &link::list_addresses()))?;
+    let wanted = |address: &IpNet| {
+        subnets
+            .iter()
+            .any(|net| gateway(net) == address.addr() && net.prefix_len() == address.prefix_len())
+    };
+    let mut batch = Batch::default();
+    for stale in told
+        .iter()
+        .filter_map(|body| address_on(body, index))
+        .filter(|address| !wanted(address))
+    {
+        batch = batch.route(
+            "remove old gateway address",
+            Mode::Plain,
+            &link::delete_address(index, stale),
+        );
+    }
+    for subnet in subnets {
+        let message = link::add_address(index, gateway(subnet), subnet);
+        batch = batch.route("add gateway address to bridge", Mode::Put, &message);
+    }
+    host.send(batch.route("bring up bridge", Mode::Plain, &link::set_up(index, mtu)))?;
+    Ok(())
+}
+
+/// The address that the body of an `RTM_NEWADDR` tells of, if it is on this link and not link-local.
+fn address_on(body: &[u8], index: u32) -> Option<IpNet> {
+    let message = AddressMessage::parse(body)
+        .ok()
+        .filter(|message| message.header.index == index)?;
+    // IPv4 has both attributes, and the address proper is the local one; IPv6 has only the other.
+    let local = message.attributes.iter().find_map(|attribute| {
+        if let AddressAttribute::Local(ip) = attribute {
+            Some(*ip)
+        } else {
+            None
+        }
+    });
+    let plain = message.attributes.iter().find_map(|attribute| {
+        if let AddressAttribute::Address(ip) = attribute {
+            Some(*ip)
+        } else {
+            None
+        }
+    });
+    let address = IpNet::new(local.or(plain)?, message.header.prefix_len).ok()?;
+    let link_local = matches!(address, IpNet::V6(net) if net.addr().is_unicast_link_local());
+    (!link_local).then_some(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netlink_packet_core::NetlinkSerializable;
+
+    #[test]
+    fn addresses_of_the_bridge_are_told_from_others() {
+        let check = |on: u32, address: &str, expected: Option<&str>| {
+            let address: IpNet = address.parse().unwrap();
+            let message = link::add_address(on, address.addr(), &address);
+            let mut body = vec![0; message.buffer_len()];
+            message.serialize(&mut body);
+            let found = address_on(&body, 7).map(|net| net.to_string());
+            assert_eq!(found.as_deref(), expected, "{address} on {on}");
+        };
+        check(7, "10.88.0.1/16", Some("10.88.0.1/16"));
+        check(7, "fd62::1/64", Some("fd62::1/64"));
+        check(7, "fe80::1/64", None);
+        check(8, "10.88.0.1/16", None);
+    }
+}
