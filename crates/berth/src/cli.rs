@@ -2,9 +2,10 @@
 //! flags, so `berth ns --config FILE` finds the agent that `berth serve --config FILE` started.
 
 use crate::settings::{self, Flags, Settings};
-use crate::{check, telemetry};
+use crate::{check, image, ns, telemetry};
 use anyhow::Result;
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use std::future::Future;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -44,6 +45,16 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show which process of a pod shares which namespace
+    Ns {
+        /// Name of the pod, or the beginning of its id; all pods when left out
+        pod: Option<String>,
+    },
+    /// Import, export, list and prune images
+    Image {
+        #[command(subcommand)]
+        command: image::Command,
+    },
     /// Print or validate the settings
     Config {
         #[command(subcommand)]
@@ -79,6 +90,8 @@ impl Cli {
                     },
                 );
             }
+            Command::Ns { pod } => block_on(ns::run(&start(&flags)?.socket(), pod.as_deref()))?,
+            Command::Image { command } => block_on(image::run(&start(&flags)?.socket(), command))?,
             Command::Config {
                 command: ConfigCommand::Default,
             } => write!(io::stdout(), "{}", settings::explain())?,
@@ -107,6 +120,14 @@ fn start(flags: &Flags) -> Result<Settings> {
     let settings = settings::load(flags)?.settings;
     telemetry::start(&settings.log)?;
     Ok(settings)
+}
+
+/// Runs a command that only waits for the agent: one thread is enough.
+fn block_on(command: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(command)
 }
 
 impl From<SettingsFlags> for Flags {

@@ -3,6 +3,7 @@
 
 mod check;
 mod cli;
+mod image;
 #[expect(dead_code, reason = "`serve` comes with the parts that it starts")]
 mod lifecycle;
 #[cfg_attr(
@@ -10,6 +11,7 @@ mod lifecycle;
     expect(dead_code, reason = "`serve` comes with the parts that it starts")
 )]
 mod listener;
+mod ns;
 mod settings;
 mod telemetry;
 
