@@ -1,0 +1,227 @@
+//! One control group, in every hierarchy at once.
+//!
+//! A handle of two names; the kernel holds the state. Order of a container's life: create, devices, limits, entry,
+//! (exec sessions), OOM count after the exit, remove.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::hierarchy::enable;
+use crate::limits::{Need, Setting, v1_settings, v2_settings};
+use crate::{
+    CgroupError, CgroupPath, Cgroups, DeviceControl, DeviceRule, Entry, Layout, Limit, Limits, files, kill,
+};
+
+/// A cgroup, which may or may not exist.
+#[derive(Clone, Debug)]
+pub struct Cgroup {
+    cgroups: Cgroups,
+    path: CgroupPath,
+}
+
+impl Cgroup {
+    pub(crate) fn new(cgroups: Cgroups, path: CgroupPath) -> Self {
+        Self { cgroups, path }
+    }
+
+    /// Its name in the hierarchy.
+    pub fn path(&self) -> &CgroupPath {
+        &self.path
+    }
+
+    /// How a new process gets in; also what [`crate::kill_all`] takes.
+    pub fn entry(&self) -> Entry {
+        procs_entry(self.cgroups.layout(), self.directories())
+    }
+
+    /// The file that counts OOM kills, for [`crate::read_oom_kills`]; `None` where there is no memory controller.
+    pub fn oom_file(&self) -> Option<PathBuf> {
+        let name = match self.cgroups.layout() {
+            Layout::Unified => "memory.events",
+            Layout::Hybrid | Layout::Legacy => "memory.oom_control",
+        };
+        Some(self.directory_of("memory")?.join(name))
+    }
+
+    /// The processes in it and in all cgroups below it; none if it does not exist.
+    pub fn procs(&self) -> Result<Vec<u32>, CgroupError> {
+        let directory = self.directories().swap_remove(0);
+        files::pids_in_tree(&directory).map_err(|source| CgroupError::Read {
+            path: directory,
+            source,
+        })
+    }
+
+    /// Sets the limits that are given and leaves the others.
+    ///
+    /// The kernel checks some of them against each other or against a parent's (on version 1 memory against
+    /// memory+swap, and quota against period), so that the right order depends on what is set already: what is refused is
+    /// tried again after the rest, and only then an error.
+    ///
+    /// Errors: a value that cannot be expressed, before anything was written; one that the kernel refuses, a controller
+    /// that is missing, or memory in use beyond the limit, when others may have been written.
+    pub fn apply(&self, limits: &Limits) -> Result<(), CgroupError> {
+        let settings = match self.cgroups.layout() {
+            Layout::Unified => {
+                let settings = v2_settings(limits, &self.current_quota(limits))?;
+                self.make_room(limits)?;
+                settings
+            }
+            Layout::Hybrid | Layout::Legacy => v1_settings(limits)?,
+        };
+        let refused: Vec<_> = settings
+            .iter()
+            .filter(|setting| self.write(setting).is_err())
+            .collect();
+        refused.into_iter().try_for_each(|setting| self.write(setting))
+    }
+
+    /// Lets the processes use only the devices that `rules` allow.
+    ///
+    /// Call it while the cgroup has no children. Version 2 answers [`DeviceControl::Absent`]: it takes an eBPF program.
+    pub fn allow_devices(&self, rules: &[DeviceRule]) -> Result<DeviceControl, CgroupError> {
+        let directory = match (self.cgroups.layout(), self.directory_of("devices")) {
+            (Layout::Hybrid | Layout::Legacy, Some(directory)) => directory,
+            (Layout::Unified, _) | (_, None) => return Ok(DeviceControl::Absent),
+        };
+        let write = |name, value: String| {
+            let path = directory.join(name);
+            let result = files::write(&path, &value);
+            result.map_err(|source| CgroupError::Set {
+                field: "devices",
+                value,
+                path,
+                source,
+            })
+        };
+        write("devices.deny", "a".to_owned())?;
+        rules
+            .iter()
+            .try_for_each(|rule| write("devices.allow", rule.to_string()))?;
+        Ok(DeviceControl::Enforced)
+    }
+
+    /// Kills every process in it, waits for them at most until `timeout`, and removes it with all cgroups below it.
+    ///
+    /// Blocks. Errors: a process did not die in time (named), or the kernel refused; calling again is right.
+    pub fn remove(&self, timeout: Duration) -> Result<(), CgroupError> {
+        let deadline = Instant::now() + timeout;
+        for directory in self.directories() {
+            kill::remove_tree(&directory, deadline.saturating_duration_since(Instant::now()))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn cgroups(&self) -> &Cgroups {
+        &self.cgroups
+    }
+
+    /// Its directory in each hierarchy; the first is the one through which it is killed.
+    pub(crate) fn directories(&self) -> Vec<PathBuf> {
+        let hierarchies = self.cgroups.hierarchies().iter();
+        hierarchies
+            .map(|hierarchy| self.path.below(&hierarchy.mount))
+            .collect()
+    }
+
+    fn directory_of(&self, controller: &str) -> Option<PathBuf> {
+        let mut hierarchies = self.cgroups.hierarchies().iter();
+        Some(
+            self.path
+                .below(&hierarchies.find(|hierarchy| hierarchy.has(controller))?.mount),
+        )
+    }
+
+    fn write(&self, setting: &Setting) -> Result<(), CgroupError> {
+        let Setting {
+            field,
+            file,
+            value,
+            need,
+        } = setting;
+        let controller = setting.controller();
+        let Some(directory) = self.directory_of(controller) else {
+            return match need {
+                Need::IfPresent => Ok(()),
+                Need::Required => Err(CgroupError::NoController {
+                    field,
+                    value: value.clone(),
+                    controller: controller.to_owned(),
+                }),
+            };
+        };
+        let path = directory.join(file);
+        match files::write(&path, value) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound && *need == Need::IfPresent => Ok(()),
+            Err(error) => {
+                if error.kind() == ErrorKind::NotFound && self.cgroups.layout() == Layout::Unified {
+                    // Not passed on by the parent: ask again, for the reason. If it works now, the second try will.
+                    enable(directory.parent().unwrap_or(Path::new("/")), controller)?;
+                }
+                Err(CgroupError::Set {
+                    field,
+                    value: value.clone(),
+                    path,
+                    source: error,
+                })
+            }
+        }
+    }
+
+    /// The quota that a new period must not change: version 2 has both in one file.
+    fn current_quota(&self, limits: &Limits) -> String {
+        let is_needed = limits.cpu_period_us.is_some() && limits.cpu_quota_us.is_none();
+        let read = || fs::read_to_string(self.directory_of("cpu")?.join("cpu.max")).ok();
+        let text = if is_needed { read() } else { None };
+        text.as_deref()
+            .and_then(|text| text.split(' ').next())
+            .unwrap_or("max")
+            .to_owned()
+    }
+
+    /// Version 2 answers a memory limit below the usage with OOM kills (version 1 refuses it): reclaim first, and
+    /// refuse what cannot be reclaimed.
+    fn make_room(&self, limits: &Limits) -> Result<(), CgroupError> {
+        let (Some(Limit::At(limit_bytes)), Some(path)) = (limits.memory_bytes, self.directory_of("memory"))
+        else {
+            return Ok(());
+        };
+        let usage = || {
+            fs::read_to_string(path.join("memory.current"))
+                .ok()?
+                .trim()
+                .parse()
+                .ok()
+        };
+        let excess = |usage_bytes: u64| usage_bytes.checked_sub(limit_bytes).filter(|excess| *excess > 0);
+        let Some(excess_bytes) = usage().and_then(excess) else {
+            return Ok(());
+        };
+        // EAGAIN says that less was reclaimed than asked for; the usage says whether it suffices.
+        let _ = files::write(&path.join("memory.reclaim"), &excess_bytes.to_string());
+        match usage() {
+            Some(usage_bytes) if usage_bytes > limit_bytes => Err(CgroupError::BelowUsage {
+                limit_bytes,
+                usage_bytes,
+                path,
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The entry to the cgroup that has these directories, one in each hierarchy.
+pub(crate) fn procs_entry(layout: Layout, mut directories: Vec<PathBuf>) -> Entry {
+    match layout {
+        Layout::Unified => Entry::Directory(directories.swap_remove(0)),
+        Layout::Hybrid | Layout::Legacy => Entry::Files(
+            directories
+                .into_iter()
+                .map(|directory| directory.join("cgroup.procs"))
+                .collect(),
+        ),
+    }
+}

@@ -1,0 +1,324 @@
+//! The real kernel's cgroups, in whatever layout this machine has.
+//!
+//! Each test works in a cgroup of its own, `/berth-test-PID-NAME`, which goes with it, also after a failure.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use berth_cgroup::{
+    Cgroup, CgroupPath, Cgroups, DEFAULT_DEVICES, DeviceControl, Entry, Layout, Limit, Limits, kill_all,
+    read_oom_kills,
+};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A cgroup for one test.
+struct Scratch {
+    cgroups: Cgroups,
+    top: CgroupPath,
+}
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let top = CgroupPath::new(&format!("/berth-test-{}-{name}", std::process::id())).unwrap();
+        Self {
+            cgroups: Cgroups::detect().unwrap(),
+            top,
+        }
+    }
+
+    fn create(&self, name: &str) -> Cgroup {
+        self.cgroups.create(&self.top.join(name).unwrap()).unwrap()
+    }
+
+    /// What `find` sees of this test in all hierarchies.
+    fn directories(&self) -> usize {
+        let name = self.top.as_str().trim_start_matches('/');
+        let output = Command::new("find")
+            .args(["/sys/fs/cgroup", "-name", name])
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap().lines().count()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let removed = self.cgroups.open(&self.top).remove(PATIENCE);
+        if !std::thread::panicking() {
+            removed.unwrap();
+            assert_eq!(self.directories(), 0, "a directory is left");
+        }
+    }
+}
+
+fn procs_files(entry: &Entry) -> Vec<PathBuf> {
+    match entry {
+        Entry::Directory(directory) => vec![directory.join("cgroup.procs")],
+        Entry::Files(files) => files.clone(),
+    }
+}
+
+/// Runs a shell script in the cgroup, which the shell enters by itself as a launched container does.
+fn spawn(entry: &Entry, script: &str) -> Child {
+    let enter: String = procs_files(entry)
+        .iter()
+        .map(|file| format!("echo 0 > {} &&\n", file.display()))
+        .collect();
+    Command::new("sh")
+        .arg("-c")
+        .arg(format!("{enter} {script}"))
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// Reads a file of the cgroup with `cat`, in whichever hierarchy has it.
+fn cat(cgroup: &Cgroup, file: &str) -> String {
+    let files = procs_files(&cgroup.entry());
+    let path = files
+        .iter()
+        .map(|procs| procs.with_file_name(file))
+        .find(|path| path.exists());
+    let output = Command::new("cat")
+        .arg(path.unwrap_or_else(|| panic!("no {file}")))
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what} did not happen");
+        std::thread::yield_now();
+    }
+}
+
+fn is_unified(scratch: &Scratch) -> bool {
+    scratch.cgroups.layout() == Layout::Unified
+}
+
+#[test]
+#[ignore = "needs root: makes cgroups"]
+fn create_and_remove_are_idempotent_and_leave_nothing() {
+    let scratch = Scratch::new("create");
+    let cgroup = scratch.create("pod");
+    scratch.create("pod");
+    assert!(procs_files(&cgroup.entry()).iter().all(|file| file.exists()));
+    assert_eq!(scratch.directories(), procs_files(&cgroup.entry()).len());
+    assert!(
+        scratch
+            .cgroups
+            .list_children(&scratch.top)
+            .unwrap()
+            .contains("pod")
+    );
+    cgroup.remove(PATIENCE).unwrap();
+    cgroup.remove(PATIENCE).unwrap();
+    assert!(scratch.cgroups.list_children(&scratch.top).unwrap().is_empty());
+}
+
+#[test]
+#[ignore = "needs root: makes cgroups"]
+fn limits_are_what_the_kernel_says_afterwards() {
+    let scratch = Scratch::new("limits");
+    let cgroup = scratch.create("web");
+    let mib = |mib: u64| Some(Limit::At(mib << 20));
+    let both = |memory, both| Limits {
+        memory_bytes: memory,
+        memory_and_swap_bytes: both,
+        ..Limits::default()
+    };
+    cgroup
+        .apply(&Limits {
+            cpu_shares: Some(512),
+            cpu_quota_us: Some(Limit::At(20_000)),
+            cpu_period_us: Some(50_000),
+            cpuset_cpus: Some("0".to_owned()),
+            cpuset_mems: Some("0".to_owned()),
+            pids: Some(Limit::At(33)),
+            hugepages_bytes: [("2MB".to_owned(), 0)].into(),
+            ..both(mib(64), mib(64))
+        })
+        .unwrap();
+    let expected: &[(&str, &str)] = if is_unified(&scratch) {
+        &[
+            ("cpu.weight", "59"),
+            ("cpu.max", "20000 50000"),
+            ("memory.max", "67108864"),
+        ]
+    } else {
+        &[
+            ("cpu.shares", "512"),
+            ("cpu.cfs_quota_us", "20000"),
+            ("cpu.cfs_period_us", "50000"),
+            ("memory.limit_in_bytes", "67108864"),
+            ("memory.memsw.limit_in_bytes", "67108864"),
+        ]
+    };
+    for (file, value) in
+        expected
+            .iter()
+            .chain(&[("cpuset.cpus", "0"), ("cpuset.mems", "0"), ("pids.max", "33")])
+    {
+        assert_eq!(cat(&cgroup, file), *value, "{file}");
+    }
+    // Raising, lowering and lifting, each of which needs another order of the two on version 1.
+    let file = if is_unified(&scratch) {
+        "memory.max"
+    } else {
+        "memory.limit_in_bytes"
+    };
+    for bytes in [128 << 20, 32 << 20] {
+        cgroup
+            .apply(&both(Some(Limit::At(bytes)), Some(Limit::At(bytes))))
+            .unwrap();
+        assert_eq!(cat(&cgroup, file), bytes.to_string());
+    }
+    cgroup.apply(&both(Some(Limit::Max), None)).unwrap();
+    assert!(["max", "9223372036854771712"].contains(&&*cat(&cgroup, file)));
+    cgroup
+        .apply(&Limits {
+            cpu_period_us: Some(100_000),
+            ..Limits::default()
+        })
+        .unwrap();
+    let file = if is_unified(&scratch) {
+        "cpu.max"
+    } else {
+        "cpu.cfs_quota_us"
+    };
+    assert!(cat(&cgroup, file).starts_with("20000"));
+}
+
+#[test]
+#[ignore = "needs root: makes cgroups"]
+fn a_refused_value_names_its_field() {
+    let scratch = Scratch::new("refused");
+    let cgroup = scratch.create("web");
+    let limits = Limits {
+        cpuset_cpus: Some("4095".to_owned()),
+        ..Limits::default()
+    };
+    let error = cgroup.apply(&limits).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("set cpuset cpus: write \"4095\" to /sys/fs/cgroup/"),
+        "{error}"
+    );
+}
+
+#[test]
+#[ignore = "needs root: makes cgroups"]
+fn killing_reaches_the_whole_tree() {
+    let scratch = Scratch::new("kill");
+    let cgroup = scratch.create("web");
+    let exec = cgroup.create_exec("exec").unwrap();
+    let mut children =
+        [&cgroup.entry(), exec.entry()].map(|entry| spawn(entry, "(setsid sleep 60 & sleep 60 & wait)"));
+    wait_until("the start of eight processes", || {
+        cgroup.procs().unwrap().len() == 8
+    });
+    kill_all(&cgroup.entry()).unwrap();
+    children
+        .iter_mut()
+        .for_each(|child| assert!(!child.wait().unwrap().success()));
+    wait_until("the end of all processes", || cgroup.procs().unwrap().is_empty());
+    kill_all(&cgroup.entry()).unwrap();
+}
+
+#[test]
+#[ignore = "needs root: makes cgroups"]
+fn killing_an_exec_session_spares_its_container() {
+    let scratch = Scratch::new("exec");
+    let cgroup = scratch.create("web");
+    let mut container = spawn(&cgroup.entry(), "exec sleep 60");
+    wait_until("the container's start", || {
+        cgroup.procs().unwrap() == [container.id()]
+    });
+    let exec = cgroup.create_exec("exec").unwrap();
+    let mut session = spawn(exec.entry(), "(setsid sleep 60 & wait)");
+    wait_until("the session's start", || cgroup.procs().unwrap().len() == 4);
+    // Limits count the session although its directory has none.
+    assert_eq!(cat(&cgroup, "pids.current"), "4");
+    exec.remove(PATIENCE).unwrap();
+    exec.remove(PATIENCE).unwrap();
+    assert!(!session.wait().unwrap().success());
+    assert_eq!(cgroup.procs().unwrap(), [container.id()]);
+    cgroup.remove(PATIENCE).unwrap();
+    assert!(!container.wait().unwrap().success());
+}
+
+#[test]
+#[ignore = "needs root: makes cgroups"]
+fn version_1_without_version_2_kills_through_the_freezer() {
+    let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let legacy: String = text
+        .lines()
+        .filter(|line| !line.contains(" - cgroup2 "))
+        .fold(String::new(), |all, line| all + line + "\n");
+    let Ok(cgroups) = Cgroups::from_mountinfo(&legacy) else {
+        return;
+    };
+    assert_eq!(cgroups.layout(), Layout::Legacy);
+    let mut scratch = Scratch::new("legacy");
+    scratch.cgroups = cgroups;
+    let cgroup = scratch.create("web");
+    let exec = cgroup.create_exec("exec").unwrap();
+    let mut container = spawn(&cgroup.entry(), "exec sleep 60");
+    let fork_storm = "while :; do sleep 60 & : ; sleep 0.01; done";
+    let mut session = spawn(exec.entry(), fork_storm);
+    wait_until("some forks", || cgroup.procs().unwrap().len() > 8);
+    exec.remove(PATIENCE).unwrap();
+    assert!(!session.wait().unwrap().success());
+    assert_eq!(cgroup.procs().unwrap(), [container.id()]);
+    cgroup.remove(PATIENCE).unwrap();
+    assert!(!container.wait().unwrap().success());
+}
+
+#[test]
+#[ignore = "needs root: makes cgroups"]
+fn oom_kills_are_counted() {
+    let scratch = Scratch::new("oom");
+    let cgroup = scratch.create("web");
+    let sixteen = Some(Limit::At(16 << 20));
+    let limits = Limits {
+        memory_bytes: sixteen,
+        memory_and_swap_bytes: sixteen,
+        ..Limits::default()
+    };
+    cgroup.apply(&limits).unwrap();
+    let file = cgroup.oom_file().unwrap();
+    assert_eq!(read_oom_kills(&file).unwrap(), 0);
+    let status = spawn(&cgroup.entry(), "exec tail /dev/zero").wait().unwrap();
+    assert!(!status.success());
+    assert_eq!(read_oom_kills(&file).unwrap(), 1);
+}
+
+#[test]
+#[ignore = "needs root: makes cgroups"]
+fn only_default_devices_can_be_opened() {
+    let scratch = Scratch::new("devices");
+    let cgroup = scratch.create("web");
+    if cgroup.allow_devices(&DEFAULT_DEVICES).unwrap() == DeviceControl::Absent {
+        return;
+    }
+    assert_eq!(
+        cat(&cgroup, "devices.list").lines().count(),
+        DEFAULT_DEVICES.len()
+    );
+    for (device, allowed) in [("/dev/null", true), ("/dev/urandom", true), ("/dev/kmsg", false)] {
+        if fs::metadata(device).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+            continue;
+        }
+        let status = spawn(&cgroup.entry(), &format!("exec 3< {device}"))
+            .wait()
+            .unwrap();
+        assert_eq!(status.success(), allowed, "{device}");
+    }
+}
