@@ -225,3 +225,115 @@ pub(crate) fn procs_entry(layout: Layout, mut directories: Vec<PathBuf>) -> Entr
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A cgroup of version 2 made of plain files, which exist before they are written, as the kernel's do.
+    fn unified(directory: &Path, files: &[(&str, &str)]) -> Cgroup {
+        fs::write(directory.join("cgroup.controllers"), "cpu memory pids").unwrap();
+        let text = format!("1 2 0:3 / {} rw - cgroup2 cgroup2 rw", directory.display());
+        let cgroups = Cgroups::from_mountinfo(&text).unwrap();
+        let cgroup = cgroups.create(&CgroupPath::new("/web").unwrap()).unwrap();
+        for (name, content) in files {
+            fs::write(directory.join("web").join(name), content).unwrap();
+        }
+        cgroup
+    }
+
+    #[test]
+    fn version_2_is_entered_through_its_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let cgroup = unified(dir.path(), &[]);
+        assert_eq!(cgroup.entry(), Entry::Directory(dir.path().join("web")));
+        assert_eq!(cgroup.oom_file(), Some(dir.path().join("web/memory.events")));
+        let exec = cgroup.create_exec("exec").unwrap();
+        assert_eq!(*exec.entry(), Entry::Directory(dir.path().join("web/exec")));
+        assert_eq!(cgroup.allow_devices(&[]).unwrap(), DeviceControl::Absent);
+    }
+
+    #[test]
+    fn a_new_period_keeps_the_quota() {
+        let dir = tempfile::tempdir().unwrap();
+        let cgroup = unified(dir.path(), &[("cpu.max", "20000 99999\n")]);
+        cgroup
+            .apply(&Limits {
+                cpu_period_us: Some(50_000),
+                ..Limits::default()
+            })
+            .unwrap();
+        assert_eq!(
+            fs::read_to_string(dir.path().join("web/cpu.max")).unwrap(),
+            "20000 50000\n"
+        );
+    }
+
+    #[test]
+    fn memory_in_use_is_not_limited_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = [
+            ("memory.current", "2000\n"),
+            ("memory.reclaim", ""),
+            ("memory.max", "max"),
+        ];
+        let cgroup = unified(dir.path(), &files);
+        let limit = |bytes| Limits {
+            memory_bytes: Some(Limit::At(bytes)),
+            ..Limits::default()
+        };
+        let error = cgroup.apply(&limit(500)).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                CgroupError::BelowUsage {
+                    limit_bytes: 500,
+                    usage_bytes: 2000,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        assert_eq!(
+            fs::read_to_string(dir.path().join("web/memory.reclaim")).unwrap(),
+            "1500"
+        );
+        assert_eq!(
+            fs::read_to_string(dir.path().join("web/memory.max")).unwrap(),
+            "max"
+        );
+        cgroup.apply(&limit(2000)).unwrap();
+    }
+
+    #[test]
+    fn a_missing_controller_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let cgroup = unified(dir.path(), &[]);
+        let check = |limits: Limits, expected: &str| {
+            let error = cgroup.apply(&limits).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{error}");
+        };
+        // The kernel has no cpuset; it has pids, but the parent does not pass it on.
+        let cpuset_cpus = Some("0".to_owned());
+        check(
+            Limits {
+                cpuset_cpus,
+                ..Limits::default()
+            },
+            "set cpuset cpus to \"0\": there is no cpuset controller",
+        );
+        check(
+            Limits {
+                pids: Some(Limit::At(1)),
+                ..Limits::default()
+            },
+            "enable controller pids in /",
+        );
+        cgroup
+            .apply(&Limits {
+                hugepages_bytes: [("2MB".to_owned(), 0)].into(),
+                ..Limits::default()
+            })
+            .unwrap();
+    }
+}

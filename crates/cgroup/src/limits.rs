@@ -305,5 +305,4 @@ fn refuse(field: &'static str, value: &str, reason: &'static str) -> CgroupError
 }
 
 #[cfg(test)]
-#[path = "limits_tests.rs"]
 mod tests;

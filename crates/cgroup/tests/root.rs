@@ -2,6 +2,9 @@
 //!
 //! Each test works in a cgroup of its own, `/berth-test-PID-NAME`, which goes with it, also after a failure.
 
+// Clippy's exception for tests does not reach the functions that they share.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::fs;
 use std::io::ErrorKind;
 use std::path::PathBuf;
