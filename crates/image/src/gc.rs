@@ -1,0 +1,70 @@
+//! Removal of files that no image and no pull needs.
+//!
+//! A file leaves its place under the same lock under which pulls take hold of files, so a pull either holds it in
+//! time or finds that it has gone; the deletion itself takes its time outside the lock.
+
+use std::{collections::HashSet, path::PathBuf, sync::Arc};
+
+use tracing::{debug, warn};
+
+use crate::{Error, Result, catalog::Catalog, layer::Layout};
+
+/// Removes those of the candidates that nobody needs, and counts anew. Blocks.
+pub(crate) fn collect(layout: &Layout, catalog: &Catalog, candidates: Vec<PathBuf>) -> Result<()> {
+    let mut discarded = Vec::new();
+    {
+        let mut live = catalog.live();
+        // Read under the lock: an image is published before its pull lets go.
+        let owned: HashSet<PathBuf> = catalog
+            .snapshot()
+            .values()
+            .flat_map(|image| catalog.files_of(image))
+            .collect();
+        for path in candidates {
+            if owned.contains(&path) || live.holds.contains_key(&path) {
+                continue;
+            }
+            live.layers.retain(|chain_id, _| layout.layer(chain_id) != path);
+            discarded.extend(layout.discard(&path)?);
+        }
+    }
+    for directory in discarded {
+        let path = directory.path().to_owned();
+        directory.close().map_err(Error::io("delete", path))?;
+    }
+    catalog.measure()
+}
+
+/// Removes everything in the store's directory that belongs to no image; only for the start, when no pull runs.
+/// Blocks.
+pub(crate) fn reconcile(layout: &Layout, catalog: &Catalog) -> Result<()> {
+    // Leftovers first: they may be what keeps the disk full.
+    for path in entries(&layout.ingest)? {
+        let removed = if path.is_dir() {
+            std::fs::remove_dir_all(&path)
+        } else {
+            std::fs::remove_file(&path)
+        };
+        removed.map_err(Error::io("delete", &path))?;
+        debug!(path = %path.display(), "leftover removed");
+    }
+    let candidates = [entries(&layout.layers)?, entries(&layout.blobs)?].concat();
+    collect(layout, catalog, candidates)
+}
+
+/// Collects after a failed or finished piece of work, where an error is nobody's answer.
+pub(crate) async fn collect_later(layout: Layout, catalog: Arc<Catalog>, candidates: Vec<PathBuf>) {
+    let collected = tokio::task::spawn_blocking(move || collect(&layout, &catalog, candidates)).await;
+    if let Ok(Err(error)) = collected {
+        warn!(error = %error, "image files left over until the next start");
+    }
+}
+
+fn entries(directory: &std::path::Path) -> Result<Vec<PathBuf>> {
+    let failed = || Error::io("list directory", directory);
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(failed())? {
+        paths.push(entry.map_err(failed())?.path());
+    }
+    Ok(paths)
+}

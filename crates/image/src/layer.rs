@@ -1,0 +1,200 @@
+//! The image store's directory: where things lie, how they come into being whole, and how they go.
+//!
+//! Whatever is made grows in `ingest` and is renamed to its place when it is complete and verified; whatever is
+//! deleted is renamed into `ingest` first. So nothing outside of `ingest` is ever incomplete, and a crash leaves
+//! its leftovers where the next start clears them. Everything here blocks.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write},
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustix::{
+    fs::{CWD, Mode, OFlags, openat},
+    io::Errno,
+};
+use tempfile::TempDir;
+
+use crate::{
+    ChainId, Digest, Error, LayerInfo, Result,
+    blob::{self, Expected},
+    rootfs,
+    tap::RECORD,
+    tree::{self, Found},
+    unpack::{Unpacked, unpack},
+};
+
+/// The paths of an image store; cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    pub(crate) root: Arc<Path>,
+    pub(crate) layers: Arc<Path>,
+    pub(crate) blobs: Arc<Path>,
+    pub(crate) ingest: Arc<Path>,
+}
+
+/// A layer that is unpacked and verified but has no place yet; dropping it removes it.
+#[derive(Debug)]
+pub(crate) struct StagedLayer {
+    directory: TempDir,
+    unpacked: Unpacked,
+}
+
+impl Layout {
+    /// Makes the directories. Other users see nothing of them: an image may have set-user-id files.
+    pub(crate) fn create(root: &Path) -> Result<Self> {
+        let sub = |name: &str| Arc::from(root.join(name));
+        let layout = Self {
+            root: root.into(),
+            layers: sub("layers"),
+            blobs: sub("blobs"),
+            ingest: sub("ingest"),
+        };
+        for directory in [&layout.root, &layout.layers, &layout.blobs, &layout.ingest] {
+            fs::create_dir_all(directory).map_err(Error::io("make directory", &**directory))?;
+        }
+        fs::set_permissions(root, fs::Permissions::from_mode(0o700))
+            .map_err(Error::io("protect directory", root))?;
+        Ok(layout)
+    }
+
+    pub(crate) fn blob(&self, digest: &Digest) -> PathBuf {
+        self.blobs.join(digest.hex())
+    }
+
+    pub(crate) fn layer(&self, chain_id: &ChainId) -> PathBuf {
+        self.layers.join(chain_id.0.hex())
+    }
+
+    /// Unpacks a layer's blob into `ingest`, verifying the blob and the tar in it.
+    pub(crate) fn stage_layer(
+        &self,
+        blob: impl Read,
+        expected: &Expected,
+        diff_id: &Digest,
+        limit: u64,
+    ) -> Result<StagedLayer> {
+        let directory = self.ingest_directory()?;
+        let tree = directory.path().join("fs");
+        fs::create_dir(&tree).map_err(Error::io("make directory", &tree))?;
+        fs::set_permissions(&tree, fs::Permissions::from_mode(0o755)).map_err(Error::io("open up", &tree))?;
+        let record = directory.path().join(RECORD);
+        let record = File::create(&record).map_err(Error::io("make file", record))?;
+        let unpacked = blob::consume(blob, expected, |content| unpack(content, &tree, record, limit))?;
+        if unpacked.tar.diff_id != *diff_id {
+            let (expected, actual) = (diff_id.clone(), unpacked.tar.diff_id);
+            return Err(Error::Mismatch {
+                what: "unpacked layer".to_owned(),
+                expected,
+                actual,
+            });
+        }
+        Ok(StagedLayer { directory, unpacked })
+    }
+
+    /// Gives a staged layer its place on top of the layers below it, which are given topmost first.
+    ///
+    /// Directories that its tar did not describe get the looks that they have below, or `/tmp` would lose its
+    /// sticky bit to a layer that only adds a file in it.
+    pub(crate) fn install_layer(
+        &self,
+        staged: StagedLayer,
+        chain_id: ChainId,
+        below: &[ChainId],
+    ) -> Result<LayerInfo> {
+        let StagedLayer { directory, unpacked } = staged;
+        let tree = directory.path().join("fs");
+        for path in &unpacked.implied {
+            self.inherit(&tree, path, below)
+                .map_err(Error::io("give its attributes to", tree.join(path)))?;
+        }
+        let (used_bytes, used_inodes) =
+            tree::usage(directory.path()).map_err(Error::io("measure", directory.path()))?;
+        let place = self.layer(&chain_id);
+        fs::rename(directory.path(), &place).map_err(Error::io("put layer at", &place))?;
+        // Renamed away: there is nothing to remove any more.
+        let _ = directory.keep();
+        let diff_id = unpacked.tar.diff_id;
+        Ok(LayerInfo {
+            chain_id,
+            diff_id,
+            tar_bytes: unpacked.tar.tar_bytes,
+            used_bytes,
+            used_inodes,
+        })
+    }
+
+    /// Writes a manifest or config to its place, and tells how many bytes it allocates.
+    pub(crate) fn write_blob(&self, digest: &Digest, bytes: &[u8]) -> Result<u64> {
+        let place = self.blob(digest);
+        let write = || {
+            let mut file = tempfile::NamedTempFile::new_in(&self.ingest)?;
+            file.write_all(bytes)?;
+            let file = file.persist(&place)?;
+            // Some filesystems decide on the disk space of a file when they write it out.
+            file.sync_data()?;
+            Ok::<_, io::Error>(file.metadata()?.blocks() * 512)
+        };
+        write().map_err(Error::io("write blob", &place))
+    }
+
+    /// Reads a manifest or config that is in its place.
+    pub(crate) fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>> {
+        let place = self.blob(digest);
+        fs::read(&place).map_err(Error::io("read blob", place))
+    }
+
+    /// Takes something out of its place at once; it is deleted when the answer is dropped.
+    pub(crate) fn discard(&self, path: &Path) -> Result<Option<TempDir>> {
+        let directory = self.ingest_directory()?;
+        match fs::rename(path, directory.path().join("discarded")) {
+            Ok(()) => Ok(Some(directory)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io("discard", path)(error)),
+        }
+    }
+
+    /// Writes out everything on the store's filesystem, once for all files of an image.
+    pub(crate) fn sync(&self) -> Result<()> {
+        let open = openat(
+            CWD,
+            &*self.root,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        );
+        open.and_then(rustix::fs::syncfs)
+            .map_err(Error::io::<Errno>("sync", &*self.root))
+    }
+
+    /// Bytes and inodes of the store's own directories, which grow with their entries.
+    pub(crate) fn own_usage(&self) -> Result<(u64, u64)> {
+        let mut sum = (0, 0);
+        for directory in [&self.root, &self.layers, &self.blobs, &self.ingest] {
+            let stat = rustix::fs::stat(&**directory).map_err(Error::io::<Errno>("measure", &**directory))?;
+            let (bytes, inodes) = tree::allocated(&stat);
+            sum = (sum.0 + bytes, sum.1 + inodes);
+        }
+        Ok(sum)
+    }
+
+    pub(crate) fn ingest_directory(&self) -> Result<TempDir> {
+        TempDir::new_in(&self.ingest).map_err(Error::io("make directory in", &*self.ingest))
+    }
+
+    fn inherit(&self, tree: &Path, path: &Path, below: &[ChainId]) -> io::Result<()> {
+        let Found::Directory(implied) = tree::look_up(tree, path)? else {
+            return Ok(());
+        };
+        for chain_id in below {
+            match tree::look_up(&rootfs::tree_of(&self.layers, chain_id), path)? {
+                Found::Directory(lower) => return tree::copy_attributes(&lower, &implied),
+                Found::Hidden => return Ok(()),
+                Found::Absent => {}
+            }
+        }
+        Ok(())
+    }
+}

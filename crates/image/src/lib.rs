@@ -1,0 +1,51 @@
+//! Container images: pulled or imported, verified while they stream, unpacked into overlay layers.
+//!
+//! In: references with credentials, or archives. Out: [`Image`]s, and for each the directories that make up its
+//! root filesystem. Everything lies under one directory that nobody else writes to:
+//!
+//! ```text
+//! layers/<chain id>/fs        an unpacked layer, as an overlay lower directory
+//! layers/<chain id>/tar.zst   the layer's tar without the contents of its files, to write it again byte for byte
+//! blobs/<digest>              manifests and configs as they came; layer blobs are never kept
+//! ingest/                     what is being made or deleted; emptied at start
+//! ```
+//!
+//! A layer's path: [`reference`](Reference) → `registry` (stream) → `blob` (hash, decompress, hash) → `unpack`
+//! (confined to a directory in `ingest`) → `layer` (renamed into place) → `catalog` (one transaction makes the
+//! image visible) → `rootfs`. Until that transaction nothing of a new image can be seen, and whatever fails
+//! before it removes what it made.
+//!
+//! An image's id is the digest of its config, everywhere. Reads are answered from a snapshot and never wait.
+
+mod archive;
+mod attributes;
+mod auth;
+mod blob;
+mod catalog;
+mod config;
+mod digest;
+mod error;
+mod flight;
+mod gc;
+mod image;
+mod images;
+mod layer;
+mod manifest;
+mod origin;
+mod progress;
+mod pull;
+mod reference;
+mod registry;
+mod rootfs;
+mod tap;
+mod tree;
+mod unpack;
+
+pub use auth::Auth;
+pub use config::{HostConfig, RegistryConfig};
+pub use digest::{ChainId, Digest, ImageId};
+pub use error::{Error, Result};
+pub use image::{FsInfo, Image, ImageConfig, LayerInfo, Platform};
+pub use images::{ImageStore, PullRequest};
+pub use progress::PullProgress;
+pub use reference::Reference;

@@ -1,0 +1,372 @@
+//! The client side of the registry protocol: manifests as checked bytes, blobs as streams.
+//!
+//! A [`Session`] serves one pull of one repository. It tries the mirrors of the registry first, in order, and
+//! the registry itself last; its tokens end with it. Credentials of the pull go to the registry that the
+//! reference names and to nobody else; a mirror gets what is configured for it.
+//!
+//! Every wait has an end: connecting, and the time in which a server sends nothing. A blob whose connection
+//! breaks is continued where it broke, as long as that makes progress.
+//!
+//! Source: OCI distribution specification v1.1, "Pull".
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError, atomic::Ordering},
+};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode, header};
+use tracing::{debug, warn};
+
+use crate::{
+    Auth, Digest, Error, Reference, RegistryConfig, Result,
+    auth::{self, Challenge},
+    blob::PipeWriter,
+    config::Endpoint,
+    manifest::{self, Descriptor, MAX_DOCUMENT_BYTES},
+    progress::Counters,
+};
+
+/// Consecutive failures to get any further with a blob at one endpoint.
+const MAX_STALLS: u32 = 3;
+
+/// The HTTP clients, one for each host's TLS settings.
+#[derive(Debug)]
+pub(crate) struct Transport {
+    config: RegistryConfig,
+    clients: Mutex<HashMap<(String, bool), Client>>,
+}
+
+/// One pull's view of the places where its repository is.
+#[derive(Debug)]
+pub(crate) struct Session {
+    repository: String,
+    places: Vec<Place>,
+}
+
+#[derive(Debug)]
+struct Place {
+    endpoint: Endpoint,
+    client: Client,
+    auth: Option<Auth>,
+    /// The header that the last challenge was answered with.
+    authorization: Mutex<Option<String>>,
+}
+
+impl Transport {
+    pub(crate) fn new(config: RegistryConfig) -> Result<Self> {
+        config.validate()?;
+        // Ring, because it builds with a C compiler alone. A provider that is there already is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Ok(Self {
+            config,
+            clients: Mutex::default(),
+        })
+    }
+
+    /// Prepares a pull; nothing is sent yet.
+    pub(crate) fn session(&self, reference: &Reference, auth: Option<&Auth>) -> Result<Session> {
+        let mut places = Vec::new();
+        for endpoint in self.config.endpoints(reference.host())? {
+            let given = auth.filter(|_| endpoint.is_origin).cloned();
+            let auth = given.or_else(|| self.config.host(&endpoint.host).auth());
+            let client = self.client(&endpoint)?;
+            places.push(Place {
+                endpoint,
+                client,
+                auth,
+                authorization: Mutex::default(),
+            });
+        }
+        Ok(Session {
+            repository: reference.repository().to_owned(),
+            places,
+        })
+    }
+
+    fn client(&self, endpoint: &Endpoint) -> Result<Client> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (endpoint.host.clone(), endpoint.plain_http);
+        if let Some(client) = clients.get(&key) {
+            return Ok(client.clone());
+        }
+        let client = self.build_client(endpoint)?;
+        clients.insert(key, client.clone());
+        Ok(client)
+    }
+
+    fn build_client(&self, endpoint: &Endpoint) -> Result<Client> {
+        let failed = |reason: String| Error::Config {
+            host: endpoint.host.clone(),
+            reason,
+        };
+        let settings = self.config.host(&endpoint.host);
+        let builder = || {
+            Client::builder()
+                .user_agent(concat!("berth/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(self.config.connect_timeout())
+                .read_timeout(self.config.stall_timeout())
+                .https_only(!endpoint.plain_http)
+                .tls_danger_accept_invalid_certs(settings.skip_verify)
+        };
+        let build = |builder: ClientBuilder| builder.build().map_err(|error| failed(format!("{error:?}")));
+        if let Some(path) = &settings.ca_file {
+            let pem = std::fs::read(path).map_err(Error::io("read CA file", path))?;
+            let certificates = reqwest::Certificate::from_pem_bundle(&pem)
+                .map_err(|error| failed(format!("{} has no PEM certificates: {error}", path.display())))?;
+            return build(builder().tls_certs_merge(certificates));
+        }
+        // A machine without any CA certificates can still use registries over plain HTTP.
+        match build(builder()) {
+            Err(_) if endpoint.plain_http => build(builder().tls_certs_only([])),
+            built => built,
+        }
+    }
+}
+
+impl Session {
+    /// Gets a manifest or index by tag or digest, whole.
+    pub(crate) async fn manifest(&self, tag_or_digest: &str) -> Result<Vec<u8>> {
+        self.document(format!("manifests/{tag_or_digest}"), Digest::parse(tag_or_digest))
+            .await
+    }
+
+    /// Gets a small blob, such as a config, whole.
+    pub(crate) async fn small_blob(&self, blob: &Descriptor) -> Result<Vec<u8>> {
+        self.document(format!("blobs/{}", blob.digest), Some(blob.digest.clone()))
+            .await
+    }
+
+    /// Sends a blob into a pipe; the reading end verifies it. Ends early, without an error, when the reader has
+    /// gone, because then the reader knows why.
+    pub(crate) async fn stream_blob(
+        &self,
+        blob: &Descriptor,
+        pipe: PipeWriter,
+        counters: &Counters,
+    ) -> Result<()> {
+        let path = format!("blobs/{}", blob.digest);
+        let (response, place) = self
+            .first_answer(&path, |response| async { Ok(response) }.boxed())
+            .await?;
+        let mut response = checked_length(response, &path, blob.size)?;
+        let (mut sent, mut stalls) = (0u64, 0);
+        loop {
+            match response.chunk().await {
+                Ok(Some(chunk)) => {
+                    sent += chunk.len() as u64;
+                    stalls = 0;
+                    counters
+                        .bytes_done
+                        .fetch_add(chunk.len() as u64, Ordering::Relaxed);
+                    if pipe.send(chunk).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    stalls += 1;
+                    if stalls >= MAX_STALLS || error.is_timeout() {
+                        return Err(request_failed(&path, error));
+                    }
+                    debug!(path, sent, error = %error, "blob interrupted");
+                    response = place.get(&self.repository, &path, Some(sent)).await?;
+                    if response.status() != StatusCode::PARTIAL_CONTENT {
+                        return Err(request_failed(&path, error));
+                    }
+                }
+            }
+        }
+        pipe.finish().await;
+        Ok(())
+    }
+
+    /// A mirror that sends the wrong document is as bad as one that sends none.
+    async fn document(&self, path: String, expected: Option<Digest>) -> Result<Vec<u8>> {
+        let read = |response| {
+            let (path, expected) = (path.clone(), expected.clone());
+            async move {
+                let bytes = read_body(response, &path).await?;
+                expected.map_or(Ok(()), |expected| verify(&path, &bytes, &expected))?;
+                Ok(bytes)
+            }
+            .boxed()
+        };
+        Ok(self.first_answer(&path, read).await?.0)
+    }
+
+    /// Asks each place in turn; the first good answer counts, and the registry's own failure is the one reported.
+    async fn first_answer<T>(
+        &self,
+        path: &str,
+        read: impl Fn(Response) -> BoxFuture<'static, Result<T>>,
+    ) -> Result<(T, &Place)> {
+        let mut failure = None;
+        for place in &self.places {
+            let answer = match place.get(&self.repository, path, None).await {
+                Ok(response) => read(response).await,
+                Err(error) => Err(error),
+            };
+            match answer {
+                Ok(answer) => {
+                    debug!(endpoint = place.endpoint.base, path, "registry answered");
+                    return Ok((answer, place));
+                }
+                Err(error) => {
+                    if !place.endpoint.is_origin {
+                        warn!(
+                            endpoint = place.endpoint.base,
+                            path,
+                            error = chain(&error),
+                            "mirror failed"
+                        );
+                    }
+                    failure = Some(error);
+                }
+            }
+        }
+        Err(failure.unwrap_or(Error::Gone("request to no endpoint")))
+    }
+}
+
+impl Place {
+    /// Sends one GET, answering a challenge once. Any status but success is an error.
+    async fn get(&self, repository: &str, path: &str, from: Option<u64>) -> Result<Response> {
+        let Endpoint { base, prefix, .. } = &self.endpoint;
+        let url = format!("{base}/v2/{prefix}{repository}/{path}");
+        let authorization = self
+            .authorization
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let response = self.send(&url, from, authorization.as_deref()).await?;
+        if response.status() != StatusCode::UNAUTHORIZED {
+            return successful(response, &url).await;
+        }
+        let challenges = response.headers().get_all(header::WWW_AUTHENTICATE);
+        let Some(challenge) = challenges
+            .iter()
+            .filter_map(|value| Challenge::parse(value.to_str().ok()?))
+            .next()
+        else {
+            return successful(response, &url).await;
+        };
+        let repository = format!("{prefix}{repository}");
+        let header = auth::answer(&self.client, &url, &challenge, self.auth.as_ref(), &repository).await?;
+        let response = self.send(&url, from, Some(&header)).await?;
+        *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = Some(header);
+        successful(response, &url).await
+    }
+
+    async fn send(&self, url: &str, from: Option<u64>, authorization: Option<&str>) -> Result<Response> {
+        let types = [
+            manifest::OCI_INDEX,
+            manifest::OCI_MANIFEST,
+            manifest::DOCKER_LIST,
+            manifest::DOCKER_MANIFEST,
+        ];
+        let mut request = self
+            .client
+            .get(url)
+            .header(header::ACCEPT, format!("{}, */*", types.join(", ")));
+        if let Some(authorization) = authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
+        if let Some(from) = from {
+            request = request.header(header::RANGE, format!("bytes={from}-"));
+        }
+        request.send().await.map_err(|error| request_failed(url, error))
+    }
+}
+
+/// Sends a request whose answer is a small document, and reads it.
+pub(crate) async fn read_document(request: RequestBuilder, url: &str) -> Result<Vec<u8>> {
+    let response = request.send().await.map_err(|error| request_failed(url, error))?;
+    read_body(successful(response, url).await?, url).await
+}
+
+async fn read_body(mut response: Response, what: &str) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = response
+        .chunk()
+        .await
+        .map_err(|error| request_failed(what, error))?
+    {
+        if (bytes.len() + chunk.len()) as u64 > MAX_DOCUMENT_BYTES {
+            return Err(Error::TooLarge {
+                what: what.to_owned(),
+                limit: format!("{MAX_DOCUMENT_BYTES} bytes"),
+            });
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
+}
+
+/// Passes a good answer on, and takes the registry's explanation out of a bad one.
+async fn successful(response: Response, url: &str) -> Result<Response> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let body = read_body(response, url).await.unwrap_or_default();
+    let detail = registry_message(&body)
+        .map(|message| format!(": {message}"))
+        .unwrap_or_default();
+    Err(Error::Refused {
+        url: url.to_owned(),
+        status,
+        detail,
+    })
+}
+
+/// The first message of a registry's error document, cut to one short line.
+fn registry_message(body: &[u8]) -> Option<String> {
+    let document: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let error = document.get("errors")?.get(0)?;
+    let text = error.get("message").or_else(|| error.get("code"))?.as_str()?;
+    Some(text.chars().filter(|c| !c.is_control()).take(200).collect())
+}
+
+fn checked_length(response: Response, what: &str, expected_bytes: u64) -> Result<Response> {
+    match response.content_length() {
+        Some(actual) if actual != expected_bytes => Err(Error::Size {
+            what: what.to_owned(),
+            expected_bytes,
+            actual: actual.to_string(),
+        }),
+        _ => Ok(response),
+    }
+}
+
+/// Compares a document with the digest that it should have.
+pub(crate) fn verify(what: &str, bytes: &[u8], expected: &Digest) -> Result<()> {
+    let actual = Digest::of(bytes);
+    if actual == *expected {
+        return Ok(());
+    }
+    Err(Error::Mismatch {
+        what: what.to_owned(),
+        expected: expected.clone(),
+        actual,
+    })
+}
+
+/// The query can hold a token of a blob store, so no address is shown with it.
+fn request_failed(url: &str, error: reqwest::Error) -> Error {
+    Error::Request {
+        url: url.to_owned(),
+        source: error.without_url(),
+    }
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    text
+}
