@@ -16,10 +16,17 @@ mod settings;
 mod telemetry;
 
 use clap::Parser;
-use std::io;
 use std::process::ExitCode;
+use std::{env, io};
 
 fn main() -> ExitCode {
+    // Before anything else: a zygote has one thread, and every page that it touches counts once for each pod.
+    if env::args_os()
+        .nth(1)
+        .is_some_and(|first| first == berth_monitor::ZYGOTE_ARGUMENT)
+    {
+        return berth_monitor::zygote_main();
+    }
     match cli::Cli::parse().run() {
         Ok(code) => code,
         Err(error) if reader_left(&error) => ExitCode::SUCCESS,

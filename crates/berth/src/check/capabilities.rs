@@ -5,100 +5,26 @@ use super::{Finding, Level};
 use std::fs;
 
 /// Bit, name, how bad its loss is, and what is lost. Source: capabilities(7).
+#[rustfmt::skip] // A table reads by its rows.
 const NEEDED: &[(u32, &str, Level, &str)] = &[
-    (
-        0,
-        "CAP_CHOWN",
-        Level::Fail,
-        "images can't be unpacked with their owners",
-    ),
-    (
-        1,
-        "CAP_DAC_OVERRIDE",
-        Level::Fail,
-        "files of other users can't be written",
-    ),
-    (
-        3,
-        "CAP_FOWNER",
-        Level::Fail,
-        "images can't be unpacked with their modes",
-    ),
-    (
-        4,
-        "CAP_FSETID",
-        Level::Warn,
-        "set-group-id bits of images get lost",
-    ),
-    (
-        5,
-        "CAP_KILL",
-        Level::Fail,
-        "containers of other users can't be stopped",
-    ),
-    (
-        6,
-        "CAP_SETGID",
-        Level::Fail,
-        "containers can't run in other groups",
-    ),
-    (
-        7,
-        "CAP_SETUID",
-        Level::Fail,
-        "containers can't run as other users",
-    ),
-    (
-        8,
-        "CAP_SETPCAP",
-        Level::Fail,
-        "capabilities of containers can't be reduced",
-    ),
-    (
-        10,
-        "CAP_NET_BIND_SERVICE",
-        Level::Warn,
-        "containers can't listen on ports below 1024",
-    ),
+    (0, "CAP_CHOWN", Level::Fail, "images can't be unpacked with their owners"),
+    (1, "CAP_DAC_OVERRIDE", Level::Fail, "files of other users can't be written"),
+    (3, "CAP_FOWNER", Level::Fail, "images can't be unpacked with their modes"),
+    (4, "CAP_FSETID", Level::Warn, "set-group-id bits of images get lost"),
+    (5, "CAP_KILL", Level::Fail, "containers of other users can't be stopped"),
+    (6, "CAP_SETGID", Level::Fail, "containers can't run in other groups"),
+    (7, "CAP_SETUID", Level::Fail, "containers can't run as other users"),
+    (8, "CAP_SETPCAP", Level::Fail, "capabilities of containers can't be reduced"),
+    (10, "CAP_NET_BIND_SERVICE", Level::Warn, "containers can't listen on ports below 1024"),
     (12, "CAP_NET_ADMIN", Level::Fail, "pods get no network"),
     (13, "CAP_NET_RAW", Level::Warn, "ping doesn't work in containers"),
-    (
-        18,
-        "CAP_SYS_CHROOT",
-        Level::Fail,
-        "containers can't enter their namespaces",
-    ),
-    (
-        19,
-        "CAP_SYS_PTRACE",
-        Level::Warn,
-        "namespaces of containers of other users can't be looked at",
-    ),
+    (18, "CAP_SYS_CHROOT", Level::Fail, "containers can't enter their namespaces"),
+    (19, "CAP_SYS_PTRACE", Level::Warn, "namespaces of containers of other users can't be looked at"),
     (21, "CAP_SYS_ADMIN", Level::Fail, "no namespaces and no mounts"),
-    (
-        24,
-        "CAP_SYS_RESOURCE",
-        Level::Warn,
-        "oom_score_adj can't be lowered, nor limits raised",
-    ),
-    (
-        27,
-        "CAP_MKNOD",
-        Level::Fail,
-        "no devices in containers, no whiteouts in images",
-    ),
-    (
-        29,
-        "CAP_AUDIT_WRITE",
-        Level::Warn,
-        "programs in containers can't write to the audit log",
-    ),
-    (
-        31,
-        "CAP_SETFCAP",
-        Level::Fail,
-        "images can't be unpacked with their file capabilities",
-    ),
+    (24, "CAP_SYS_RESOURCE", Level::Warn, "oom_score_adj can't be lowered, nor limits raised"),
+    (27, "CAP_MKNOD", Level::Fail, "no devices in containers, no whiteouts in images"),
+    (29, "CAP_AUDIT_WRITE", Level::Warn, "programs in containers can't write to the audit log"),
+    (31, "CAP_SETFCAP", Level::Fail, "images can't be unpacked with their file capabilities"),
 ];
 
 pub(super) fn findings() -> Vec<Finding> {

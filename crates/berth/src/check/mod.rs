@@ -7,6 +7,7 @@
 //! `warn` means that pods run and something is lost; `fail` that they don't. One `fail` makes the exit status 1.
 
 mod capabilities;
+mod cgroup;
 mod kernel;
 mod network;
 mod node;
@@ -50,6 +51,7 @@ struct Finding {
 /// Looks, prints, and tells by the exit status whether anything failed.
 pub(crate) fn run(settings: &Settings, format: Format) -> Result<ExitCode> {
     let mut findings = kernel::findings(settings);
+    findings.extend(cgroup::findings());
     findings.extend(network::findings());
     findings.extend(node::findings(settings));
     findings.extend(capabilities::findings());

@@ -25,25 +25,47 @@ pub(crate) fn explain() -> String {
 
 /// Keys first, then tables: a key that follows a table's head would belong to it.
 fn explain_table(text: &mut String, path: &str, schema: &Value) {
+    let inside = |name: &str| {
+        if path.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{path}.{name}")
+        }
+    };
     let properties = || schema["properties"].as_object().into_iter().flatten();
     for (name, property) in properties().filter(|(_, property)| !is_table(property)) {
         text.push('\n');
-        comment(text, property);
-        match value_in_toml(&property["default"]) {
-            Some(value) => line(text, &format!("#{name} = {value}")),
-            None => line(text, &format!("# {name} is not set.")),
+        comment(text, "", property);
+        if is_table(&property["additionalProperties"]) {
+            explain_named_tables(text, &inside(name), &property["additionalProperties"]);
+        } else {
+            let set = assignment(name, property).map(|assignment| format!("#{assignment}"));
+            line(text, &set.unwrap_or_else(|| format!("# {name} is not set.")));
         }
     }
     for (name, property) in properties().filter(|(_, property)| is_table(property)) {
-        let path = if path.is_empty() {
-            name.clone()
-        } else {
-            format!("{path}.{name}")
-        };
         text.push('\n');
-        comment(text, property);
-        line(text, &format!("[{path}]"));
-        explain_table(text, &path, property);
+        comment(text, "", property);
+        line(text, &format!("[{}]", inside(name)));
+        explain_table(text, &inside(name), property);
+    }
+}
+
+/// Tables whose names the operator chooses. There are none by default, so all of it is prose.
+fn explain_named_tables(text: &mut String, path: &str, schema: &Value) {
+    line(
+        text,
+        &format!("# None by default. Each is a table [{path}.\"NAME\"] with these keys and defaults:"),
+    );
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        line(
+            text,
+            &format!(
+                "#   {}",
+                assignment(name, property).unwrap_or_else(|| format!("{name} (not set)"))
+            ),
+        );
+        comment(text, "     ", property);
     }
 }
 
@@ -51,15 +73,17 @@ fn is_table(property: &Value) -> bool {
     property["properties"].is_object()
 }
 
-fn comment(text: &mut String, property: &Value) {
-    for words in property["description"].as_str().unwrap_or_default().lines() {
-        line(text, &format!("# {words}"));
-    }
+/// `name = value`; `None` for a key without a default.
+fn assignment(name: &str, property: &Value) -> Option<String> {
+    toml::Value::try_from(&property["default"])
+        .ok()
+        .map(|value| format!("{name} = {value}"))
 }
 
-/// `None` for a key without a default.
-fn value_in_toml(value: &Value) -> Option<String> {
-    toml::Value::try_from(value).ok().map(|value| value.to_string())
+fn comment(text: &mut String, indent: &str, property: &Value) {
+    for words in property["description"].as_str().unwrap_or_default().lines() {
+        line(text, &format!("# {indent}{words}"));
+    }
 }
 
 fn line(text: &mut String, words: &str) {

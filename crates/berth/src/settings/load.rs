@@ -186,11 +186,11 @@ fn merge(lower: &mut Table, upper: Table) {
 
 fn describe(problems: &[Problem], flags: &Flags, sources: &[Source]) -> String {
     let mut text = String::new();
-    for Problem { key, value, reason } in problems {
+    for Problem { key, fault } in problems {
         let separator = if text.is_empty() { "" } else { "\n" };
         let origin = origin(key, flags, sources);
         // Writing to a String can't fail.
-        let _ = write!(text, "{separator}{origin}: {key} = {value}: {reason}");
+        let _ = write!(text, "{separator}{origin}: {key}: {fault}");
     }
     text
 }
@@ -273,7 +273,7 @@ mod tests {
         check("root = \n", "config.d/1.toml line 1: ");
         check(
             "root = '/a'\n\n[cri]\n# text\nsocket = 'x'\n",
-            "config.d/1.toml line 5: cri.socket = \"x\": must be",
+            "config.d/1.toml line 5: cri.socket: \"x\" must be",
         );
     }
 
@@ -313,7 +313,7 @@ mod tests {
             load(&flags)
                 .unwrap_err()
                 .to_string()
-                .contains("flag --socket: cri.socket = \"x\"")
+                .contains("flag --socket: cri.socket: \"x\"")
         );
     }
 }

@@ -11,8 +11,10 @@ mod load;
 pub(crate) use explain::explain;
 pub(crate) use load::{Flags, load};
 
+use berth_net::NetworkConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::path::{Path, PathBuf};
 use tracing_subscriber::EnvFilter;
 
@@ -28,6 +30,12 @@ pub(crate) struct Settings {
     pub(crate) cri: Cri,
     /// What the agent writes to its standard error.
     pub(crate) log: Log,
+    /// How pods are connected to each other, to the host and to the world.
+    // The keys are explained once the type derives JsonSchema.
+    #[schemars(skip)]
+    pub(crate) network: NetworkConfig,
+    /// Images that a node has without a registry.
+    pub(crate) images: Images,
     /// Where pods stand in the control groups of the machine.
     pub(crate) cgroup: Cgroup,
     /// Bounds on what a container can make the agent hold.
@@ -61,6 +69,14 @@ pub(crate) enum LogFormat {
     Text,
     /// One JSON object per event.
     Json,
+}
+
+/// `[images]`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Images {
+    /// Directory of archives and OCI layouts that the agent imports when it starts. When not set: none.
+    pub(crate) import: Option<PathBuf>,
 }
 
 /// `[cgroup]`
@@ -98,6 +114,8 @@ impl Default for Settings {
             state: "/run/berth".into(),
             cri: Cri::default(),
             log: Log::default(),
+            network: NetworkConfig::default(),
+            images: Images::default(),
             cgroup: Cgroup::default(),
             limits: Limits::default(),
         }
@@ -135,11 +153,9 @@ impl Default for Limits {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Problem {
     /// Path of the key, such as `cri.socket`.
-    pub(crate) key: &'static str,
-    /// The value as the operator would write it.
-    pub(crate) value: String,
-    /// What it should be.
-    pub(crate) reason: String,
+    pub(crate) key: String,
+    /// The value and what it should be.
+    pub(crate) fault: String,
 }
 
 impl Settings {
@@ -154,75 +170,76 @@ impl Settings {
     /// Everything that is wrong with the values, in the order of the keys.
     pub(crate) fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
-        let mut expect = |holds: bool, key, value: &dyn std::fmt::Debug, reason: &str| {
+        let mut expect = |holds: bool, key: &str, value: &dyn fmt::Debug, rule: &str| {
             if !holds {
                 problems.push(Problem {
-                    key,
-                    value: format!("{value:?}"),
-                    reason: reason.into(),
+                    key: key.into(),
+                    fault: format!("{value:?} must {rule}"),
                 });
             }
         };
-        expect(
-            is_plain_absolute(&self.root),
-            "root",
-            &self.root,
-            "must be an absolute path without `..`",
-        );
-        expect(
-            is_plain_absolute(&self.state),
-            "state",
-            &self.state,
-            "must be an absolute path without `..`",
-        );
-        expect(
-            self.root != self.state,
-            "state",
-            &self.state,
-            "must differ from root",
-        );
+        const PLAIN: &str = "be an absolute path without `..`";
+        expect(is_plain_absolute(&self.root), "root", &self.root, PLAIN);
+        expect(is_plain_absolute(&self.state), "state", &self.state, PLAIN);
+        expect(self.root != self.state, "state", &self.state, "differ from root");
         let socket = self.socket();
         let plain = self.cri.socket.as_deref().is_none_or(is_plain_absolute);
-        expect(
-            plain,
-            "cri.socket",
-            &socket,
-            "must be an absolute path without `..`",
-        );
+        expect(plain, "cri.socket", &socket, PLAIN);
         // sockaddr_un, unix(7): 108 bytes with the closing NUL.
         expect(
             socket.as_os_str().len() < 108,
             "cri.socket",
             &socket,
-            "must be shorter than 108 bytes",
+            "be shorter than 108 bytes",
         );
         let level = &self.log.level;
         expect(
             EnvFilter::try_new(level).is_ok(),
             "log.level",
             level,
-            "must be a severity or a list of them",
+            "be a severity or a list of them",
+        );
+        let import = self.images.import.as_deref();
+        expect(
+            import.is_none_or(is_plain_absolute),
+            "images.import",
+            &import.unwrap_or(Path::new("")),
+            PLAIN,
         );
         let cgroup = Path::new(&self.cgroup.root);
+        let below = is_plain_absolute(cgroup) && cgroup != Path::new("/");
         expect(
-            is_plain_absolute(cgroup) && cgroup != Path::new("/"),
+            below,
             "cgroup.root",
             &cgroup,
-            "must be an absolute path below the root of the hierarchy",
+            "be an absolute path below the root of the hierarchy",
         );
         let (line, output) = (self.limits.log_line_bytes, self.limits.exec_output_bytes);
         expect(
             (256..=1 << 20).contains(&line),
             "limits.log_line_bytes",
             &line,
-            "must be from 256 to 1048576",
+            "be from 256 to 1048576",
         );
         expect(
             (4096..=256 << 20).contains(&output),
             "limits.exec_output_bytes",
             &output,
-            "must be from 4096 to 268435456",
+            "be from 4096 to 268435456",
         );
+        match self.network.validate() {
+            Ok(()) => {}
+            Err(berth_net::Error::Config { key, value, problem }) => {
+                problems.push(Problem {
+                    key: format!("network.{key}"),
+                    fault: format!("{value} {problem}"),
+                });
+            }
+            Err(error) => problems.push(Problem {
+                key: "network".into(),
+                fault: error.to_string(),
+            }),
+        }
         problems
     }
 }
@@ -251,7 +268,9 @@ mod tests {
         check("cri.socket = 'berth.sock'", &["cri.socket"]);
         check(&format!("cri.socket = '/{}'", "a".repeat(108)), &["cri.socket"]);
         check("log.level = 'berth=loud'", &["log.level"]);
+        check("images.import = 'images'", &["images.import"]);
         check("cgroup.root = '/'", &["cgroup.root"]);
+        check("network.subnets = []", &["network.subnets"]);
         check(
             "limits.log_line_bytes = 1\nlimits.exec_output_bytes = 1",
             &["limits.log_line_bytes", "limits.exec_output_bytes"],
@@ -260,7 +279,11 @@ mod tests {
 
     fn check(text: &str, keys: &[&str]) {
         let settings: Settings = toml::from_str(text).unwrap();
-        let found: Vec<_> = settings.problems().iter().map(|p| p.key).collect();
+        let found: Vec<_> = settings
+            .problems()
+            .into_iter()
+            .map(|problem| problem.key)
+            .collect();
         assert_eq!(found, keys, "{text}");
     }
 }
