@@ -1,13 +1,17 @@
 //! One pod joins the network: a batch in the host's namespace, a batch in the pod's.
 //!
 //! ```text
-//! host's socket:  make veth pair, one end in the pod · mark it as ours · look up both indexes
+//! host's socket:  make veth pair, one end in the pod, the other in the bridge · mark it as ours · look up
 //! pod's socket:   loopback up · eth0 up · addresses · default routes
+//! host's socket:  settle port · settle bridge
 //! ```
 //!
-//! The pair is born with `eth0` in the pod's namespace and its other end in the bridge, so that there is no
-//! moment in which a half-configured link is in the wrong place. If a step fails, removing the host's end
-//! removes all: the addresses and routes go with `eth0`. The pod's loopback stays up, which harms nothing.
+//! `eth0` is born in the pod's namespace; a link that is moved there costs more and is in the wrong place
+//! for a moment. It comes up last, which gives both ends their carrier; settling makes sure that the port,
+//! and with the first pod the bridge, pass packets by the time that the attach returns.
+//!
+//! If a step fails, removing the host's end removes all: the addresses and routes go with `eth0`. The pod's
+//! loopback stays up, which harms nothing.
 
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
@@ -103,14 +107,23 @@ impl<'a> Wiring<'a> {
         bridge_index: u32,
     ) -> std::result::Result<Attached, NetlinkError> {
         let attached = self.make_pair(host, bridge_index)?;
-        if let Err(error) = self
+        let settle = Batch::default()
+            .route(
+                "settle bridge port",
+                Mode::Plain,
+                &link::settle_carrier(attached.host_index),
+            )
+            .route("settle bridge", Mode::Plain, &link::settle_carrier(bridge_index));
+        let configured = self
             .pod_batch(attached.pod_index)
-            .send(self.attachment.pod_socket)
-        {
-            self.unmake_pair(host);
-            return Err(error);
+            .send(self.attachment.pod_socket);
+        match configured.and_then(|_| host.send(settle)) {
+            Ok(_) => Ok(attached),
+            Err(error) => {
+                self.unmake_pair(host);
+                Err(error)
+            }
         }
-        Ok(attached)
     }
 
     fn make_pair(&self, host: &HostLinks, bridge_index: u32) -> std::result::Result<Attached, NetlinkError> {
@@ -187,7 +200,7 @@ impl<'a> Wiring<'a> {
     }
 }
 
-/// The step that makes the pair and attaches it; refused, it made nothing.
+/// The step that makes the pair; refused, it made nothing.
 const CREATE_STEP: &str = "create veth pair on bridge";
 
 fn with_loopback(batch: Batch) -> Batch {

@@ -78,8 +78,8 @@ pub(crate) struct VethPair<'a> {
 
 /// Makes a pair whose one end is a port of the bridge and up, and whose other is `eth0` in the pod's namespace.
 ///
-/// The pod's end stays down: with both up there would be a carrier at once, and the host's end would give
-/// itself an IPv6 address before [`claim_port`] can tell it not to.
+/// The pod's end is down: the kernel cannot bring it up before its peer, and both up would be a carrier at
+/// once, by which the host's end gives itself an IPv6 address before [`claim_port`] can tell it not to.
 pub(crate) fn create_veth(pair: &VethPair<'_>) -> RouteNetlinkMessage {
     let mut peer = LinkMessage::default();
     peer.attributes = vec![
@@ -118,7 +118,9 @@ pub(crate) fn set_alias(name: &IfName, alias: &str) -> RouteNetlinkMessage {
     RouteNetlinkMessage::SetLink(link)
 }
 
-/// Marks a bridge port as ours, and has it make no IPv6 address for itself: the bridge speaks for all ports.
+/// Marks a link as ours, and has it make no IPv6 address for itself: the bridge will speak for all its ports.
+///
+/// To be done before the link has a carrier; the kernel heeds neither while it makes a link.
 pub(crate) fn claim_port(name: &IfName, alias: &str) -> RouteNetlinkMessage {
     let mut link = named(name);
     link.attributes.push(LinkAttribute::IfAlias(alias.into()));
@@ -141,6 +143,17 @@ pub(crate) fn set_up(index: u32, mtu: Option<u32>) -> RouteNetlinkMessage {
 /// Asks for one link.
 pub(crate) fn get_link(name: &IfName) -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetLink(named(name))
+}
+
+/// Has the kernel finish what a change of carrier started.
+///
+/// A link that gains a carrier passes packets only after a worker of the kernel has noticed; until then they
+/// are dropped, and a lost ARP request costs a second. Being asked for the link, the kernel does that
+/// worker's part first (`linkwatch_sync_dev` in `rtnl_getlink`, since Linux 6.8; before, this does nothing).
+pub(crate) fn settle_carrier(index: u32) -> RouteNetlinkMessage {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    RouteNetlinkMessage::GetLink(link)
 }
 
 /// Asks for all links, with [`Mode::Dump`](crate::netlink::Mode::Dump).
