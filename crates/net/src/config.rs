@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::address::pod_range;
@@ -20,13 +21,14 @@ const MTU_BYTES: RangeInclusive<u32> = 1280..=65535;
 const TABLE_NAME_BYTES: usize = 255;
 
 /// The settings of the pod network.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NetworkConfig {
     /// The bridge that joins the pods; it is created, and must not be someone else's.
     pub bridge: IfName,
     /// Where pods get their addresses: at most one IPv4 and one IPv6 subnet; the first is the primary one.
     /// In each, the first address is the gateway, which the bridge carries.
+    #[schemars(with = "Vec<String>")]
     pub subnets: Vec<IpNet>,
     /// The MTU of bridge and pods in bytes, 1280 to 65535; unset leaves the kernel's default of 1500.
     pub mtu: Option<u32>,

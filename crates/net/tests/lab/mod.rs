@@ -8,7 +8,7 @@ use std::io::Read;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use berth_net::{Attached, Attachment, IfName, Network, PodAddresses, Result};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -48,6 +48,19 @@ pub(crate) fn links() -> Vec<String> {
     let mut names: Vec<String> = text.lines().map(name).filter(|name| name != "lo").collect();
     names.sort();
     names
+}
+
+/// Runs `work` and returns what it logs.
+pub(crate) fn logged(work: impl FnOnce()) -> String {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(std::sync::Mutex::new(writer))
+        .finish();
+    tracing::subscriber::with_default(subscriber, work);
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    text
 }
 
 /// A network namespace beside the test's.
@@ -90,6 +103,22 @@ impl Space {
 
     pub(crate) fn up_loopback(&self) -> Result<()> {
         berth_net::up_loopback(self.socket.as_fd())
+    }
+
+    /// Waits until the kernel has taken the address into use, and fails if that takes as long as duplicate
+    /// address detection would. An IPv6 address is finished by a worker of the kernel.
+    pub(crate) fn await_address(&self, ip: IpAddr) {
+        let family = if ip.is_ipv4() { "-4" } else { "-6" };
+        let start = Instant::now();
+        while !self
+            .run("ip", &[family, "route", "show", "table", "local"])
+            .contains(&format!("local {ip} "))
+        {
+            assert!(
+                start.elapsed() < Duration::from_millis(500),
+                "{ip} is not in use yet"
+            );
+        }
     }
 
     pub(crate) fn listen(&self, ip: IpAddr) -> TcpListener {
