@@ -56,31 +56,25 @@ impl Cgroups {
     pub fn from_mountinfo(text: &str) -> Result<Self, CgroupError> {
         let (mut v1, mut v2) = (Vec::<Hierarchy>::new(), None);
         for (mount, kind, options) in text.lines().filter_map(parse_mount) {
+            let controllers = controllers_in(options);
             match kind {
                 "cgroup2" if v2.is_none() => v2 = Some(mount),
-                "cgroup" => {
-                    let controllers = controllers_in(options);
-                    if !v1
-                        .iter()
-                        .any(|known| !controllers.is_empty() && known.controllers == controllers)
-                    {
-                        v1.push(Hierarchy { mount, controllers });
-                    }
+                // The second mount of a hierarchy adds nothing.
+                "cgroup"
+                    if controllers.is_empty() || v1.iter().all(|known| known.controllers != controllers) =>
+                {
+                    v1.push(Hierarchy { mount, controllers });
                 }
                 _ => {}
             }
         }
         if v1.iter().all(|hierarchy| hierarchy.controllers.is_empty()) {
-            let mount = v2.ok_or(CgroupError::NotMounted)?;
-            let path = mount.join("cgroup.controllers");
-            let text = fs::read_to_string(&path).map_err(|source| CgroupError::Read { path, source })?;
-            let controllers = text.split_whitespace().map(str::to_owned).collect();
+            let unified = Hierarchy::with_all_controllers(v2.ok_or(CgroupError::NotMounted)?)?;
             return Ok(Self {
                 layout: Layout::Unified,
-                hierarchies: [Hierarchy { mount, controllers }].into(),
+                hierarchies: [unified].into(),
             });
         }
-        v1.sort_by_key(|hierarchy| !hierarchy.has("freezer"));
         let layout = if v2.is_some() {
             Layout::Hybrid
         } else {
@@ -90,6 +84,7 @@ impl Cgroups {
             mount,
             controllers: Vec::new(),
         });
+        v1.sort_by_key(|hierarchy| !hierarchy.has("freezer"));
         Ok(Self {
             layout,
             hierarchies: unified.into_iter().chain(v1).collect(),
@@ -172,6 +167,16 @@ impl Cgroups {
 }
 
 impl Hierarchy {
+    /// The version 2 hierarchy at `mount`, with the controllers that its root offers.
+    fn with_all_controllers(mount: PathBuf) -> Result<Self, CgroupError> {
+        let path = mount.join("cgroup.controllers");
+        let text = fs::read_to_string(&path).map_err(|source| CgroupError::Read { path, source })?;
+        Ok(Self {
+            mount,
+            controllers: text.split_whitespace().map(str::to_owned).collect(),
+        })
+    }
+
     pub(crate) fn has(&self, controller: &str) -> bool {
         self.controllers.iter().any(|known| known == controller)
     }

@@ -81,8 +81,8 @@ fn kill_tree(directory: &Path) -> Result<(), CgroupError> {
     }
 }
 
-/// Waits until the cgroup and all below it are empty, or for one event of the kind; pauses where there is none, so
-/// that a caller may simply try again.
+/// Waits until the cgroup and all below it look empty, or until the deadline. Where they do from the start it pauses,
+/// so that a caller may simply try again.
 fn wait_empty(directory: &Path, deadline: Instant) -> io::Result<()> {
     let waited = match File::open(directory.join("cgroup.events")) {
         Ok(events) => wait_unpopulated(&events, deadline)?,
