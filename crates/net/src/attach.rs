@@ -128,14 +128,16 @@ impl<'a> Wiring<'a> {
 
     fn make_pair(&self, host: &HostLinks, bridge_index: u32) -> std::result::Result<Attached, NetlinkError> {
         let told = host.send(self.host_batch(bridge_index)).inspect_err(|error| {
-            // A refusal of the first step made nothing, and what has the name is not this call's to remove.
-            if !matches!(
+            // What has the name then was there before, and is not this call's to remove.
+            let made_nothing = matches!(
                 error,
-                NetlinkError::Refused {
-                    step: CREATE_STEP,
-                    ..
-                }
-            ) {
+                NetlinkError::Send { .. }
+                    | NetlinkError::Refused {
+                        step: CREATE_STEP,
+                        ..
+                    }
+            );
+            if !made_nothing {
                 self.unmake_pair(host);
             }
         })?;
