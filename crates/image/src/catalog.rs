@@ -257,6 +257,12 @@ impl Hold {
         }
     }
 
+    /// Holds one more file.
+    pub(crate) fn extend(&mut self, path: PathBuf) {
+        *self.catalog.live().holds.entry(path.clone()).or_default() += 1;
+        self.paths.push(path);
+    }
+
     /// Lets go, and tells what was held.
     pub(crate) fn release(mut self) -> Vec<PathBuf> {
         let paths = std::mem::take(&mut self.paths);

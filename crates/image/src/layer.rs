@@ -36,12 +36,17 @@ pub(crate) struct Layout {
     pub(crate) ingest: Arc<Path>,
 }
 
-/// A layer that is unpacked and verified but has no place yet; dropping it removes it.
+/// A layer that is unpacked and verified but has no place yet; dropping it removes it, on another thread.
 #[derive(Debug)]
 pub(crate) struct StagedLayer {
-    directory: TempDir,
+    /// Absent once the layer has its place.
+    directory: Option<TempDir>,
     unpacked: Unpacked,
+    working: Working,
 }
+
+/// Held by work on the disk until it has ended and cleared up, also when nobody waits for it any more.
+pub(crate) type Working = tokio::sync::mpsc::Sender<std::convert::Infallible>;
 
 impl Layout {
     /// Makes the directories. Other users see nothing of them: an image may have set-user-id files.
@@ -76,6 +81,7 @@ impl Layout {
         expected: &Expected,
         diff_id: &Digest,
         limit: u64,
+        working: Working,
     ) -> Result<StagedLayer> {
         let directory = self.ingest_directory()?;
         let tree = directory.path().join("fs");
@@ -92,7 +98,11 @@ impl Layout {
                 actual,
             });
         }
-        Ok(StagedLayer { directory, unpacked })
+        Ok(StagedLayer {
+            directory: Some(directory),
+            unpacked,
+            working,
+        })
     }
 
     /// Gives a staged layer its place on top of the layers below it, which are given topmost first.
@@ -101,27 +111,30 @@ impl Layout {
     /// sticky bit to a layer that only adds a file in it.
     pub(crate) fn install_layer(
         &self,
-        staged: StagedLayer,
+        mut staged: StagedLayer,
         chain_id: ChainId,
         below: &[ChainId],
     ) -> Result<LayerInfo> {
-        let StagedLayer { directory, unpacked } = staged;
-        let tree = directory.path().join("fs");
-        for path in &unpacked.implied {
+        let directory = staged
+            .directory
+            .as_ref()
+            .map(TempDir::path)
+            .unwrap_or(&self.ingest);
+        let tree = directory.join("fs");
+        for path in &staged.unpacked.implied {
             self.inherit(&tree, path, below)
                 .map_err(Error::io("give its attributes to", tree.join(path)))?;
         }
-        let (used_bytes, used_inodes) =
-            tree::usage(directory.path()).map_err(Error::io("measure", directory.path()))?;
+        let (used_bytes, used_inodes) = tree::usage(directory).map_err(Error::io("measure", directory))?;
         let place = self.layer(&chain_id);
-        fs::rename(directory.path(), &place).map_err(Error::io("put layer at", &place))?;
+        fs::rename(directory, &place).map_err(Error::io("put layer at", &place))?;
         // Renamed away: there is nothing to remove any more.
-        let _ = directory.keep();
-        let diff_id = unpacked.tar.diff_id;
+        let _ = staged.directory.take().map(TempDir::keep);
+        let tar = &staged.unpacked.tar;
         Ok(LayerInfo {
             chain_id,
-            diff_id,
-            tar_bytes: unpacked.tar.tar_bytes,
+            diff_id: tar.diff_id.clone(),
+            tar_bytes: tar.tar_bytes,
             used_bytes,
             used_inodes,
         })
@@ -196,5 +209,21 @@ impl Layout {
             }
         }
         Ok(())
+    }
+}
+
+impl Drop for StagedLayer {
+    fn drop(&mut self) {
+        let (Some(directory), working) = (self.directory.take(), self.working.clone()) else {
+            return;
+        };
+        let remove = move || {
+            drop(directory);
+            drop(working);
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+            Err(_) => remove(),
+        }
     }
 }

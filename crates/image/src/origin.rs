@@ -9,7 +9,7 @@ use crate::{
     Digest, Error, Platform, Result,
     archive::Archive,
     blob::{Expected, pipe},
-    layer::{Layout, StagedLayer},
+    layer::{Layout, StagedLayer, Working},
     manifest::{ConfigFile, Descriptor, Document, Manifest, choose},
     progress::Counters,
     registry::Session,
@@ -109,7 +109,8 @@ impl LayerSource {
         layout: Layout,
         diff_id: Digest,
         limit: u64,
-        counters: Arc<Counters>,
+        counters: &Counters,
+        working: Working,
     ) -> Result<StagedLayer> {
         let layer = self.digest(&diff_id);
         let staged = match self {
@@ -120,9 +121,9 @@ impl LayerSource {
                 };
                 let (writer, reader) = pipe();
                 let unpack = tokio::task::spawn_blocking(move || {
-                    layout.stage_layer(reader, &expected, &diff_id, limit)
+                    layout.stage_layer(reader, &expected, &diff_id, limit, working)
                 });
-                let (sent, staged) = tokio::join!(session.stream_blob(&blob, writer, &counters), unpack);
+                let (sent, staged) = tokio::join!(session.stream_blob(&blob, writer, counters), unpack);
                 // A download that failed is also why the unpacking did.
                 sent.and_then(|()| staged.map_err(|_| Error::Gone("unpack layer"))?)
             }
@@ -132,8 +133,15 @@ impl LayerSource {
                 expected,
             } => {
                 counters.bytes_done.fetch_add(expected.size, Ordering::Relaxed);
-                let unpack =
-                    move || layout.stage_layer(archive.open_member(&member)?.1, &expected, &diff_id, limit);
+                let unpack = move || {
+                    layout.stage_layer(
+                        archive.open_member(&member)?.1,
+                        &expected,
+                        &diff_id,
+                        limit,
+                        working,
+                    )
+                };
                 tokio::task::spawn_blocking(unpack)
                     .await
                     .map_err(|_| Error::Gone("unpack layer"))?

@@ -13,7 +13,7 @@ use futures_util::{
     FutureExt,
     future::{BoxFuture, try_join_all},
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tracing::debug;
 
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
     catalog::{Catalog, Hold},
     flight::Flights,
     gc::collect_later,
-    layer::Layout,
+    layer::{Layout, Working},
     origin::{LayerSource, Resolved},
     progress::Counters,
 };
@@ -45,6 +45,13 @@ struct Stack {
     top: usize,
 }
 
+/// What the parts of one intake share.
+#[derive(Clone)]
+struct Run {
+    counters: Arc<Counters>,
+    working: Working,
+}
+
 impl Intake {
     /// Fetches what is missing of an image and makes it visible under the given names. On failure nothing stays
     /// that was not there before.
@@ -65,11 +72,14 @@ impl Intake {
                 .as_ref()
                 .map(|bytes| self.layout.blob(&Digest::of(bytes))),
         );
-        // A manifest made here is not held: an orphan of it is one small file until the next start.
-        let hold = Hold::new(&self.catalog, paths);
+        let mut hold = Hold::new(&self.catalog, paths);
+        let (working, mut idle) = mpsc::channel(1);
+        let run = Run { counters, working };
         let outcome = self
-            .fetch_and_publish(resolved, chain, config, (tags, digests), counters)
+            .fetch_and_publish(resolved, chain, config, (tags, digests), run, &mut hold)
             .await;
+        // Work on the disk cannot be dropped as flights can; it ends soon, and then it is time to clear up.
+        let _ = idle.recv().await;
         // After success nothing of this is collected, but what is used is counted anew.
         let candidates = hold.release();
         collect_later(self.layout.clone(), Arc::clone(&self.catalog), candidates).await;
@@ -82,7 +92,8 @@ impl Intake {
         chain: Vec<ChainId>,
         config: Digest,
         (tags, digests): (&[String], &[String]),
-        counters: Arc<Counters>,
+        run: Run,
+        hold: &mut Hold,
     ) -> Result<ImageId> {
         let Resolved {
             manifest,
@@ -90,8 +101,8 @@ impl Intake {
             config: file,
             layers,
         } = resolved;
-        counters.layers.store(layers.len() as u64, Ordering::Relaxed);
-        counters.bytes.store(
+        run.counters.layers.store(layers.len() as u64, Ordering::Relaxed);
+        run.counters.bytes.store(
             layers.iter().map(LayerSource::blob_bytes).sum(),
             Ordering::Relaxed,
         );
@@ -109,10 +120,10 @@ impl Intake {
                         layers: Arc::clone(&stack),
                         top,
                     },
-                    &counters,
+                    &run,
                 )
                 .await?;
-            counters.layers_done.fetch_add(1, Ordering::Relaxed);
+            run.counters.layers_done.fetch_add(1, Ordering::Relaxed);
             Ok::<_, Error>(layer)
         });
         let layers = try_join_all(all).await?;
@@ -120,6 +131,7 @@ impl Intake {
         let (layout, id) = (self.layout.clone(), ImageId(config.clone()));
         let manifest_digest = Digest::of(&manifest);
         let digest = manifest_digest.clone();
+        hold.extend(self.layout.blob(&digest));
         let write = move || {
             let bytes = layout.write_blob(&config, &config_bytes)? + layout.write_blob(&digest, &manifest)?;
             layout.sync().map(|()| bytes)
@@ -141,24 +153,20 @@ impl Intake {
     }
 
     /// The top layer of a stack in its place; joined if somebody else is at it.
-    fn layer(
-        self: &Arc<Self>,
-        stack: Stack,
-        counters: &Arc<Counters>,
-    ) -> BoxFuture<'static, Result<LayerInfo>> {
-        let (intake, counters) = (Arc::clone(self), Arc::clone(counters));
+    fn layer(self: &Arc<Self>, stack: Stack, run: &Run) -> BoxFuture<'static, Result<LayerInfo>> {
+        let (intake, run) = (Arc::clone(self), run.clone());
         async move {
             let chain_id = stack.layers[stack.top].0.clone();
             let again = Arc::clone(&intake);
             intake
                 .layers
-                .join(chain_id, || again.fetch_layer(stack, counters).boxed())
+                .join(chain_id, || again.fetch_layer(stack, run).boxed())
                 .await
         }
         .boxed()
     }
 
-    async fn fetch_layer(self: Arc<Self>, stack: Stack, counters: Arc<Counters>) -> Result<LayerInfo> {
+    async fn fetch_layer(self: Arc<Self>, stack: Stack, run: Run) -> Result<LayerInfo> {
         let (chain_id, diff_id, source) = stack.layers[stack.top].clone();
         // The caller holds the path, so a layer that is there stays.
         if let Some(layer) = self.catalog.live().layers.get(&chain_id) {
@@ -175,7 +183,8 @@ impl Intake {
                     self.layout.clone(),
                     diff_id.clone(),
                     self.max_layer_bytes,
-                    Arc::clone(&counters),
+                    &run.counters,
+                    run.working.clone(),
                 )
                 .await?
         };
@@ -184,7 +193,7 @@ impl Intake {
                 layers: Arc::clone(&stack.layers),
                 top: stack.top - 1,
             };
-            self.layer(below, &counters).await?;
+            self.layer(below, &run).await?;
         }
         let below: Vec<_> = stack.layers[..stack.top]
             .iter()
