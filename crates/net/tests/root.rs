@@ -398,6 +398,7 @@ fn pods_attach_in_parallel() {
         assert_eq!(network.owned_links().unwrap().len(), 20);
         for (space, _, own) in &pods {
             for address in own.iter() {
+                space.await_address(address);
                 reach_from_host(&space.listen(address));
             }
         }
