@@ -13,6 +13,7 @@ use std::{
     rc::Rc,
 };
 
+use berth_store::ErrorKind;
 use bytes::{Buf, Bytes};
 use flate2::read::MultiGzDecoder;
 use sha2::{Digest as _, Sha256};
@@ -130,7 +131,11 @@ pub(crate) fn consume<T>(
         }
         Err(error) => Err(Error::Stream(error)),
     };
-    if !matches!(outcome, Ok(_) | Err(Error::Stream(_))) {
+    let exhausted = |error: &Error| error.kind() == ErrorKind::Exhausted;
+    if outcome
+        .as_ref()
+        .is_err_and(|error| !matches!(error, Error::Stream(_)) || exhausted(error))
+    {
         return outcome;
     }
     // Only a blob that was read to its end can be judged; decompressors stop before it.

@@ -205,10 +205,11 @@ impl Error {
             Self::Request { .. } | Self::Authenticate { .. } | Self::Mismatch { .. } | Self::Size { .. } => {
                 ErrorKind::Unavailable
             }
-            Self::Stream(source) => io_kind(source).unwrap_or(ErrorKind::Unavailable),
-            Self::EntryIo { source, .. } | Self::Io { source, .. } => {
-                io_kind(source).unwrap_or(ErrorKind::Internal)
-            }
+            Self::Stream(source) if is_full(source) => ErrorKind::Exhausted,
+            Self::EntryIo { source, .. } | Self::Io { source, .. } if is_full(source) => ErrorKind::Exhausted,
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => ErrorKind::NotFound,
+            Self::Stream(_) => ErrorKind::Unavailable,
+            Self::EntryIo { .. } | Self::Io { .. } => ErrorKind::Internal,
             Self::Layer { source, .. } => source.kind(),
             Self::Store(source) => source.kind(),
             Self::Gone(_) => ErrorKind::Internal,
@@ -230,10 +231,6 @@ impl Error {
     }
 }
 
-fn io_kind(source: &io::Error) -> Option<ErrorKind> {
-    let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded].contains(&source.kind());
-    if full {
-        return Some(ErrorKind::Exhausted);
-    }
-    (source.kind() == io::ErrorKind::NotFound).then_some(ErrorKind::NotFound)
+fn is_full(source: &io::Error) -> bool {
+    [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded].contains(&source.kind())
 }

@@ -140,18 +140,23 @@ impl Layout {
         })
     }
 
-    /// Writes a manifest or config to its place, and tells how many bytes it allocates.
-    pub(crate) fn write_blob(&self, digest: &Digest, bytes: &[u8]) -> Result<u64> {
+    /// Writes a manifest or config to its place.
+    pub(crate) fn write_blob(&self, digest: &Digest, bytes: &[u8]) -> Result<()> {
         let place = self.blob(digest);
         let write = || {
             let mut file = tempfile::NamedTempFile::new_in(&self.ingest)?;
             file.write_all(bytes)?;
-            let file = file.persist(&place)?;
-            // Some filesystems decide on the disk space of a file when they write it out.
-            file.sync_data()?;
-            Ok::<_, io::Error>(file.metadata()?.blocks() * 512)
+            file.persist(&place)?;
+            Ok::<_, io::Error>(())
         };
         write().map_err(Error::io("write blob", &place))
+    }
+
+    /// Bytes that a manifest or config allocates; some filesystems know it only after a sync.
+    pub(crate) fn blob_usage(&self, digest: &Digest) -> Result<u64> {
+        let place = self.blob(digest);
+        let metadata = fs::metadata(&place).map_err(Error::io("measure", place))?;
+        Ok(metadata.blocks() * 512)
     }
 
     /// Reads a manifest or config that is in its place.

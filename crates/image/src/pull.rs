@@ -132,9 +132,18 @@ impl Intake {
         let manifest_digest = Digest::of(&manifest);
         let digest = manifest_digest.clone();
         hold.extend(self.layout.blob(&digest));
+        // An import may have left a manifest of its own making for the same image.
+        let known = self
+            .catalog
+            .snapshot()
+            .get(&id)
+            .map(|image| self.layout.blob(&image.manifest));
+        known.into_iter().for_each(|path| hold.extend(path));
         let write = move || {
-            let bytes = layout.write_blob(&config, &config_bytes)? + layout.write_blob(&digest, &manifest)?;
-            layout.sync().map(|()| bytes)
+            layout.write_blob(&config, &config_bytes)?;
+            layout.write_blob(&digest, &manifest)?;
+            layout.sync()?;
+            Ok::<_, Error>(layout.blob_usage(&config)? + layout.blob_usage(&digest)?)
         };
         let documents_bytes = tokio::task::spawn_blocking(write)
             .await

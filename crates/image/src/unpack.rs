@@ -121,6 +121,10 @@ impl Unpacker {
         }
         let attributes = Attributes::of(entry).map_err(refused)?;
         match kind {
+            // Before tar had a type for directories, a slash made one.
+            EntryType::Regular if name.ends_with(b"/") => self
+                .make_directory(&path, attributes)
+                .map_err(failed(name, "make the directory")),
             EntryType::Directory => self
                 .make_directory(&path, attributes)
                 .map_err(failed(name, "make the directory")),
