@@ -5,6 +5,7 @@
 //! second, joins. Credentials are part of what makes two pulls the same.
 
 use std::{
+    fmt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
@@ -299,6 +300,12 @@ impl ImageStore {
             gc::collect(&layout, &catalog, candidates)
         })
         .await
+    }
+}
+
+impl fmt::Debug for ImageStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ImageStore").field(&self.0.layout.root).finish()
     }
 }
 

@@ -104,6 +104,20 @@ async fn layers_hide_replace_and_complete_each_other_when_they_are_mounted() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: unpacks owners"]
+async fn as_many_layers_as_images_may_have_can_be_taken_in() {
+    let layer = |number: usize| Layer::new().file(&format!("f{number}"), 0o644, b"x").finish();
+    let fixture = Fixture::new(RegistryConfig::default()).await;
+    let layers: Vec<_> = (0..127).map(layer).collect();
+    let lower = import_layers(&fixture, &layers).await.unwrap();
+    assert_eq!(lower.len(), 127);
+    assert!(lower[0].join("f126").exists() && lower[126].join("f0").exists());
+    let layers: Vec<_> = (0..128).map(layer).collect();
+    let error = import_layers(&fixture, &layers).await.unwrap_err();
+    assert!(error.to_string().contains("127 layers"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: unpacks owners"]
 async fn no_layer_reaches_out_of_its_directory() {
     let fixture = Fixture::new(RegistryConfig::default()).await;
     let outside = fixture.dir.path().join("outside");
@@ -131,6 +145,13 @@ async fn no_layer_reaches_out_of_its_directory() {
         new()
             .file(&"a/".repeat(49), 0o644, b"")
             .pax(&[("path", "a/".repeat(300).as_bytes())])
+            .dir("x", 0o755),
+        new()
+            .pax(&[("path", "a/".repeat(200).as_bytes())])
+            .dir("x", 0o755)
+            .pax(&[("linkpath", "a/".repeat(200).as_bytes())])
+            .symlink("deep", "x")
+            .pax(&[("path", format!("deep/{}", "b/".repeat(200)).as_bytes())])
             .dir("x", 0o755),
     ];
     for (number, layer) in refused.into_iter().enumerate() {

@@ -53,6 +53,13 @@ async fn a_registry_that_lies_leaves_nothing_behind() {
     )
     .await;
     check(
+        "/v2/app/manifests/latest",
+        Reply::Silent,
+        "request",
+        ErrorKind::DeadlineExceeded,
+    )
+    .await;
+    check(
         &path,
         Reply::Hang(layer.clone(), 10),
         "unpack layer",

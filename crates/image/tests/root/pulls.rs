@@ -272,3 +272,39 @@ async fn settings_that_make_no_sense_are_refused_at_the_start() {
         .unwrap();
     assert_eq!(error.kind(), ErrorKind::Invalid);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: unpacks owners; needs docker-registry and openssl"]
+async fn a_certificate_is_trusted_only_where_the_settings_say_so() {
+    // The clients' provider of cryptography is installed by the first image store.
+    let stranger = Fixture::new(plain_http(&[])).await;
+    let (registry, authority) = Registry::start_with_tls().await;
+    let image = TestImage::small("tls");
+    registry.push("app", "latest", &image).await;
+    let reference = format!("{}/app", registry.host);
+    let error = pull(&stranger.images, &reference).await.unwrap_err();
+    assert!(chain(&error).contains("certificate"), "{}", chain(&error));
+    let trusting = HostConfig {
+        ca_file: Some(authority),
+        ..HostConfig::default()
+    };
+    let careless = HostConfig {
+        skip_verify: true,
+        ..HostConfig::default()
+    };
+    for settings in [trusting, careless] {
+        let hosts = [(registry.host.clone(), settings)].into();
+        let fixture = Fixture::new(RegistryConfig {
+            hosts,
+            ..RegistryConfig::default()
+        })
+        .await;
+        assert_eq!(pull(&fixture.images, &reference).await.unwrap(), image.id());
+    }
+    let fixture = Fixture::new(registry.config()).await;
+    let error = pull(&fixture.images, &reference).await.unwrap_err();
+    assert!(
+        error.to_string().contains("400"),
+        "plain HTTP to a TLS port: {error}"
+    );
+}

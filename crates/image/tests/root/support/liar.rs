@@ -21,6 +21,8 @@ pub(crate) enum Reply {
     Cut(Vec<u8>, usize),
     /// Claims the whole length, sends this many bytes and then nothing.
     Hang(Vec<u8>, usize),
+    /// Accepts the request and says nothing.
+    Silent,
     /// 401 with a challenge unless the request has the authorization, then the body.
     Guarded {
         challenge: String,
@@ -121,6 +123,7 @@ async fn answer(
             br#"{"errors":[{"message":"no such thing"}]}"#.to_vec(),
             usize::MAX,
         ),
+        Some(Reply::Silent) => return std::future::pending().await,
         Some(Reply::Body(body)) => ("200 OK", String::new(), body, usize::MAX),
         Some(Reply::Cut(body, sent)) if from > 0 => {
             ("206 Partial Content", String::new(), body[from..].to_vec(), sent)

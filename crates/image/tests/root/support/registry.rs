@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -11,14 +11,14 @@ use berth_image::{Digest, HostConfig, RegistryConfig};
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::image::TestImage;
+use super::{image::TestImage, run};
 
 /// A running registry; ends when dropped.
 pub(crate) struct Registry {
     process: Child,
     pub(crate) host: String,
     auth: Option<(&'static str, &'static str)>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 /// `user` and `secret`, as htpasswd writes them.
@@ -34,8 +34,23 @@ impl Registry {
         Self::start_with(Some(("user", "secret"))).await
     }
 
-    async fn start_with(auth: Option<(&'static str, &'static str)>) -> Self {
+    /// With TLS, under a certificate authority whose certificate is in the file that comes second.
+    pub(crate) async fn start_with_tls() -> (Self, PathBuf) {
         let dir = TempDir::new().unwrap();
+        let script = "cd $0 && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 \
+            -subj /CN=ca -keyout ca.key -out ca.pem && openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \
+            -subj /CN=registry -keyout tls.key -out tls.csr && echo subjectAltName=IP:127.0.0.1 > san && \
+            openssl x509 -req -in tls.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile san -out tls.pem";
+        run(Command::new("sh").args(["-c", script]).arg(dir.path()));
+        let authority = dir.path().join("ca.pem");
+        (Self::start_in(dir, None).await, authority)
+    }
+
+    async fn start_with(auth: Option<(&'static str, &'static str)>) -> Self {
+        Self::start_in(TempDir::new().unwrap(), auth).await
+    }
+
+    async fn start_in(dir: TempDir, auth: Option<(&'static str, &'static str)>) -> Self {
         let host = format!("127.0.0.1:{}", free_port());
         let config = dir.path().join("config.yml");
         std::fs::write(&config, settings(dir.path(), &host, auth.is_some())).unwrap();
@@ -50,7 +65,7 @@ impl Registry {
             process,
             host,
             auth,
-            _dir: dir,
+            dir,
         };
         let mut ticks = tokio::time::interval(Duration::from_millis(20));
         let ready = async {
@@ -72,7 +87,7 @@ impl Registry {
     pub(crate) async fn push(&self, repository: &str, tag: &str, image: &TestImage) {
         let blobs = image.layers.iter().chain([&image.config]);
         for blob in blobs {
-            let url = format!("http://{}/v2/{repository}/blobs/uploads/", self.host);
+            let url = format!("{}/v2/{repository}/blobs/uploads/", self.base());
             let begun = self.send(reqwest::Method::POST, &url, "", Vec::new()).await;
             let location = begun.headers()["location"].to_str().unwrap();
             let url = format!("{location}&digest={}", Digest::of(blob));
@@ -115,8 +130,17 @@ impl Registry {
         Digest::of(index.as_bytes())
     }
 
+    fn base(&self) -> String {
+        let scheme = if self.dir.path().join("tls.pem").exists() {
+            "https"
+        } else {
+            "http"
+        };
+        format!("{scheme}://{}", self.host)
+    }
+
     async fn put_manifest(&self, repository: &str, tag: &str, media_type: &str, manifest: &[u8]) {
-        let url = format!("http://{}/v2/{repository}/manifests/{tag}", self.host);
+        let url = format!("{}/v2/{repository}/manifests/{tag}", self.base());
         self.send(reqwest::Method::PUT, &url, media_type, manifest.to_vec())
             .await;
     }
@@ -130,6 +154,7 @@ impl Registry {
     ) -> reqwest::Response {
         let client = reqwest::Client::builder()
             .no_proxy()
+            .tls_danger_accept_invalid_certs(true)
             .tls_certs_only([])
             .build()
             .unwrap();
@@ -190,6 +215,9 @@ fn settings(dir: &Path, host: &str, protected: bool) -> String {
         let htpasswd = dir.join("htpasswd");
         std::fs::write(&htpasswd, HTPASSWD).unwrap();
         settings["auth"] = json!({"htpasswd": {"realm": "test", "path": htpasswd}});
+    }
+    if dir.join("tls.pem").exists() {
+        settings["http"]["tls"] = json!({"certificate": dir.join("tls.pem"), "key": dir.join("tls.key")});
     }
     // JSON is YAML, but for the version, which is a string in one and a number in the other.
     settings.to_string()
