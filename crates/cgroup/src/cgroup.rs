@@ -114,10 +114,6 @@ impl Cgroup {
         Ok(())
     }
 
-    pub(crate) fn cgroups(&self) -> &Cgroups {
-        &self.cgroups
-    }
-
     /// Its directory in each hierarchy; the first is the one through which it is killed.
     pub(crate) fn directories(&self) -> Vec<PathBuf> {
         let hierarchies = self.cgroups.hierarchies().iter();
@@ -229,6 +225,7 @@ pub(crate) fn procs_entry(layout: Layout, mut directories: Vec<PathBuf>) -> Entr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ExecCgroup;
 
     /// A cgroup of version 2 made of plain files, which exist before they are written, as the kernel's do.
     fn unified(directory: &Path, files: &[(&str, &str)]) -> Cgroup {
@@ -248,7 +245,7 @@ mod tests {
         let cgroup = unified(dir.path(), &[]);
         assert_eq!(cgroup.entry(), Entry::Directory(dir.path().join("web")));
         assert_eq!(cgroup.oom_file(), Some(dir.path().join("web/memory.events")));
-        let exec = cgroup.create_exec("exec").unwrap();
+        let exec = ExecCgroup::create(&cgroup.entry(), "exec").unwrap();
         assert_eq!(*exec.entry(), Entry::Directory(dir.path().join("web/exec")));
         assert_eq!(cgroup.allow_devices(&[]).unwrap(), DeviceControl::Absent);
     }

@@ -12,8 +12,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use berth_cgroup::{
-    Cgroup, CgroupPath, Cgroups, DEFAULT_DEVICES, DeviceControl, Entry, Layout, Limit, Limits, kill_all,
-    read_oom_kills,
+    Cgroup, CgroupPath, Cgroups, DEFAULT_DEVICES, DeviceControl, Entry, ExecCgroup, Layout, Limit, Limits,
+    kill_all, read_oom_kills,
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -221,7 +221,7 @@ fn a_refused_value_names_its_field() {
 fn killing_reaches_the_whole_tree() {
     let scratch = Scratch::new("kill");
     let cgroup = scratch.create("web");
-    let exec = cgroup.create_exec("exec").unwrap();
+    let exec = ExecCgroup::create(&cgroup.entry(), "exec").unwrap();
     let mut children =
         [&cgroup.entry(), exec.entry()].map(|entry| spawn(entry, "(setsid sleep 60 & sleep 60 & wait)"));
     wait_until("the start of eight processes", || {
@@ -244,7 +244,7 @@ fn killing_an_exec_session_spares_its_container() {
     wait_until("the container's start", || {
         cgroup.procs().unwrap() == [container.id()]
     });
-    let exec = cgroup.create_exec("exec").unwrap();
+    let exec = ExecCgroup::create(&cgroup.entry(), "exec").unwrap();
     let mut session = spawn(exec.entry(), "(setsid sleep 60 & wait)");
     wait_until("the session's start", || cgroup.procs().unwrap().len() == 4);
     // Limits count the session although its directory has none.
@@ -272,7 +272,7 @@ fn version_1_without_version_2_kills_through_the_freezer() {
     let mut scratch = Scratch::new("legacy");
     scratch.cgroups = cgroups;
     let cgroup = scratch.create("web");
-    let exec = cgroup.create_exec("exec").unwrap();
+    let exec = ExecCgroup::create(&cgroup.entry(), "exec").unwrap();
     let mut container = spawn(&cgroup.entry(), "exec sleep 60");
     let fork_storm = "while :; do sleep 60 & : ; sleep 0.01; done";
     let mut session = spawn(exec.entry(), fork_storm);

@@ -5,7 +5,7 @@
 //! [`SingleThreaded`] witness, which can only be had from the kernel's own count of threads.
 
 use std::fs;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
 use rustix::process::Pid;
@@ -106,6 +106,38 @@ pub fn clone3(
             Ok(Cloned::Parent(Child { pid, pidfd }))
         }
     }
+}
+
+/// Gives this process a cgroup namespace whose root is where it is now. Source: cgroup_namespaces(7).
+///
+/// # Errors
+/// The errno of the call.
+pub fn new_cgroup_namespace() -> Result<(), Errno> {
+    // SAFETY: CLONE_NEWCGROUP changes only what paths /proc and cgroupfs show, no memory and no descriptors.
+    match unsafe { libc::unshare(libc::CLONE_NEWCGROUP) } {
+        0 => Ok(()),
+        _ => Err(last_errno()),
+    }
+}
+
+/// Sends the signal with this number, real-time ones included, to the process behind `pidfd`.
+/// Source: pidfd_send_signal(2).
+///
+/// # Errors
+/// The errno of the call: `SRCH` when the process has been reaped, `INVAL` for a number that is no signal.
+pub fn send_signal(pidfd: impl AsFd, number: i32) -> Result<(), Errno> {
+    let null = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: a null siginfo is allowed and means what kill(2) would send; the rest are integers.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_fd().as_raw_fd(),
+            number,
+            null,
+            0u32,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
 /// The errno of the libc call that has just failed on this thread.

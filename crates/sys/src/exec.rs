@@ -1,6 +1,7 @@
 //! The last steps before a workload's own code runs, and the end of a process that must not unwind.
 
 use std::ffi::{CStr, CString};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
 use rustix::io::Errno;
@@ -69,7 +70,35 @@ pub fn notice_children() {
 /// Marks every descriptor from `first` on close-on-exec, whatever opened it. Source: close_range(2), since
 /// Linux 5.11; the answer to CVE-2024-21626, where a descriptor of the runtime survived into the workload.
 pub fn cloexec_from(first: u32) -> Result<(), Errno> {
-    close_range(first, libc::CLOSE_RANGE_CLOEXEC)
+    close_numbers(first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
+}
+
+/// Closes one descriptor that a parent's value in this process still names: for a child that never returns to the
+/// code that owns it.
+///
+/// # Errors
+/// The errno of the call.
+pub fn close_one(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    let number = fd.as_raw_fd() as u32;
+    close_numbers(number, number, 0)
+}
+
+/// Closes every descriptor above the standard ones but `keep`, as a child does first: what it holds of its parent's
+/// would keep pipes open that should end.
+///
+/// # Errors
+/// The errno of the call.
+pub fn close_others(keep: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let mut keep: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd() as u32).collect();
+    keep.sort_unstable();
+    let mut first = 3;
+    for number in keep {
+        if number > first {
+            close_numbers(first, number - 1, 0)?;
+        }
+        first = first.max(number + 1);
+    }
+    close_from(first)
 }
 
 /// Closes every descriptor from `first` on.
@@ -77,13 +106,23 @@ pub fn cloexec_from(first: u32) -> Result<(), Errno> {
 /// # Errors
 /// The errno of the call.
 pub fn close_from(first: u32) -> Result<(), Errno> {
-    close_range(first, 0)
+    close_numbers(first, u32::MAX, 0)
 }
 
-fn close_range(first: u32, flags: u32) -> Result<(), Errno> {
-    // SAFETY: the arguments are integers. Closing descriptors that an OwnedFd still names is the caller's
-    // purpose: both callers are about to exec or to wait for signals for ever, and never drop one.
-    match unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, flags) } {
+/// The system calls that waiting for ever and dying take: the numbers for a seccomp filter.
+pub const WAITING_CALLS: &[u32] = &[
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_pause as u32),
+    libc::SYS_ppoll as u32,
+    libc::SYS_restart_syscall as u32,
+    libc::SYS_rt_sigreturn as u32,
+    libc::SYS_exit_group as u32,
+];
+
+fn close_numbers(first: u32, last: u32, flags: u32) -> Result<(), Errno> {
+    // SAFETY: the arguments are integers. Closing descriptors that an OwnedFd still names is the purpose: the callers
+    // are children that exec, wait for signals for ever, or leave by _exit, and never drop such a value.
+    match unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) } {
         0 => Ok(()),
         _ => Err(last_errno()),
     }

@@ -1,0 +1,125 @@
+//! One container as its monitor sees it.
+//!
+//! ```text
+//!            Launch                 Start                 exec closes the gate's socket
+//!   (fork) ─────────▶ Launching ──▶ AtGate ──▶ Starting ──────────────────────────────▶ Running
+//!                        │ failed      │ killed     │ execve failed                        │ exits
+//!                        ▼             └────────────┴─────────────────┬────────────────────┘
+//!                     forgotten                                       ▼
+//!                                                                   Exited ──Forget──▶ forgotten
+//! ```
+
+use std::os::fd::OwnedFd;
+
+use berth_cgroup::Entry;
+use berth_logs::LogFile;
+use berth_sys::clone::Child;
+use rustix::process::{Signal, pidfd_send_signal};
+
+use crate::output::{Buffers, Output};
+use crate::plan::{LaunchPlan, PidNamespace, ProcessPlan};
+use crate::protocol::{ContainerReport, Exit, Failure, ResolvedUser};
+
+/// Where an answer goes: a connection of the monitor's, and the request's number on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ReplyTo {
+    pub(crate) client: u64,
+    pub(crate) request: u64,
+}
+
+/// How far a container has come.
+#[derive(Debug, Clone)]
+pub(crate) enum Phase {
+    /// The child works through its checklist.
+    Launching { reply: ReplyTo },
+    /// It waits to be started.
+    AtGate,
+    /// The gate is open and `execve` not yet through.
+    Starting { reply: ReplyTo, at_ns: i64 },
+    /// The workload runs.
+    Running { started_at_ns: i64 },
+    /// A step failed and the child is about to exit; the agent hears of it when nothing of the child is left.
+    Failed { reply: ReplyTo, failure: Failure },
+    /// The first process has been reaped.
+    Exited { started_at_ns: Option<i64>, exit: Exit },
+}
+
+/// A container and what the monitor holds of it.
+#[derive(Debug)]
+pub(crate) struct Container {
+    pub(crate) phase: Phase,
+    pub(crate) child: Child,
+    /// The socket of the handshake, until `execve` or the end has closed it.
+    pub(crate) gate: Option<OwnedFd>,
+    /// Standard output and error, or the terminal, until the end.
+    pub(crate) outputs: [Option<Output>; 2],
+    /// The write side of stdin, kept open for clients to come.
+    pub(crate) stdin: Option<OwnedFd>,
+    pub(crate) log: Option<LogFile>,
+    /// What an exec session inherits.
+    pub(crate) process: ProcessPlan,
+    pub(crate) user: ResolvedUser,
+    pub(crate) pid_namespace: PidNamespace,
+    pub(crate) cgroup: Entry,
+    pub(crate) oom_file: Option<std::path::PathBuf>,
+}
+
+impl Container {
+    pub(crate) fn new(plan: LaunchPlan, child: Child, reply: ReplyTo) -> Self {
+        Self {
+            phase: Phase::Launching { reply },
+            child,
+            gate: None,
+            outputs: [None, None],
+            stdin: None,
+            log: None,
+            process: plan.process,
+            user: ResolvedUser::default(),
+            pid_namespace: plan.pid_namespace,
+            cgroup: plan.cgroup,
+            oom_file: plan.oom_file,
+        }
+    }
+
+    /// Whether its first process lives, as far as is known.
+    pub(crate) fn is_alive(&self) -> bool {
+        !matches!(self.phase, Phase::Exited { .. })
+    }
+
+    /// What a client that has just connected is told; nothing of a container that is still being launched.
+    pub(crate) fn report(&self, container: &crate::id::ContainerId) -> Option<ContainerReport> {
+        let (started_at_ns, exit) = match &self.phase {
+            Phase::Launching { .. } | Phase::Failed { .. } => return None,
+            Phase::AtGate => (None, None),
+            Phase::Starting { at_ns, .. } => (Some(*at_ns), None),
+            Phase::Running { started_at_ns } => (Some(*started_at_ns), None),
+            Phase::Exited { started_at_ns, exit } => (*started_at_ns, Some(exit.clone())),
+        };
+        Some(ContainerReport {
+            container: container.clone(),
+            pid: self.pid(),
+            started_at_ns,
+            exit,
+        })
+    }
+
+    /// Its first process in the host's pid namespace.
+    pub(crate) fn pid(&self) -> i32 {
+        self.child.pid.as_raw_nonzero().get()
+    }
+
+    /// Kills the first process by its pidfd and all others through the cgroup; the exit follows as for any other end.
+    pub(crate) fn kill(&self) {
+        let _ = pidfd_send_signal(&self.child.pidfd, Signal::KILL);
+        let _ = berth_cgroup::kill_all(&self.cgroup);
+    }
+
+    /// Logs what is left of the output and closes streams, log and gate.
+    pub(crate) fn finish_output(&mut self, buffers: &mut Buffers) {
+        for output in self.outputs.iter_mut().filter_map(Option::as_mut) {
+            output.finish(self.log.as_mut(), buffers);
+        }
+        self.outputs = [None, None];
+        (self.stdin, self.log, self.gate) = (None, None, None);
+    }
+}

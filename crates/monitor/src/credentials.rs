@@ -1,0 +1,88 @@
+//! From root in the host's user namespace to what the workload may be: the last irrevocable steps.
+//!
+//! The order is forced: a filter without no_new_privs needs CAP_SYS_ADMIN, so it goes in before capabilities are
+//! dropped; groups before the user, because afterwards there is no right to change them; the bounding set while
+//! CAP_SETPCAP is there; ambient capabilities last, since they need to be permitted and inheritable.
+//! Source: capabilities(7), seccomp(2), credentials(7).
+
+use berth_sys::seccomp::{self, Instruction};
+use rustix::io::Errno;
+use rustix::process::{Gid, Uid};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capability_is_in_bounding_set, clear_ambient_capability_set,
+    configure_capability_in_ambient_set, remove_capability_from_bounding_set, set_capabilities,
+    set_keep_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+};
+
+use crate::launch::{Stage, StageError};
+use crate::plan::{Capabilities, ProcessPlan};
+use crate::protocol::ResolvedUser;
+
+/// Capabilities are numbered below this (`CAP_LAST_CAP` is 40 in Linux 6.18; the kernel's sets have 64 bits).
+const MAX_CAPABILITIES: u32 = 64;
+
+/// Turns this process into the plan's user with the plan's rights.
+pub(crate) fn assume(process: &ProcessPlan, user: &ResolvedUser) -> Result<(), StageError> {
+    if process.no_new_privileges {
+        set_no_new_privs(true).map_err(StageError::at(Stage::SetNoNewPrivileges, "no_new_privs"))?;
+    }
+    let install = |program: &[u64]| {
+        let program: Vec<Instruction> = program.iter().copied().map(Instruction).collect();
+        seccomp::install(&program)
+    };
+    if let (false, Some(program)) = (process.no_new_privileges, &process.seccomp) {
+        install(program).map_err(StageError::at(Stage::InstallSeccomp, "filter"))?;
+    }
+    set_user(user, &process.capabilities).map_err(StageError::at(
+        Stage::SetUser,
+        format!("{}:{}", user.uid, user.gid),
+    ))?;
+    if let (true, Some(program)) = (process.no_new_privileges, &process.seccomp) {
+        install(program).map_err(StageError::at(Stage::InstallSeccomp, "filter"))?;
+    }
+    Ok(())
+}
+
+fn set_user(user: &ResolvedUser, capabilities: &Capabilities) -> Result<(), Errno> {
+    limit_bounding_set(capabilities.bounding)?;
+    set_keep_capabilities(true)?;
+    let groups: Vec<Gid> = user.groups.iter().copied().map(Gid::from_raw).collect();
+    set_thread_groups(&groups)?;
+    let (gid, uid) = (Gid::from_raw(user.gid), Uid::from_raw(user.uid));
+    set_thread_res_gid(gid, gid, gid)?;
+    set_thread_res_uid(uid, uid, uid)?;
+    set_keep_capabilities(false)?;
+    let set = CapabilitySet::from_bits_retain;
+    let sets = CapabilitySets {
+        effective: set(capabilities.effective),
+        permitted: set(capabilities.effective),
+        inheritable: set(capabilities.inheritable),
+    };
+    set_capabilities(None, sets)?;
+    clear_ambient_capability_set()?;
+    for capability in each(capabilities.ambient) {
+        configure_capability_in_ambient_set(capability, true)?;
+    }
+    Ok(())
+}
+
+/// Takes every capability out of the bounding set that is not in `keep`, so that no exec can bring it back.
+pub(crate) fn limit_bounding_set(keep: u64) -> Result<(), Errno> {
+    for capability in each(!keep) {
+        match capability_is_in_bounding_set(capability) {
+            Ok(true) => remove_capability_from_bounding_set(capability)?,
+            Ok(false) => {}
+            // Past the last capability that this kernel knows.
+            Err(Errno::INVAL) => break,
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+fn each(mask: u64) -> impl Iterator<Item = CapabilitySet> {
+    (0..MAX_CAPABILITIES)
+        .map(|bit| 1 << bit)
+        .filter(move |bit| mask & bit != 0)
+        .map(CapabilitySet::from_bits_retain)
+}

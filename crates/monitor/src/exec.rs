@@ -1,0 +1,87 @@
+//! The child side of an exec session: one more process in a container that runs.
+//!
+//! It enters the namespaces of the container's first process in one call and then becomes a workload just as the
+//! container did ([`crate::launch`]): same user, capabilities, filter and environment. Its pid namespace was chosen
+//! by the fork, its sub-cgroup on v2 too.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use berth_sys::exec::{close_others, exit_now};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::process::setsid;
+use rustix::thread::ThreadNameSpaceType;
+
+use crate::handshake::Gate;
+use crate::launch::{
+    START_ERROR_CODE, Stage, StageError, Streams, Terminal, become_workload, join, join_cgroup_v1,
+    wait_then_execute,
+};
+use crate::plan::ProcessPlan;
+use crate::protocol::ResolvedUser;
+
+/// What an exec session needs of its container.
+#[derive(Debug)]
+pub(crate) struct Newcomer<'a> {
+    /// The container's process with the session's own arguments.
+    pub(crate) process: ProcessPlan,
+    /// As the container's first process was resolved.
+    pub(crate) user: ResolvedUser,
+    /// The container's first process.
+    pub(crate) target: BorrowedFd<'a>,
+    /// The container's cgroups, with the session's own below.
+    pub(crate) cgroup: berth_cgroup::Entry,
+    /// Whether to make a terminal.
+    pub(crate) tty: bool,
+}
+
+/// Runs in the child; never returns.
+pub(crate) fn become_session(newcomer: Newcomer<'_>, socket: OwnedFd, streams: Streams) -> ! {
+    let gate = Gate::new(socket);
+    let Streams {
+        stdin,
+        stdout,
+        stderr,
+    } = &streams;
+    let _ = close_others(&[
+        gate.as_fd(),
+        newcomer.target,
+        stdin.as_fd(),
+        stdout.as_fd(),
+        stderr.as_fd(),
+    ]);
+    let Err(error) = run(newcomer, &gate, streams);
+    gate.fail(error);
+    exit_now(START_ERROR_CODE)
+}
+
+fn run(
+    newcomer: Newcomer<'_>,
+    gate: &Gate,
+    streams: Streams,
+) -> Result<std::convert::Infallible, StageError> {
+    setsid().map_err(StageError::at(Stage::Fork, "session"))?;
+    join_cgroup_v1(&newcomer.cgroup)?;
+    join(
+        newcomer.target,
+        ThreadNameSpaceType::MOUNT
+            | ThreadNameSpaceType::CONTROL_GROUP
+            | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
+            | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
+            | ThreadNameSpaceType::NETWORK,
+    )?;
+    let terminal = if newcomer.tty {
+        Some(open_terminal()?)
+    } else {
+        None
+    };
+    let terminal = become_workload(&newcomer.process, &newcomer.user, streams, terminal)?;
+    wait_then_execute(&newcomer.process, gate, newcomer.user, Vec::new(), terminal)
+}
+
+fn open_terminal() -> Result<Terminal, StageError> {
+    let fail = || StageError::at(Stage::OpenTerminal, "/dev/pts/ptmx");
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let ptmx = open(Path::new("/dev/pts/ptmx"), flags, Mode::empty()).map_err(fail())?;
+    Terminal::open(ptmx).map_err(fail())
+}

@@ -1,0 +1,270 @@
+//! The parent's side of every birth: pipes, the handshake's socket, the fork, and what the parent keeps.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use berth_cgroup::Entry;
+use berth_logs::{LogFile, Stream};
+use berth_sys::clone::{Child, Cloned, NewNamespaces, SingleThreaded, clone3};
+use berth_sys::packet::{self, Blocking, Packet};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Signal, pidfd_send_signal};
+use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType};
+
+use crate::container::{Container, ReplyTo};
+use crate::handshake::{ChildMessage, Gate};
+use crate::launch::{Birthright, Stage, StageError, Streams, become_container};
+use crate::output::Output;
+use crate::pause::become_pause;
+use crate::plan::{LaunchPlan, PidNamespace, SandboxPlan, Sharing};
+use crate::protocol::Failure;
+
+/// Forks pause into the plan's namespaces and waits until it rests. Returns it with `[netlink socket, netns]` of a pod
+/// with its own network.
+pub(crate) fn fork_pause(
+    witness: &SingleThreaded,
+    plan: &SandboxPlan,
+) -> Result<(Child, Vec<OwnedFd>), Failure> {
+    let namespaces = NewNamespaces {
+        pid: plan.shared_pid,
+        mount: true,
+        net: plan.net == Sharing::Own,
+        ipc: plan.ipc == Sharing::Own,
+        uts: plan.hostname.is_some(),
+    };
+    let (ours, theirs) = packet::pair(Blocking::Yes).map_err(fork_error("socket"))?;
+    let pause = match clone3(witness, namespaces, None).map_err(fork_error("pause"))? {
+        Cloned::Child => become_pause(plan, theirs),
+        Cloned::Parent(child) => child,
+    };
+    drop(theirs);
+    match hear(&ours) {
+        Heard::Ready { handles, .. } => Ok((pause, handles)),
+        Heard::Failed(failure) => Err(failure),
+        Heard::Nothing | Heard::End => {
+            let _ = pidfd_send_signal(&pause.pidfd, Signal::KILL);
+            Err(Failure::Other {
+                detail: "pause died before it was ready".to_owned(),
+            })
+        }
+    }
+}
+
+/// Forks a container's child, which works through [`crate::launch`] on its own. `pid_target` is the process whose pid
+/// namespace it joins, if it gets none of its own.
+pub(crate) fn fork_container(
+    witness: &SingleThreaded,
+    pod: &SandboxPlan,
+    plan: LaunchPlan,
+    pause: &Child,
+    pid_target: Option<BorrowedFd<'_>>,
+    reply: ReplyTo,
+) -> Result<Container, Failure> {
+    let log = plan.stdio.log.as_ref().map(LogFile::open).transpose();
+    let log = log.map_err(|error| Failure::Other {
+        detail: chain(&error),
+    })?;
+    let cgroup = open_cgroup(&plan.cgroup)?;
+    let (gate, child_gate) = packet::pair(Blocking::Yes).map_err(fork_error("socket"))?;
+    let (streams, stdin, outputs) = make_streams(&plan).map_err(fork_error("standard streams"))?;
+    let namespaces = NewNamespaces {
+        pid: plan.pid_namespace == PidNamespace::Own,
+        mount: true,
+        ..NewNamespaces::default()
+    };
+
+    let forked = in_pid_namespace(pid_target, || {
+        clone3(witness, namespaces, cgroup.as_ref().map(AsFd::as_fd))
+    });
+    let child = match forked.map_err(fork_error("process"))? {
+        Cloned::Child => {
+            let birthright = Birthright {
+                gate: Gate::new(child_gate),
+                pause: pause.pidfd.as_fd(),
+                pod_namespaces: namespaces_of(pod),
+                streams,
+            };
+            become_container(&plan, birthright)
+        }
+        Cloned::Parent(child) => child,
+    };
+    let mut container = Container::new(plan, child, reply);
+    let _ = rustix::io::ioctl_fionbio(&gate, true);
+    container.gate = Some(gate);
+    (container.stdin, container.outputs, container.log) = (stdin, outputs, log);
+    Ok(container)
+}
+
+/// Moves this process into a cgroup.
+pub(crate) fn join_cgroup(entry: &Entry) -> Result<(), StageError> {
+    let procs = match entry {
+        Entry::Directory(directory) => &[directory.join("cgroup.procs")][..],
+        Entry::Files(files) => files,
+    };
+    procs.iter().try_for_each(|file| {
+        std::fs::write(file, "0").map_err(|error| StageError {
+            stage: Stage::JoinCgroup,
+            object: file.display().to_string(),
+            errno: Errno::from_io_error(&error),
+        })
+    })
+}
+
+/// The directory to clone into on cgroup v2; `None` on v1, where the child joins by itself.
+pub(crate) fn open_cgroup(entry: &Entry) -> Result<Option<OwnedFd>, Failure> {
+    let Entry::Directory(directory) = entry else {
+        return Ok(None);
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = open(directory, flags, Mode::empty());
+    opened.map(Some).map_err(|errno| {
+        StageError {
+            stage: Stage::JoinCgroup,
+            object: directory.display().to_string(),
+            errno: Some(errno),
+        }
+        .into()
+    })
+}
+
+/// Runs `fork` so that the child lands in the pid namespace of `target`.
+///
+/// setns(2) with a pid namespace moves only children born later, so the monitor enters it for the length of one fork
+/// and returns: the child stays its own child, with no process in between.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the monitor enters the pod's pid namespace for one fork"
+)]
+pub(crate) fn in_pid_namespace(
+    target: Option<BorrowedFd<'_>>,
+    fork: impl FnOnce() -> Result<Cloned, Errno>,
+) -> Result<Cloned, Errno> {
+    let Some(target) = target else { return fork() };
+    let home = open(
+        "/proc/self/ns/pid",
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    rustix::thread::move_into_thread_name_spaces(target, ThreadNameSpaceType::PROCESS_ID)?;
+    let forked = fork();
+    if let Ok(Cloned::Child) = forked {
+        return forked;
+    }
+    rustix::thread::move_into_link_name_space(home.as_fd(), Some(LinkNameSpaceType::ProcessID))?;
+    forked
+}
+
+/// What a child has said.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    /// Nothing more for now.
+    Nothing,
+    /// It is ready; `handles` are what it hands over.
+    Ready {
+        user: crate::protocol::ResolvedUser,
+        warnings: Vec<String>,
+        handles: Vec<OwnedFd>,
+    },
+    /// A step failed.
+    Failed(Failure),
+    /// It has closed its end: exec, or death.
+    End,
+}
+
+/// Reads one message of a handshake. What can't be understood counts as the end.
+pub(crate) fn hear(gate: &OwnedFd) -> Heard {
+    let Packet { bytes, fds } = match packet::receive(gate) {
+        Ok(Some(packet)) => packet,
+        Err(Errno::AGAIN) => return Heard::Nothing,
+        Ok(None) | Err(_) => return Heard::End,
+    };
+    match serde_json::from_slice(&bytes) {
+        Ok(ChildMessage::Ready { user, warnings }) => Heard::Ready {
+            user,
+            warnings,
+            handles: fds,
+        },
+        Ok(ChildMessage::Failed(failure)) => Heard::Failed(failure),
+        Err(_) => Heard::End,
+    }
+}
+
+/// The child's streams, and the parent's side of them. With a terminal the child replaces its streams itself, and the
+/// parent's side comes with the handshake.
+#[expect(clippy::type_complexity, reason = "three values for one caller")]
+fn make_streams(plan: &LaunchPlan) -> Result<(Streams, Option<OwnedFd>, [Option<Output>; 2]), Errno> {
+    let null = || open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+    if plan.stdio.tty {
+        return Ok((
+            Streams {
+                stdin: null()?,
+                stdout: null()?,
+                stderr: null()?,
+            },
+            None,
+            [None, None],
+        ));
+    }
+    let (stdin, stdin_writer) = match plan.stdio.stdin {
+        true => pipe_with(PipeFlags::CLOEXEC).map(|(read, write)| (read, Some(write)))?,
+        false => (null()?, None),
+    };
+    let output = |stream| {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(&read, true)?;
+        Ok::<_, Errno>((write, Some(Output::new(read, stream))))
+    };
+    let (stdout, out) = output(Stream::Stdout)?;
+    let (stderr, err) = output(Stream::Stderr)?;
+    Ok((
+        Streams {
+            stdin,
+            stdout,
+            stderr,
+        },
+        stdin_writer,
+        [out, err],
+    ))
+}
+
+fn namespaces_of(pod: &SandboxPlan) -> ThreadNameSpaceType {
+    let mut namespaces = ThreadNameSpaceType::empty();
+    namespaces.set(ThreadNameSpaceType::NETWORK, pod.net == Sharing::Own);
+    namespaces.set(
+        ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION,
+        pod.ipc == Sharing::Own,
+    );
+    namespaces.set(
+        ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME,
+        pod.hostname.is_some(),
+    );
+    namespaces
+}
+
+/// Reads a plan from the memfd that came with a request.
+pub(crate) fn read_plan<T: serde::de::DeserializeOwned>(memfd: Option<OwnedFd>) -> Result<T, Failure> {
+    let memfd = memfd.ok_or_else(|| Failure::Other {
+        detail: "the request brought no plan".to_owned(),
+    })?;
+    let plan = serde_json::from_reader(std::io::BufReader::new(File::from(memfd)));
+    plan.map_err(|error| Failure::Other {
+        detail: format!("read the plan: {error}"),
+    })
+}
+
+pub(crate) fn fork_error(object: &'static str) -> impl FnOnce(Errno) -> Failure {
+    move |errno| StageError::at(Stage::Fork, object)(errno).into()
+}
+
+/// An error with all its sources, for a failure that travels as text.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

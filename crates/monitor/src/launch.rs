@@ -1,0 +1,532 @@
+//! The checklist that turns a fresh fork of the monitor into a workload. Read it top to bottom: each step is one
+//! call, and says why it stands where it stands.
+//!
+//! The child inherits the monitor's memory, so the plan is at hand; it never returns into the monitor's loop. On a
+//! failed step it reports the [`Stage`] and exits; everything that it made (mounts, namespaces) dies with it. Its
+//! cgroup and directories belong to the agent, which made them.
+
+use std::ffi::CString;
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use berth_cgroup::Entry;
+use berth_sys::clone::new_cgroup_namespace;
+use berth_sys::exec::{cloexec_from, close_others, execve, exit_now, reset_signals};
+use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
+use rustix::io::Errno;
+use rustix::mount::OpenTreeFlags;
+use rustix::process::{Signal, set_parent_process_death_signal, setsid};
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
+use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType};
+use serde::{Deserialize, Serialize};
+
+use crate::credentials;
+use crate::fork::join_cgroup;
+use crate::handshake::Gate;
+use crate::plan::{LaunchPlan, ProcessPlan, Sharing};
+use crate::protocol::ResolvedUser;
+use crate::root_dir::RootDir;
+use crate::rootfs::{self, MountError};
+use crate::user;
+
+/// The exit code of a child that failed before its workload ran, as containerd reports it.
+pub const START_ERROR_CODE: i32 = 128;
+
+/// Where a search begins when the environment has no `PATH`.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The steps on the way from fork to workload, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stage {
+    /// Forking the child into new namespaces and its cgroup.
+    Fork,
+    /// Moving into the cgroups.
+    JoinCgroup,
+    /// Entering the pod's namespaces.
+    JoinPod,
+    /// Setting the score for the out-of-memory killer.
+    SetOomScore,
+    /// Taking hold of the volumes' host side.
+    OpenVolumes,
+    /// Mounting the image under its writable layer.
+    MountRoot,
+    /// Mounting volumes and kernel filesystems.
+    Mount,
+    /// Making device nodes and links.
+    MakeDevices,
+    /// Making the terminal.
+    OpenTerminal,
+    /// Masking and write-protecting kernel files.
+    ProtectPaths,
+    /// Changing the root.
+    ChangeRoot,
+    /// Finding the user in the image's files.
+    FindUser,
+    /// Entering the working directory.
+    ChangeDirectory,
+    /// Setting up standard streams.
+    ConnectStreams,
+    /// Forbidding new privileges.
+    SetNoNewPrivileges,
+    /// Installing the system call filter.
+    InstallSeccomp,
+    /// Becoming the user, with its groups and capabilities.
+    SetUser,
+    /// Waiting at the gate.
+    WaitAtGate,
+    /// Running the workload's program.
+    Execute,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fork => "fork the container's process",
+            Self::JoinCgroup => "join cgroup",
+            Self::JoinPod => "join the pod's namespaces",
+            Self::SetOomScore => "set oom_score_adj",
+            Self::OpenVolumes => "open volume",
+            Self::MountRoot => "mount root filesystem",
+            Self::Mount => "mount",
+            Self::MakeDevices => "make device",
+            Self::OpenTerminal => "open terminal",
+            Self::ProtectPaths => "protect path",
+            Self::ChangeRoot => "change root",
+            Self::FindUser => "find user",
+            Self::ChangeDirectory => "enter working directory",
+            Self::ConnectStreams => "connect standard streams",
+            Self::SetNoNewPrivileges => "set no_new_privs",
+            Self::InstallSeccomp => "install seccomp filter",
+            Self::SetUser => "become user",
+            Self::WaitAtGate => "wait to be started",
+            Self::Execute => "execute",
+        })
+    }
+}
+
+/// A step that failed.
+#[derive(Debug)]
+pub(crate) struct StageError {
+    pub(crate) stage: Stage,
+    pub(crate) object: String,
+    pub(crate) errno: Option<Errno>,
+}
+
+impl StageError {
+    /// For `map_err`: the step and the object, when a call fails.
+    pub(crate) fn at(stage: Stage, object: impl Into<String>) -> impl FnOnce(Errno) -> Self {
+        let object = object.into();
+        move |errno| Self {
+            stage,
+            object,
+            errno: Some(errno),
+        }
+    }
+
+    fn mount(stage: Stage) -> impl FnOnce(MountError) -> Self {
+        move |MountError { object, errno }| Self {
+            stage,
+            object,
+            errno: Some(errno),
+        }
+    }
+}
+
+impl fmt::Display for StageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.object)?;
+        match self.errno {
+            Some(errno) => write!(f, ": {}", std::io::Error::from(errno)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The three standard streams of a child without a terminal.
+#[derive(Debug)]
+pub(crate) struct Streams {
+    pub(crate) stdin: OwnedFd,
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
+}
+
+/// What the child takes over from the monitor besides the plan.
+#[derive(Debug)]
+pub(crate) struct Birthright<'a> {
+    /// Where it reports and waits.
+    pub(crate) gate: Gate,
+    /// Pause, whose namespaces are the pod's.
+    pub(crate) pause: BorrowedFd<'a>,
+    /// Which of pause's namespaces to enter, besides those that it was born in.
+    pub(crate) pod_namespaces: ThreadNameSpaceType,
+    /// The streams; not used with a terminal.
+    pub(crate) streams: Streams,
+}
+
+impl Birthright<'_> {
+    /// Lets go of everything else of the monitor's: logs, connections, other containers' pipes.
+    fn close_the_rest(&self) {
+        let Streams {
+            stdin,
+            stdout,
+            stderr,
+        } = &self.streams;
+        let _ = close_others(&[
+            self.gate.as_fd(),
+            self.pause,
+            stdin.as_fd(),
+            stdout.as_fd(),
+            stderr.as_fd(),
+        ]);
+    }
+}
+
+/// Runs in the child; never returns.
+pub(crate) fn become_container(plan: &LaunchPlan, birthright: Birthright<'_>) -> ! {
+    birthright.close_the_rest();
+    let gate = birthright.gate;
+    let Err(error) = run(
+        plan,
+        &gate,
+        birthright.pause,
+        birthright.pod_namespaces,
+        birthright.streams,
+    );
+    gate.fail(error);
+    exit_now(START_ERROR_CODE)
+}
+
+fn run(
+    plan: &LaunchPlan,
+    gate: &Gate,
+    pause: BorrowedFd<'_>,
+    pod_namespaces: ThreadNameSpaceType,
+    streams: Streams,
+) -> Result<std::convert::Infallible, StageError> {
+    let mut warnings = Vec::new();
+    // A session of its own first, so that a terminal can become its controlling one and no signal to the monitor's
+    // group arrives here.
+    setsid().map_err(StageError::at(Stage::Fork, "session"))?;
+
+    // The cgroup before anything that costs memory, so that the container pays for itself; on v2 clone3 did it.
+    join_cgroup_v1(&plan.cgroup)?;
+    // The cgroup namespace after that, since its root is where we are now; before cgroup2 is mounted.
+    if plan.cgroup_namespace == Sharing::Own {
+        new_cgroup_namespace().map_err(StageError::at(Stage::JoinCgroup, "cgroup namespace"))?;
+    }
+    // While /proc is the host's and we are root there.
+    set_oom_score(plan.process.oom_score_adj, &mut warnings)?;
+
+    // The volumes while mounts still propagate, then no mount of ours travels to the host any more.
+    let sources = rootfs::open_sources(&plan.mounts, || pod_shm(pause))
+        .map_err(StageError::mount(Stage::OpenVolumes))?;
+    rootfs::make_private().map_err(StageError::mount(Stage::OpenVolumes))?;
+
+    // The pod's namespaces before proc, sysfs and mqueue are mounted: each shows the namespaces of its mounter.
+    join(pause, pod_namespaces)?;
+
+    let root = rootfs::mount_overlay(&plan.rootfs).map_err(StageError::mount(Stage::MountRoot))?;
+    rootfs::mount_all(&root, &plan.mounts, sources).map_err(StageError::mount(Stage::Mount))?;
+    rootfs::make_devices(&root, &plan.devices).map_err(StageError::mount(Stage::MakeDevices))?;
+    rootfs::make_links(&root, &plan.links).map_err(StageError::mount(Stage::MakeDevices))?;
+    let terminal = if plan.stdio.tty {
+        Some(open_container_terminal(&root)?)
+    } else {
+        None
+    };
+
+    // Masks after all mounts, or a volume could be laid over one; the root's flag last, since places were made in it.
+    rootfs::mask(&root, &plan.masked_paths).map_err(StageError::mount(Stage::ProtectPaths))?;
+    rootfs::protect(&root, &plan.readonly_paths).map_err(StageError::mount(Stage::ProtectPaths))?;
+    enter_root(&root, plan)?;
+
+    // In the new root, where no path can lead to the host.
+    let user = find_user(&plan.process)?;
+    let terminal = become_workload(&plan.process, &user, streams, terminal)?;
+    wait_then_execute(&plan.process, gate, user, warnings, terminal)
+}
+
+/// Changes to the container's root and its working directory.
+fn enter_root(root: &RootDir, plan: &LaunchPlan) -> Result<(), StageError> {
+    let cwd = &plan.process.cwd;
+    root.open_or_make(cwd, crate::root_dir::Make::Directory)
+        .map_err(StageError::at(Stage::ChangeDirectory, cwd.display().to_string()))?;
+    if plan.rootfs.read_only {
+        rootfs::make_read_only(root).map_err(StageError::mount(Stage::ChangeRoot))?;
+    }
+    rootfs::pivot(root).map_err(StageError::mount(Stage::ChangeRoot))
+}
+
+fn find_user(process: &ProcessPlan) -> Result<ResolvedUser, StageError> {
+    user::resolve(&process.user).map_err(|error| {
+        let errno = match &error {
+            user::UserError::Read { source, .. } => Some(*source),
+            user::UserError::NoUser(_) | user::UserError::NoGroup(_) => None,
+        };
+        StageError {
+            stage: Stage::FindUser,
+            object: error.to_string(),
+            errno,
+        }
+    })
+}
+
+/// Everything between the right namespaces and `execve`, the same for a container and an exec session: directory,
+/// streams, credentials. Returns the terminal's master side for the monitor.
+pub(crate) fn become_workload(
+    process: &ProcessPlan,
+    user: &ResolvedUser,
+    streams: Streams,
+    terminal: Option<Terminal>,
+) -> Result<Option<OwnedFd>, StageError> {
+    change_directory(&process.cwd)?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    let (streams, master) = match terminal {
+        None => (streams, None),
+        Some(terminal) => (terminal.as_streams()?, Some(terminal.master)),
+    };
+    own_streams(&streams, user)?;
+    connect(streams)?;
+    credentials::assume(process, user)?;
+    // After the change of user, which resets it. Should the monitor die, so does this process.
+    set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(StageError::at(Stage::SetUser, "death signal"))?;
+    Ok(master)
+}
+
+/// The gate, and what lies behind it.
+pub(crate) fn wait_then_execute(
+    process: &ProcessPlan,
+    gate: &Gate,
+    user: ResolvedUser,
+    warnings: Vec<String>,
+    terminal: Option<OwnedFd>,
+) -> Result<std::convert::Infallible, StageError> {
+    let env = environment(&process.env, &user);
+    gate.wait(user, warnings, terminal.as_ref().map(AsFd::as_fd))
+        .map_err(StageError::at(Stage::WaitAtGate, "monitor"))?;
+    drop(terminal);
+    execute(&process.args, &env)
+}
+
+/// `HOME` as the user's entry says, where the plan has none (as containerd and CRI-O give it).
+fn environment(env: &[String], user: &ResolvedUser) -> Vec<String> {
+    let mut env = env.to_vec();
+    if !env.iter().any(|entry| entry.starts_with("HOME=")) {
+        env.push(format!("HOME={}", user.home.as_deref().unwrap_or("/")));
+    }
+    env
+}
+
+/// Replaces this process by the program, found as execvp(3) would.
+fn execute(args: &[String], env: &[String]) -> Result<std::convert::Infallible, StageError> {
+    let program = args.first().map(String::as_str).unwrap_or_default();
+    let fail = |errno| StageError {
+        stage: Stage::Execute,
+        object: program.to_owned(),
+        errno: Some(errno),
+    };
+    let strings = |strings: &[String]| {
+        strings
+            .iter()
+            .map(|s| CString::new(s.as_str()).map_err(|_| fail(Errno::INVAL)))
+            .collect::<Result<Vec<_>, _>>()
+    };
+    let (c_args, c_env) = (strings(args)?, strings(env)?);
+    cloexec_from(3).map_err(fail)?;
+    reset_signals();
+    let mut worst = Errno::NOENT;
+    for candidate in candidates(program, env) {
+        let path = CString::new(candidate).map_err(|_| fail(Errno::INVAL))?;
+        match execve(&path, &c_args, &c_env) {
+            Errno::NOENT | Errno::NOTDIR => {}
+            // Found but not allowed: keep looking, and say so if nothing else turns up.
+            Errno::ACCESS => worst = Errno::ACCESS,
+            errno => return Err(fail(errno)),
+        }
+    }
+    Err(fail(worst))
+}
+
+fn candidates(program: &str, env: &[String]) -> Vec<String> {
+    if program.is_empty() || program.contains('/') {
+        return vec![program.to_owned()];
+    }
+    let path = env
+        .iter()
+        .rev()
+        .find_map(|entry| entry.strip_prefix("PATH="))
+        .unwrap_or(DEFAULT_PATH);
+    path.split(':')
+        .map(|dir| {
+            if dir.is_empty() {
+                program.to_owned()
+            } else {
+                format!("{dir}/{program}")
+            }
+        })
+        .collect()
+}
+
+/// Moves this process into its cgroups on v1; on v2 it was born there.
+pub(crate) fn join_cgroup_v1(entry: &Entry) -> Result<(), StageError> {
+    match entry {
+        Entry::Directory(_) => Ok(()),
+        Entry::Files(_) => join_cgroup(entry),
+    }
+}
+
+/// Enters `namespaces` of the process behind `pidfd` in one call; setns(2), pidfd since Linux 5.8.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the place where namespaces are entered"
+)]
+pub(crate) fn join(pidfd: BorrowedFd<'_>, namespaces: ThreadNameSpaceType) -> Result<(), StageError> {
+    if namespaces.is_empty() {
+        return Ok(());
+    }
+    rustix::thread::move_into_thread_name_spaces(pidfd, namespaces)
+        .map_err(StageError::at(Stage::JoinPod, format!("{namespaces:?}")))
+}
+
+/// A detached copy of the pod's `/dev/shm`, fetched from pause's mount namespace, where it lives so that the host's
+/// mount table holds nothing of the pod.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a short visit to pause's mount namespace, by this child alone"
+)]
+fn pod_shm(pause: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let home = open(
+        "/proc/self/ns/mnt",
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    rustix::thread::move_into_thread_name_spaces(pause, ThreadNameSpaceType::MOUNT)?;
+    let shm = rootfs::clone_tree(
+        rustix::fs::CWD,
+        Path::new(crate::pause::SHM_PATH),
+        OpenTreeFlags::empty(),
+    );
+    rustix::thread::move_into_link_name_space(home.as_fd(), Some(LinkNameSpaceType::Mount))?;
+    shm
+}
+
+fn set_oom_score(score: Option<i32>, warnings: &mut Vec<String>) -> Result<(), StageError> {
+    let Some(score) = score else { return Ok(()) };
+    let file = "/proc/self/oom_score_adj";
+    match std::fs::write(file, score.to_string()) {
+        // Lowering the score needs CAP_SYS_RESOURCE: a node without it still runs pods.
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            warnings.push(format!(
+                "oom_score_adj {score} can't be set without CAP_SYS_RESOURCE"
+            ));
+            Ok(())
+        }
+        Err(error) => Err(StageError {
+            stage: Stage::SetOomScore,
+            object: score.to_string(),
+            errno: Errno::from_io_error(&error),
+        }),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Enters the working directory by a descriptor: no link of the image may lead through `/proc/self/fd` to a directory
+/// outside (CVE-2024-21626).
+fn change_directory(path: &Path) -> Result<(), StageError> {
+    let fail = StageError::at(Stage::ChangeDirectory, path.display().to_string());
+    let enter = || {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let root = open("/", flags, Mode::empty())?;
+        rustix::process::fchdir(openat2(&root, path, flags, Mode::empty(), resolve)?)
+    };
+    enter().map_err(fail)
+}
+
+/// A new terminal.
+#[derive(Debug)]
+pub(crate) struct Terminal {
+    master: OwnedFd,
+    slave: OwnedFd,
+}
+
+impl Terminal {
+    /// Opens a terminal of the instance whose `ptmx` is given.
+    pub(crate) fn open(ptmx: OwnedFd) -> Result<Self, Errno> {
+        unlockpt(&ptmx)?;
+        let slave = ioctl_tiocgptpeer(
+            &ptmx,
+            OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC,
+        )?;
+        Ok(Self { master: ptmx, slave })
+    }
+
+    fn as_streams(&self) -> Result<Streams, StageError> {
+        let copy = || rustix::io::fcntl_dupfd_cloexec(&self.slave, 3);
+        let fail = || StageError::at(Stage::ConnectStreams, "terminal");
+        rustix::process::ioctl_tiocsctty(&self.slave).map_err(fail())?;
+        Ok(Streams {
+            stdin: copy().map_err(fail())?,
+            stdout: copy().map_err(fail())?,
+            stderr: copy().map_err(fail())?,
+        })
+    }
+}
+
+fn open_container_terminal(root: &RootDir) -> Result<Terminal, StageError> {
+    let fail = || StageError::at(Stage::OpenTerminal, "/dev/pts/ptmx");
+    let flags = OFlags::RDWR | OFlags::NOCTTY;
+    let ptmx = root
+        .open(&PathBuf::from("/dev/pts/ptmx"), flags)
+        .map_err(fail())?;
+    let terminal = Terminal::open(ptmx).map_err(fail())?;
+    rootfs::mount_console(root, terminal.slave.as_fd()).map_err(StageError::mount(Stage::OpenTerminal))?;
+    Ok(terminal)
+}
+
+/// Lets a workload that is not root open its own `/dev/stdout` anew, as logging to a file path does.
+fn own_streams(streams: &Streams, user: &ResolvedUser) -> Result<(), StageError> {
+    for fd in [&streams.stdin, &streams.stdout, &streams.stderr] {
+        let stat = rustix::fs::fstat(fd).map_err(StageError::at(Stage::ConnectStreams, "standard stream"))?;
+        let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
+        // Not /dev/null, which all share.
+        let is_terminal = kind.is_char_device() && rustix::termios::isatty(fd);
+        if kind.is_fifo() || is_terminal {
+            rustix::fs::fchown(fd, Some(rustix::fs::Uid::from_raw(user.uid)), None).map_err(
+                StageError::at(Stage::ConnectStreams, "owner of a standard stream"),
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn connect(streams: Streams) -> Result<(), StageError> {
+    let connect = || {
+        rustix::stdio::dup2_stdin(&streams.stdin)?;
+        rustix::stdio::dup2_stdout(&streams.stdout)?;
+        rustix::stdio::dup2_stderr(&streams.stderr)
+    };
+    connect().map_err(StageError::at(Stage::ConnectStreams, "standard streams"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_without_a_slash_is_looked_for_along_the_last_path() {
+        let env = |entries: &[&str]| entries.iter().map(|e| (*e).to_owned()).collect::<Vec<_>>();
+        for (program, env, want) in [
+            ("/bin/sh", env(&["PATH=/a"]), vec!["/bin/sh"]),
+            ("./x", env(&[]), vec!["./x"]),
+            ("sh", env(&["PATH=/a:/b"]), vec!["/a/sh", "/b/sh"]),
+            ("sh", env(&["PATH=/a", "PATH=:/c"]), vec!["sh", "/c/sh"]),
+            ("", env(&["PATH=/a"]), vec![""]),
+        ] {
+            assert_eq!(candidates(program, &env), want, "{program:?}");
+        }
+        assert_eq!(candidates("sh", &[]).len(), 6);
+    }
+}

@@ -1,0 +1,41 @@
+//! The process that stands between the agent and a pod, and the values by which the two understand each other.
+//!
+//! ```text
+//! agent ──spawn──▶ zygote ──fork──▶ monitor (one for each pod, single-threaded, host namespaces, own session)
+//!                                      ├─ fork ─▶ pause       holds the pod's net, ipc, uts (pid) namespaces
+//!                                      ├─ fork ─▶ container   own pid, mnt (cgroup); joined to pause; gate; exec
+//!                                      └─ fork ─▶ exec session  in a container's namespaces
+//! ```
+//! For the agent: [`plan`] (what to make), [`protocol`] (how to ask), [`id`]. For the processes: `zygote` (a warm
+//! parent), `monitor` (the event loop), `pause`, [`launch`] (the checklist that turns a fork into a workload),
+//! `exec`, `output` (bytes to log).
+//!
+//! The monitor is the parent of everything in the pod. It owns log files, pseudo-terminals and exit statuses, so the
+//! agent may be killed, replaced or hang without a line or a status lost. It decides nothing: plans come ready.
+//! Should the monitor itself be killed, its children die with it by parent-death signals, and the agent kills what is
+//! left by cgroup.
+//!
+//! No threads and no tokio here: a multi-threaded process must not fork into namespaces, and every byte of memory
+//! counts once for each pod. Everything waits in one epoll.
+
+pub mod id;
+pub mod launch;
+pub mod plan;
+pub mod protocol;
+
+mod container;
+mod credentials;
+mod exec;
+mod fork;
+mod handshake;
+mod monitor;
+mod output;
+mod pause;
+mod poller;
+mod root_dir;
+mod rootfs;
+mod session;
+mod user;
+mod zygote;
+
+pub use zygote::{ZYGOTE_ARGUMENT, main as zygote_main};

@@ -1,0 +1,89 @@
+//! A log line's way through the monitor: pipe or terminal → records → log file. Nothing else touches the bytes.
+//!
+//! One read per wake-up, so that a container that floods its log takes turns with all others of the pod. After a
+//! write error reading goes on and the records are dropped and counted: a container never blocks on its log.
+
+use std::os::fd::OwnedFd;
+use std::time::SystemTime;
+
+use berth_logs::{DEFAULT_MAX_LINE_BYTES, LineSplitter, LogFile, Stream, Timestamp};
+use rustix::io::{Errno, read};
+
+/// Bytes read at once; a pipe holds 64 KiB.
+const READ_BYTES: usize = 32 * 1024;
+
+/// The buffers that all streams of a pod share, since one is read at a time.
+#[derive(Debug, Default)]
+pub(crate) struct Buffers {
+    input: Vec<u8>,
+    records: Vec<u8>,
+}
+
+/// One stream of one container.
+#[derive(Debug)]
+pub(crate) struct Output {
+    source: OwnedFd,
+    splitter: LineSplitter,
+}
+
+/// What is to be expected of a stream after a read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pumped {
+    /// Something was read; there may be more.
+    Some,
+    /// Nothing is there now.
+    Empty,
+    /// No writer is left.
+    End,
+}
+
+impl Output {
+    /// `source` does not block.
+    pub(crate) fn new(source: OwnedFd, stream: Stream) -> Self {
+        Self {
+            source,
+            splitter: LineSplitter::new(stream, DEFAULT_MAX_LINE_BYTES),
+        }
+    }
+
+    /// The descriptor to wait for.
+    pub(crate) fn source(&self) -> &OwnedFd {
+        &self.source
+    }
+
+    /// Reads once and logs what came.
+    pub(crate) fn pump(&mut self, log: Option<&mut LogFile>, buffers: &mut Buffers) -> Pumped {
+        buffers.input.resize(READ_BYTES, 0);
+        match read(&self.source, &mut buffers.input) {
+            Ok(0) => Pumped::End,
+            Ok(length) => {
+                self.log(length, log, buffers);
+                Pumped::Some
+            }
+            Err(Errno::AGAIN | Errno::INTR) => Pumped::Empty,
+            // A terminal reports EIO when the last slave has been closed.
+            Err(_) => Pumped::End,
+        }
+    }
+
+    /// Logs everything that is there now and the unfinished line: the stream's writer is gone.
+    pub(crate) fn finish(&mut self, mut log: Option<&mut LogFile>, buffers: &mut Buffers) {
+        while self.pump(log.as_deref_mut(), buffers) == Pumped::Some {}
+        let Some(log) = log else { return };
+        buffers.records.clear();
+        self.splitter
+            .flush(Timestamp::new(SystemTime::now()), &mut buffers.records);
+        log.append(&buffers.records);
+    }
+
+    fn log(&mut self, length: usize, log: Option<&mut LogFile>, buffers: &mut Buffers) {
+        let Some(log) = log else { return };
+        let now = Timestamp::new(SystemTime::now());
+        let mut rest = buffers.input.get(..length).unwrap_or_default();
+        while !rest.is_empty() {
+            buffers.records.clear();
+            rest = self.splitter.split(rest, now, &mut buffers.records);
+            log.append(&buffers.records);
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The pause process: it holds the pod's namespaces open, and does nothing else.
+//!
+//! Forked from the monitor into the pod's new namespaces, never exec'd. Before it rests it prepares what only a
+//! process inside can: the hostname, the kernel parameters, a netlink socket and a handle of the network namespace
+//! for the agent (so that nobody has to enter it later), and the pod's `/dev/shm`. Then it gives up everything: its
+//! root becomes an empty read-only tmpfs with the one directory `shm`, it keeps no descriptor and no capability, runs
+//! as nobody, and may only make the system calls that waiting takes.
+//!
+//! In a shared pid namespace it is process 1: it ignores SIGCHLD, so the kernel reaps every orphan at once, with no
+//! wake-up of pause. It dies with the monitor.
+
+use std::io::{Error as IoError, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use berth_sys::exec::{close_from, exit_now, ignore_children};
+use berth_sys::mountattr::{MountAttributes, Reach, set_attributes};
+use berth_sys::seccomp::{self, Instruction};
+use rustix::fs::{CWD, Mode, OFlags, mkdirat, open};
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use rustix::process::{Signal, set_parent_process_death_signal};
+
+use crate::handshake::Gate;
+use crate::launch::{Stage, StageError};
+use crate::plan::{SandboxPlan, Sharing};
+use crate::rootfs;
+
+/// Where the pod's `/dev/shm` lies in pause's own mount namespace.
+pub(crate) const SHM_PATH: &str = "/shm";
+
+/// The user that pause ends as, as in the image that other runtimes use for it.
+const NOBODY: u32 = 65535;
+
+/// Runs in the child; never returns.
+pub(crate) fn become_pause(plan: &SandboxPlan, socket: OwnedFd) -> ! {
+    let gate = Gate::new(socket);
+    match prepare(plan) {
+        Ok(handles) => {
+            let handles: Vec<BorrowedFd<'_>> = handles.iter().map(AsFd::as_fd).collect();
+            if gate.ready(&handles).is_ok() {
+                rest();
+            }
+        }
+        Err(error) => gate.fail(error),
+    }
+    exit_now(1)
+}
+
+/// Sets the namespaces up and gives up all rights; returns `[netlink socket, network namespace]` of a pod with its own.
+fn prepare(plan: &SandboxPlan) -> Result<Vec<OwnedFd>, StageError> {
+    let fail = |object: &'static str| StageError::at(Stage::JoinPod, object);
+    berth_sys::title::set(c"pause", &format!("pause: {}", plan.pod));
+    ignore_children();
+    if let Some(hostname) = &plan.hostname {
+        rustix::system::sethostname(hostname.as_bytes()).map_err(fail("hostname"))?;
+    }
+    if plan.net == Sharing::Own {
+        // Duplicate address detection would hold every IPv6 address back for a second; addresses are ours to give.
+        // Best effort: the file is missing where IPv6 is switched off.
+        let _ = std::fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0");
+    }
+    for sysctl in &plan.sysctls {
+        write_sysctl(&sysctl.path, &sysctl.value)?;
+    }
+    let handles = match plan.net {
+        Sharing::Own => network_handles().map_err(fail("network namespace"))?,
+        Sharing::Host => Vec::new(),
+    };
+    shut_in(plan).map_err(|error| StageError {
+        stage: Stage::JoinPod,
+        object: error.object,
+        errno: Some(error.errno),
+    })?;
+    drop_rights().map_err(fail("credentials of pause"))?;
+    Ok(handles)
+}
+
+/// The files below `/proc/sys/net`, `kernel/shm*`, `kernel/msg*`, `kernel/sem` and `fs/mqueue` are those of the
+/// namespaces of whoever opens them.
+fn write_sysctl(path: &str, value: &str) -> Result<(), StageError> {
+    let file = Path::new("/proc/sys").join(path);
+    let write = std::fs::OpenOptions::new()
+        .write(true)
+        .open(&file)
+        .and_then(|mut file| file.write_all(value.as_bytes()));
+    write.map_err(|error: IoError| StageError {
+        stage: Stage::JoinPod,
+        object: format!("set sysctl {} to {value:?}", path.replace('/', ".")),
+        errno: Errno::from_io_error(&error),
+    })
+}
+
+fn network_handles() -> Result<Vec<OwnedFd>, Errno> {
+    // Protocol 0 of netlink is NETLINK_ROUTE.
+    let socket = socket_with(
+        AddressFamily::NETLINK,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    let namespace = open(
+        "/proc/self/ns/net",
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    Ok(vec![socket, namespace])
+}
+
+/// Replaces the root by an empty tmpfs that holds only the pod's `/dev/shm`.
+fn shut_in(plan: &SandboxPlan) -> Result<(), rootfs::MountError> {
+    rootfs::make_private()?;
+    let shut = || {
+        let root = rootfs::detached_tmpfs(0o755, None)?;
+        rootfs::attach(root.as_fd(), CWD, &plan.directory)?;
+        let root = open(
+            &plan.directory,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        if plan.ipc == Sharing::Own {
+            let name = SHM_PATH.trim_start_matches('/');
+            mkdirat(&root, name, Mode::from_raw_mode(0o755))?;
+            let shm = rootfs::detached_tmpfs(0o1777, Some(plan.shm_bytes))?;
+            rootfs::attach(shm.as_fd(), &root, Path::new(name))?;
+        }
+        set_attributes(
+            root.as_fd(),
+            Reach::This,
+            MountAttributes {
+                read_only: true,
+                ..Default::default()
+            },
+        )?;
+        rustix::process::fchdir(&root)?;
+        rustix::process::pivot_root(".", ".")?;
+        rustix::mount::unmount(".", UnmountFlags::DETACH)?;
+        rustix::process::chdir("/")
+    };
+    shut().map_err(|errno| rootfs::MountError {
+        object: "root of pause".to_owned(),
+        errno,
+    })
+}
+
+fn drop_rights() -> Result<(), Errno> {
+    use rustix::process::{Gid, Uid};
+    use rustix::thread::{CapabilitySet, CapabilitySets};
+    crate::credentials::limit_bounding_set(0)?;
+    rustix::thread::set_thread_groups(&[])?;
+    let (gid, uid) = (Gid::from_raw(NOBODY), Uid::from_raw(NOBODY));
+    rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+    let none = CapabilitySet::empty();
+    rustix::thread::set_capabilities(
+        None,
+        CapabilitySets {
+            effective: none,
+            permitted: none,
+            inheritable: none,
+        },
+    )?;
+    rustix::thread::set_no_new_privs(true)?;
+    // After the change of user, which resets it.
+    set_parent_process_death_signal(Some(Signal::KILL))
+}
+
+/// Waits for ever, able to do nothing else.
+fn rest() -> ! {
+    let _ = close_from(0);
+    let _ = seccomp::install(&resting_filter());
+    loop {
+        rustix::event::pause();
+    }
+}
+
+/// Allows the calls that waiting and dying take, and kills the process for any other.
+///
+/// The instruction numbers are those of the kernel's classic BPF (`linux/bpf_common.h`): load a word, jump if equal,
+/// return.
+fn resting_filter() -> Vec<Instruction> {
+    const LOAD_SYSCALL_NUMBER: u64 = 0x20;
+    const JUMP_IF_EQUAL: u64 = 0x15;
+    const RETURN: u64 = 0x06;
+    const ALLOW: u64 = 0x7fff_0000;
+    const KILL_PROCESS: u64 = 0x8000_0000;
+    let instruction = |code: u64, jump_true: u64, k: u64| Instruction(code | jump_true << 16 | k << 32);
+    let allowed = berth_sys::exec::WAITING_CALLS;
+    let mut program = vec![instruction(LOAD_SYSCALL_NUMBER, 0, 0)];
+    for (index, call) in allowed.iter().enumerate() {
+        let to_allow = (allowed.len() - index) as u64;
+        program.push(instruction(JUMP_IF_EQUAL, to_allow, u64::from(*call)));
+    }
+    program.push(instruction(RETURN, 0, KILL_PROCESS));
+    program.push(instruction(RETURN, 0, ALLOW));
+    program
+}

@@ -1,0 +1,251 @@
+//! What agent and monitor say to each other, over a `SOCK_SEQPACKET` Unix socket: one JSON object a message.
+//!
+//! ```text
+//!   agent ──Request{id}──▶ monitor        monitor ──Reply{id}──▶ agent      exactly one for each request
+//!                                         monitor ──Event──────▶ agent      unasked, in the order of happening
+//!                                         monitor ──Hello──────▶ agent      first on every connection, with all state
+//! ```
+//! The monitor outlives agents: whoever connects gets a [`Hello`] with everything that happened, so a
+//! lost event is never lost state. Descriptors: `Hello` brings `[pod netlink socket, netns]` where the pod has
+//! its own network; a `Launch` request brings the plan's memfd; an `Exec` request the plan's memfd and the
+//! descriptors for stdin, stdout and stderr in this order.
+//!
+//! Versions: a monitor keeps running under a newer agent. Adding a field with a default or a request keeps
+//! [`VERSION`]; an agent refuses to drive a monitor of a version that it does not know, but still reports it.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{ContainerId, PodId};
+use crate::launch::Stage;
+
+/// The protocol that this build speaks.
+pub const VERSION: u32 = 1;
+
+/// The name of a monitor's listening socket in its pod's directory.
+pub const SOCKET_NAME: &str = "monitor.sock";
+
+/// A question of the agent's, numbered by it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Comes back in the [`Reply`].
+    pub id: u64,
+    /// What to do.
+    pub order: Order,
+}
+
+/// What a monitor can be asked to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Order {
+    /// Make a container up to the gate; the plan is in the attached memfd.
+    Launch,
+    /// Open a made container's gate: it becomes the workload.
+    Start {
+        /// Which.
+        container: ContainerId,
+    },
+    /// Send a signal to the container's first process.
+    Signal {
+        /// Which.
+        container: ContainerId,
+        /// Its number.
+        signal: i32,
+    },
+    /// Kill every process in the container's cgroup.
+    Kill {
+        /// Which.
+        container: ContainerId,
+    },
+    /// Close the log file and open it anew by its name.
+    ReopenLog {
+        /// Which.
+        container: ContainerId,
+    },
+    /// Forget a container that has ended.
+    Forget {
+        /// Which.
+        container: ContainerId,
+    },
+    /// Run one more process in a container; answered when it runs, and its end is an [`Event::ExecExited`]. The
+    /// plan is in the attached memfd.
+    Exec,
+    /// Kill everything in an exec session.
+    KillExec {
+        /// The number of the `Exec` request.
+        session: u64,
+    },
+    /// End the pod: kill every container and pause, then exit. Answered before the exit.
+    Shutdown,
+}
+
+/// What a monitor sends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// First on each connection.
+    Hello(Hello),
+    /// The answer to one request.
+    Reply {
+        /// Its number.
+        id: u64,
+        /// How it went.
+        result: Result<Answer, Failure>,
+    },
+    /// Something happened.
+    Event(Event),
+}
+
+/// A good answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// The request has been carried out; there is nothing else to say.
+    Done,
+    /// The container stands at its gate.
+    Launched {
+        /// Its first process, in the host's pid namespace.
+        pid: i32,
+        /// Who it will run as.
+        user: ResolvedUser,
+        /// What could not be had and was done without.
+        #[serde(default)]
+        warnings: Vec<String>,
+    },
+    /// The workload, or the exec session, runs.
+    Started {
+        /// The process, in the host's pid namespace.
+        pid: i32,
+        /// When, in nanoseconds since the epoch.
+        at_ns: i64,
+    },
+}
+
+/// Why a request was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Failure {
+    /// The pod has no such container or session.
+    #[error("the monitor knows no {what}")]
+    Unknown {
+        /// What was named.
+        what: String,
+    },
+    /// The container is in a state that does not allow it.
+    #[error("the container {state}")]
+    WrongState {
+        /// The state, as a predicate: "has exited".
+        state: String,
+    },
+    /// A step on the way to the workload failed.
+    #[error("{stage}: {detail}")]
+    Launch {
+        /// Which.
+        stage: Stage,
+        /// The object and the error.
+        detail: String,
+        /// The errno where there was one.
+        errno: Option<i32>,
+    },
+    /// The request can't be understood, or an operation on the monitor's own objects failed.
+    #[error("{detail}")]
+    Other {
+        /// What went wrong.
+        detail: String,
+    },
+}
+
+impl Failure {
+    /// The step of a launch that failed.
+    pub fn stage(&self) -> Option<Stage> {
+        match self {
+            Self::Launch { stage, .. } => Some(*stage),
+            Self::Unknown { .. } | Self::WrongState { .. } | Self::Other { .. } => None,
+        }
+    }
+}
+
+/// Everything that a monitor knows, for an agent that has just connected.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`VERSION`] of the monitor's build.
+    pub version: u32,
+    /// Whose monitor it is.
+    pub pod: PodId,
+    /// The monitor's own process.
+    pub pid: i32,
+    /// Pause; `None` once it has died.
+    pub pause_pid: Option<i32>,
+    /// All containers that were not forgotten.
+    pub containers: Vec<ContainerReport>,
+}
+
+/// One container as its monitor knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerReport {
+    /// Which.
+    pub container: ContainerId,
+    /// Its first process in the host's pid namespace.
+    pub pid: i32,
+    /// When the workload began to run, in nanoseconds since the epoch; `None` before.
+    pub started_at_ns: Option<i64>,
+    /// How it ended.
+    pub exit: Option<Exit>,
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// The exit code, or 128 plus the number of the signal that killed it.
+    pub code: i32,
+    /// When, in nanoseconds since the epoch.
+    pub at_ns: i64,
+    /// The kernel killed a process of the container because its memory limit was reached.
+    pub oom_killed: bool,
+    /// Why the workload never ran, when `execve` failed.
+    #[serde(default)]
+    pub start_error: Option<String>,
+}
+
+/// News.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// A container's first process has ended, and all output has been logged.
+    ContainerExited {
+        /// Which.
+        container: ContainerId,
+        /// How.
+        exit: Exit,
+    },
+    /// An exec session's process has ended.
+    ExecExited {
+        /// The number of the `Exec` request.
+        session: u64,
+        /// The exit code, or 128 plus the signal.
+        code: i32,
+    },
+    /// Pause is gone, and with it the pod's namespaces.
+    PauseExited,
+}
+
+/// A user as found in the container's own files.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResolvedUser {
+    /// The user.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// All supplemental groups.
+    pub groups: Vec<u32>,
+    /// The home directory that `/etc/passwd` gives.
+    pub home: Option<String>,
+}
+
+/// What the agent asks of the zygote; answered by the new monitor's [`Hello`] on the attached connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spawn {
+    /// Descriptors: `[connection, memfd of the SandboxPlan]`.
+    pub pod: PodId,
+}
+
+/// Where a monitor keeps the record of one container's end, for the case that nobody can ask it any more.
+pub fn exit_record_path(pod_directory: &std::path::Path, container: &ContainerId) -> PathBuf {
+    pod_directory.join(format!("{container}.exit"))
+}

@@ -1,0 +1,410 @@
+//! A container's mount table: image layers, volumes, kernel filesystems, devices, masks.
+//!
+//! Runs in the child, in its fresh copy of the host's mount namespace; nothing made here is ever seen in the host's.
+//! The order matters and is given by [`crate::launch`]:
+//!
+//! 1. [`open_sources`] takes hold of every host source while the host's mounts still have their propagation: only so
+//!    can a volume stay a peer (Bidirectional) or become a slave (HostToContainer) of what it came from;
+//! 2. [`make_private`] cuts all other ties, so that nothing mounted here travels to the host;
+//! 3. [`mount_overlay`], then [`mount_all`] in the plan's order, each target resolved inside the root ([`RootDir`]);
+//! 4. devices, links, masks and read-only paths; the root's own read-only flag last.
+//!
+//! Everything is done on descriptors (`open_tree`, `fsmount`, `move_mount`): a path is looked up once, and what
+//! was checked is what is used. Source: CVE-2021-30465, CVE-2025-31133, CVE-2025-52565.
+
+use std::ffi::{CString, OsStr};
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use berth_sys::mountattr::{MountAttributes, Propagation, Reach, set_attributes};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, chownat, fstat, major, makedev, minor, mknodat, open,
+    symlinkat,
+};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount, move_mount, open_tree,
+};
+
+use crate::plan::{Access, Device, DeviceKind, Mount, MountPropagation, MountSource, Rootfs};
+use crate::root_dir::{Make, RootDir, is_directory};
+
+/// A failed step on the mount table: the object, and the errno.
+#[derive(Debug)]
+pub(crate) struct MountError {
+    pub(crate) object: String,
+    pub(crate) errno: Errno,
+}
+
+type Result<T> = std::result::Result<T, MountError>;
+
+/// Names the object of a failed call.
+fn on<T>(object: impl AsRef<Path>, result: std::result::Result<T, Errno>) -> Result<T> {
+    result.map_err(|errno| MountError {
+        object: object.as_ref().display().to_string(),
+        errno,
+    })
+}
+
+/// Takes hold of everything that comes from other mount namespaces, in the order of `mounts` (`None` for new filesystems):
+/// volumes from the host, with their propagation set, and the pod's `/dev/shm`, which `pod_shm` fetches. A host path that
+/// does not exist is made as a directory, as containerd and CRI-O do.
+pub(crate) fn open_sources(
+    mounts: &[Mount],
+    pod_shm: impl Fn() -> std::result::Result<OwnedFd, Errno>,
+) -> Result<Vec<Option<OwnedFd>>> {
+    let open = |mount: &Mount| match &mount.source {
+        MountSource::Bind(source) => open_bind(source, mount.propagation).map(Some),
+        MountSource::PodShm => on(&mount.target, pod_shm()).map(Some),
+        MountSource::Proc
+        | MountSource::Sysfs
+        | MountSource::Tmpfs { .. }
+        | MountSource::Devpts
+        | MountSource::Mqueue
+        | MountSource::Cgroup2 => Ok(None),
+    };
+    mounts.iter().map(open).collect()
+}
+
+fn open_bind(source: &Path, propagation: MountPropagation) -> Result<OwnedFd> {
+    let clone = || clone_tree(CWD, source, OpenTreeFlags::AT_RECURSIVE);
+    let tree = match clone() {
+        Err(Errno::NOENT) => {
+            on(source, fs::create_dir_all(source).map_err(errno_of))?;
+            on(source, clone())?
+        }
+        cloned => on(source, cloned)?,
+    };
+    let propagation = match propagation {
+        MountPropagation::Private => Propagation::Private,
+        MountPropagation::HostToContainer => Propagation::Slave,
+        MountPropagation::Bidirectional => Propagation::Shared,
+    };
+    let wanted = MountAttributes {
+        propagation: Some(propagation),
+        ..Default::default()
+    };
+    on(source, set_attributes(tree.as_fd(), Reach::Tree, wanted))?;
+    Ok(tree)
+}
+
+/// Cuts the propagation between this mount namespace and the host's, in both directions.
+pub(crate) fn make_private() -> Result<()> {
+    let root = on("/", open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()))?;
+    let private = MountAttributes {
+        propagation: Some(Propagation::Private),
+        ..Default::default()
+    };
+    on("/", set_attributes(root.as_fd(), Reach::Tree, private))
+}
+
+/// Mounts the image's layers under the writable layer, over the staging directory.
+pub(crate) fn mount_overlay(rootfs: &Rootfs) -> Result<RootDir> {
+    match overlay_by_layer(rootfs) {
+        Ok(mount) => on(&rootfs.staging, attach(mount.as_fd(), CWD, &rootfs.staging))?,
+        Err(Errno::INVAL) => on(&rootfs.upper, overlay_in_one_option(rootfs))?,
+        Err(errno) => on(&rootfs.upper, Err(errno))?,
+    }
+    let root = open(
+        &rootfs.staging,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    );
+    Ok(RootDir::new(on(&rootfs.staging, root)?))
+}
+
+/// One `lowerdir+` option for each layer: as many as there are, however long their paths. Since Linux 6.8; EINVAL
+/// before.
+fn overlay_by_layer(rootfs: &Rootfs) -> std::result::Result<OwnedFd, Errno> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for layer in &rootfs.lower {
+        fsconfig_set_string(&context, "lowerdir+", layer.as_path())?;
+    }
+    fsconfig_set_string(&context, "upperdir", rootfs.upper.as_path())?;
+    fsconfig_set_string(&context, "workdir", rootfs.work.as_path())?;
+    fsconfig_set_string(&context, "source", "berth")?;
+    fsconfig_create(&context)?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+}
+
+/// All layers in the one page that mount(2) takes, each as a short descriptor path, so that 127 of them fit.
+fn overlay_in_one_option(rootfs: &Rootfs) -> std::result::Result<(), Errno> {
+    let handles: Vec<OwnedFd> = (rootfs.lower.iter())
+        .map(|layer| {
+            open(
+                layer,
+                OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+        })
+        .collect::<std::result::Result<_, _>>()?;
+    let lower: Vec<String> = handles
+        .iter()
+        .map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd()))
+        .collect();
+    let (upper, work) = (rootfs.upper.display(), rootfs.work.display());
+    let options = format!("lowerdir={},upperdir={upper},workdir={work}", lower.join(":"));
+    let options = CString::new(options).map_err(|_| Errno::INVAL)?;
+    mount(
+        "berth",
+        &rootfs.staging,
+        "overlay",
+        MountFlags::empty(),
+        Some(options.as_c_str()),
+    )
+}
+
+/// Mounts everything of the plan below `root`, in the plan's order; `sources` comes from [`open_sources`].
+pub(crate) fn mount_all(root: &RootDir, mounts: &[Mount], sources: Vec<Option<OwnedFd>>) -> Result<()> {
+    for (plan, source) in mounts.iter().zip(sources) {
+        let target = &plan.target;
+        let (mount, place) = match (&plan.source, source) {
+            (MountSource::Bind(path), Some(tree)) => {
+                let make = if on(path, is_directory(&tree))? {
+                    Make::Directory
+                } else {
+                    Make::File
+                };
+                (tree, root.open_or_make(target, make))
+            }
+            (_, Some(tree)) => (tree, plain_place(root, target)),
+            (kind, None) => (on(target, kernel_filesystem(kind))?, plain_place(root, target)),
+        };
+        let place = on(target, place)?;
+        on(
+            target,
+            set_attributes(mount.as_fd(), reach(plan.access), attributes(plan)),
+        )?;
+        on(target, attach(mount.as_fd(), &place, Path::new("")))?;
+    }
+    Ok(())
+}
+
+/// The place for one of the runtime's own filesystems: made where it is missing, never through a symlink.
+fn plain_place(root: &RootDir, target: &Path) -> std::result::Result<OwnedFd, Errno> {
+    match root.open_plain(target) {
+        Err(Errno::NOENT) => {
+            root.open_or_make(target, Make::Directory)?;
+            root.open_plain(target)
+        }
+        opened => opened,
+    }
+}
+
+/// A new instance of a filesystem that the kernel makes.
+fn kernel_filesystem(source: &MountSource) -> std::result::Result<OwnedFd, Errno> {
+    let (kind, options): (&str, Vec<(&str, String)>) = match source {
+        MountSource::Proc => ("proc", vec![]),
+        MountSource::Sysfs => ("sysfs", vec![]),
+        MountSource::Mqueue => ("mqueue", vec![]),
+        MountSource::Cgroup2 => ("cgroup2", vec![]),
+        // gid 5 is the tty group on every distribution; mode 0620 is what grantpt(3) asks for.
+        MountSource::Devpts => (
+            "devpts",
+            vec![
+                ("mode", "0620".into()),
+                ("ptmxmode", "0666".into()),
+                ("gid", "5".into()),
+            ],
+        ),
+        MountSource::Tmpfs { mode, size_bytes } => {
+            let mut options = vec![("mode", format!("{mode:o}"))];
+            options.extend(size_bytes.map(|bytes| ("size", bytes.to_string())));
+            ("tmpfs", options)
+        }
+        MountSource::Bind(_) | MountSource::PodShm => return Err(Errno::INVAL),
+    };
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, value) in &options {
+        fsconfig_set_string(&context, *key, value.as_str())?;
+    }
+    fsconfig_create(&context)?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+}
+
+/// A new tmpfs that is attached nowhere, as for the pod's `/dev/shm`.
+pub(crate) fn detached_tmpfs(mode: u32, size_bytes: Option<u64>) -> std::result::Result<OwnedFd, Errno> {
+    kernel_filesystem(&MountSource::Tmpfs { mode, size_bytes })
+}
+
+fn attributes(plan: &Mount) -> MountAttributes {
+    MountAttributes {
+        read_only: plan.access != Access::ReadWrite,
+        nosuid: plan.nosuid,
+        nodev: plan.nodev,
+        noexec: plan.noexec,
+        propagation: None,
+    }
+}
+
+fn reach(access: Access) -> Reach {
+    match access {
+        Access::ReadWrite | Access::ReadOnly => Reach::This,
+        Access::RecursiveReadOnly => Reach::Tree,
+    }
+}
+
+/// Makes the plan's device nodes. Their directory is a tmpfs of the plan's own, so nothing of the image is there.
+pub(crate) fn make_devices(root: &RootDir, devices: &[Device]) -> Result<()> {
+    devices
+        .iter()
+        .try_for_each(|device| on(&device.path, make_device(root, device)))
+}
+
+fn make_device(root: &RootDir, device: &Device) -> std::result::Result<(), Errno> {
+    let (parent, name) = open_parent(root, &device.path)?;
+    let kind = match device.kind {
+        DeviceKind::Character => FileType::CharacterDevice,
+        DeviceKind::Block => FileType::BlockDevice,
+    };
+    let mode = Mode::from_raw_mode(device.mode);
+    mknodat(&parent, name, kind, mode, makedev(device.major, device.minor))?;
+    let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
+    chownat(&parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+}
+
+/// Makes the plan's symbolic links; one that the image has already is left alone.
+pub(crate) fn make_links(root: &RootDir, links: &[(PathBuf, PathBuf)]) -> Result<()> {
+    for (path, target) in links {
+        let made = open_parent(root, path).and_then(|(parent, name)| symlinkat(target, &parent, name));
+        match made {
+            Err(Errno::EXIST) => {}
+            done => on(path, done)?,
+        }
+    }
+    Ok(())
+}
+
+fn open_parent<'a>(root: &RootDir, path: &'a Path) -> std::result::Result<(OwnedFd, &'a OsStr), Errno> {
+    let (parent, name) = path.parent().zip(path.file_name()).ok_or(Errno::INVAL)?;
+    Ok((root.open_or_make(parent, Make::Directory)?, name))
+}
+
+/// Shows the slave side of the container's terminal as `/dev/console`.
+pub(crate) fn mount_console(root: &RootDir, slave: BorrowedFd<'_>) -> Result<()> {
+    let console = Path::new("/dev/console");
+    let attach_slave = || {
+        let tree = clone_tree(slave, Path::new(""), OpenTreeFlags::AT_EMPTY_PATH)?;
+        attach(
+            tree.as_fd(),
+            root.open_or_make(console, Make::File)?,
+            Path::new(""),
+        )
+    };
+    on(console, attach_slave())
+}
+
+/// Hides what the plan names: a file behind `/dev/null`, a directory behind an empty read-only tmpfs.
+pub(crate) fn mask(root: &RootDir, paths: &[PathBuf]) -> Result<()> {
+    let null = on("/dev/null", checked_null(root))?;
+    for path in paths {
+        let Some(place) = on(path, present(root, path))? else {
+            continue;
+        };
+        let cover = || {
+            if is_directory(&place)? {
+                let empty = detached_tmpfs(0o755, Some(0))?;
+                let read_only = MountAttributes {
+                    read_only: true,
+                    ..Default::default()
+                };
+                set_attributes(empty.as_fd(), Reach::This, read_only)?;
+                attach(empty.as_fd(), &place, Path::new(""))
+            } else {
+                let null = clone_tree(&null, Path::new(""), OpenTreeFlags::AT_EMPTY_PATH)?;
+                attach(null.as_fd(), &place, Path::new(""))
+            }
+        };
+        on(path, cover())?;
+    }
+    Ok(())
+}
+
+/// The container's `/dev/null`, proven to be that device: an image or a race could have put something else in its place
+/// and have it mounted over `/proc` (CVE-2025-31133).
+fn checked_null(root: &RootDir) -> std::result::Result<OwnedFd, Errno> {
+    let null = root.open_plain(Path::new("/dev/null"))?;
+    let stat = fstat(&null)?;
+    let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && (major(stat.st_rdev), minor(stat.st_rdev)) == (1, 3);
+    if is_null { Ok(null) } else { Err(Errno::NODEV) }
+}
+
+/// Makes what the plan names read-only, with everything below.
+pub(crate) fn protect(root: &RootDir, paths: &[PathBuf]) -> Result<()> {
+    for path in paths {
+        let Some(place) = on(path, present(root, path))? else {
+            continue;
+        };
+        let cover = || {
+            let copy = clone_tree(
+                &place,
+                Path::new(""),
+                OpenTreeFlags::AT_EMPTY_PATH | OpenTreeFlags::AT_RECURSIVE,
+            )?;
+            let read_only = MountAttributes {
+                read_only: true,
+                ..Default::default()
+            };
+            set_attributes(copy.as_fd(), Reach::Tree, read_only)?;
+            attach(copy.as_fd(), &place, Path::new(""))
+        };
+        on(path, cover())?;
+    }
+    Ok(())
+}
+
+/// Makes the root itself read-only, leaving what is mounted below it as it is.
+pub(crate) fn make_read_only(root: &RootDir) -> Result<()> {
+    let read_only = MountAttributes {
+        read_only: true,
+        ..Default::default()
+    };
+    on("/", set_attributes(root.as_fd(), Reach::This, read_only))
+}
+
+/// Makes `root` the root of this mount namespace and lets go of the host's. Source: pivot_root(2), the section on
+/// `pivot_root(".", ".")`.
+pub(crate) fn pivot(root: &RootDir) -> Result<()> {
+    let switch = || {
+        rustix::process::fchdir(root)?;
+        rustix::process::pivot_root(".", ".")?;
+        // The old root now lies over the new one at "."; detached, it takes all other host mounts with it.
+        rustix::mount::unmount(".", UnmountFlags::DETACH)?;
+        rustix::process::chdir("/")
+    };
+    on("/", switch())
+}
+
+fn present(root: &RootDir, path: &Path) -> std::result::Result<Option<OwnedFd>, Errno> {
+    match root.open(path, OFlags::PATH) {
+        Ok(place) => Ok(Some(place)),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// A detached copy of the mount that `path` below `at` shows.
+pub(crate) fn clone_tree(
+    at: impl AsFd,
+    path: &Path,
+    flags: OpenTreeFlags,
+) -> std::result::Result<OwnedFd, Errno> {
+    open_tree(
+        at,
+        path,
+        flags | OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
+    )
+}
+
+/// Attaches a detached mount at `path` below `at` (or at `at` itself for an empty path).
+pub(crate) fn attach(mount: BorrowedFd<'_>, at: impl AsFd, path: &Path) -> std::result::Result<(), Errno> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount, "", at, path, flags)
+}
+
+fn errno_of(error: std::io::Error) -> Errno {
+    Errno::from_io_error(&error).unwrap_or(Errno::IO)
+}

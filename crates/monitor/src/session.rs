@@ -1,0 +1,105 @@
+//! One exec session as its monitor sees it.
+//!
+//! The agent brings the descriptors for the three streams, so no byte of the session passes through the monitor; only
+//! its exit code does. The session has a cgroup of its own below the container's, through which all of it can be
+//! killed, children that have left their parents included.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use berth_cgroup::ExecCgroup;
+use berth_sys::clone::{Child, Cloned, NewNamespaces, SingleThreaded, clone3};
+use berth_sys::packet::{self, Blocking};
+use rustix::process::{Signal, pidfd_send_signal};
+
+use crate::container::{Container, ReplyTo};
+use crate::exec::{Newcomer, become_session};
+use crate::fork::{fork_error, in_pid_namespace, open_cgroup};
+use crate::launch::Streams;
+use crate::plan::ExecPlan;
+use crate::protocol::Failure;
+
+/// A running session.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) child: Child,
+    /// The socket of the handshake, until exec has closed it.
+    pub(crate) gate: Option<OwnedFd>,
+    /// The request that asked for it.
+    pub(crate) owner: ReplyTo,
+    /// Whether that request has been answered.
+    pub(crate) answered: bool,
+    cgroup: ExecCgroup,
+}
+
+impl Session {
+    /// Forks the session's child; `number` names its cgroup.
+    pub(crate) fn fork(
+        witness: &SingleThreaded,
+        container: &Container,
+        plan: ExecPlan,
+        number: u64,
+        streams: Streams,
+        owner: ReplyTo,
+    ) -> Result<Self, Failure> {
+        let cgroup = ExecCgroup::create(&container.cgroup, &format!("exec-{number}")).map_err(|error| {
+            Failure::Other {
+                detail: error.to_string(),
+            }
+        })?;
+        let entry = cgroup.entry().clone();
+        let mut process = container.process.clone();
+        process.args = plan.args;
+        let (gate, child_gate) = packet::pair(Blocking::Yes).map_err(fork_error("socket"))?;
+        let directory = open_cgroup(&entry)?;
+        let target = container.child.pidfd.as_fd();
+        let forked = in_pid_namespace(Some(target), || {
+            clone3(
+                witness,
+                NewNamespaces::default(),
+                directory.as_ref().map(AsFd::as_fd),
+            )
+        });
+        let child = match forked {
+            Ok(Cloned::Child) => {
+                let user = container.user.clone();
+                let newcomer = Newcomer {
+                    process,
+                    user,
+                    target,
+                    cgroup: entry,
+                    tty: plan.tty,
+                };
+                become_session(newcomer, child_gate, streams)
+            }
+            Ok(Cloned::Parent(child)) => child,
+            Err(errno) => {
+                let _ = cgroup.dissolve();
+                return Err(fork_error("exec session")(errno));
+            }
+        };
+        let _ = rustix::io::ioctl_fionbio(&gate, true);
+        Ok(Self {
+            child,
+            gate: Some(gate),
+            owner,
+            answered: false,
+            cgroup,
+        })
+    }
+
+    /// Its first process in the host's pid namespace.
+    pub(crate) fn pid(&self) -> i32 {
+        self.child.pid.as_raw_nonzero().get()
+    }
+
+    /// Kills everything in the session.
+    pub(crate) fn kill(&self) {
+        let _ = pidfd_send_signal(&self.child.pidfd, Signal::KILL);
+        let _ = berth_cgroup::kill_all(self.cgroup.entry());
+    }
+
+    /// Lets go of the session's cgroup. What it left running in the background moves up into the container's.
+    pub(crate) fn end(self) {
+        let _ = self.cgroup.dissolve();
+    }
+}
