@@ -351,4 +351,17 @@ pub(crate) mod tests {
             Error::Read { .. }
         ));
     }
+
+    #[test]
+    fn the_samples_can_be_loaded() {
+        let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../manifests");
+        let files = fs::read_dir(samples).unwrap().map(|entry| entry.unwrap().path());
+        let yaml: Vec<_> = files
+            .filter(|file| file.extension().is_some_and(|e| e == "yaml"))
+            .collect();
+        assert!(!yaml.is_empty());
+        for file in yaml {
+            load(&file).unwrap_or_else(|error| panic!("{file:?}: {error:?}"));
+        }
+    }
 }

@@ -17,6 +17,7 @@ mod calls;
 mod container;
 mod events;
 mod follow;
+mod image;
 mod output;
 mod pod;
 mod prepare;
@@ -269,14 +270,18 @@ async fn outcome(
     if ends.iter().any(|(_, end)| *end == PodEnd::Stopped) {
         return Ok(Outcome::Stopped);
     }
-    let exit_codes = ends.iter().filter_map(|(_, end)| match end {
+    let mut exit_codes = ends.iter().filter_map(|(_, end)| match end {
         PodEnd::Finished(code) => Some(*code),
         PodEnd::Stopped | PodEnd::Detached => None,
     });
-    let first_failure = exit_codes.clone().find(|code| *code != 0);
-    Ok(match first_failure.or(exit_codes.last()) {
-        Some(exit_code) => Outcome::Finished { exit_code },
-        None => Outcome::Detached,
+    let all_detached = exit_codes.clone().next().is_none();
+    let first_failure = exit_codes.find(|code| *code != 0);
+    Ok(if all_detached {
+        Outcome::Detached
+    } else {
+        Outcome::Finished {
+            exit_code: first_failure.unwrap_or(0),
+        }
     })
 }
 

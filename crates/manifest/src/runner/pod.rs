@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use berth_cri_proto::v1::{Image, PodSandboxConfig};
+use berth_cri_proto::v1::PodSandboxConfig;
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +23,7 @@ use super::{
     calls::Cri,
     container::{ContainerRun, Ended, PodContext, Restart},
     events::Events,
+    image::fetch_image,
     output::{Label, Output},
     prepare,
 };
@@ -31,7 +32,6 @@ use crate::{
     error::FieldError,
     parse::{PodFacts, PodManifest, containers},
     sandbox::sandbox_config,
-    security::{run_as_non_root, run_as_user},
     volumes::{PodVolume, volumes},
 };
 
@@ -127,26 +127,10 @@ impl PodRun {
         for (_, container) in containers(&self.manifest.spec) {
             tokio::select! {
                 () = self.stop.cancelled() => return Ok(false),
-                fetched = self.fetch_image(container, config) => fetched?,
+                fetched = fetch_image(&self.cri, &self.manifest.spec, container, config) => fetched?,
             }
         }
         Ok(true)
-    }
-
-    async fn fetch_image(&self, container: &Container, config: &PodSandboxConfig) -> Result<(), RunError> {
-        let name = container.image.clone().unwrap_or_default();
-        let policy = pull_policy(container, &name);
-        let mut image = self.cri.image(&name).await?;
-        if policy == PullPolicy::Always || (policy == PullPolicy::IfNotPresent && image.is_none()) {
-            info!(image.ref = %name, "pulling image");
-            self.cri.pull_image(&name, config).await?;
-            image = self.cri.image(&name).await?;
-        }
-        let image = image.ok_or_else(|| RunError::ImageAbsent {
-            container: container.name.clone(),
-            image: name,
-        })?;
-        refuse_root(&self.manifest.spec, container, &image)
     }
 
     /// Runs the init containers in turn, then starts the others; how the pod ended, if it got no further than that.
@@ -302,29 +286,6 @@ async fn join(task: JoinHandle<Result<Ended, RunError>>) -> Result<Ended, RunErr
     task.await.unwrap_or_else(|source| Err(RunError::Task { source }))
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum PullPolicy {
-    Always,
-    IfNotPresent,
-    Never,
-}
-
-/// Without a policy: Always for the tag latest, which is also the tag of a name without one.
-fn pull_policy(container: &Container, image: &str) -> PullPolicy {
-    match container.image_pull_policy.as_deref() {
-        Some("Always") => return PullPolicy::Always,
-        Some("IfNotPresent") => return PullPolicy::IfNotPresent,
-        Some("Never") => return PullPolicy::Never,
-        _ => {}
-    }
-    let last_part = image.rsplit('/').next().unwrap_or(image);
-    match last_part.split_once(':') {
-        _ if image.contains('@') => PullPolicy::IfNotPresent,
-        None | Some((_, "latest")) => PullPolicy::Always,
-        Some(_) => PullPolicy::IfNotPresent,
-    }
-}
-
 /// An init container runs until it succeeds, or once; one that is always restarted is a sidecar.
 fn restart(spec: &PodSpec, container: &Container, is_init: bool) -> Restart {
     match (
@@ -336,25 +297,6 @@ fn restart(spec: &PodSpec, container: &Container, is_init: bool) -> Restart {
         (Some("OnFailure"), _) => Restart::OnFailure,
         _ if is_init => Restart::OnFailure,
         _ => Restart::Always,
-    }
-}
-
-/// As the kubelet: a user given by name only can't be proven not to be root.
-fn refuse_root(spec: &PodSpec, container: &Container, image: &Image) -> Result<(), RunError> {
-    let by_image = image.uid.as_ref().map(|uid| uid.value);
-    let user = match run_as_user(spec, container).or(by_image) {
-        Some(uid) if uid != 0 => return Ok(()),
-        Some(_) => "root".to_owned(),
-        None if image.username.is_empty() => "root".to_owned(),
-        None => format!("{:?}, a name and not a number", image.username),
-    };
-    if run_as_non_root(spec, container) {
-        Err(RunError::RunsAsRoot {
-            container: container.name.clone(),
-            user,
-        })
-    } else {
-        Ok(())
     }
 }
 
@@ -371,33 +313,10 @@ fn sub_paths(volumes: &[PodVolume], container: &Container) -> Vec<(PathBuf, Path
 
 #[cfg(test)]
 mod tests {
-    use berth_cri_proto::v1::Int64Value;
-
     use super::*;
 
     fn container(fields: &str) -> Container {
         serde_norway::from_str(&format!("{{name: c, {fields}}}")).unwrap()
-    }
-
-    #[test]
-    fn images_are_pulled_as_kubernetes_says() {
-        use PullPolicy::{Always, IfNotPresent, Never};
-        for (fields, image, expected) in [
-            ("", "web", Always),
-            ("", "web:latest", Always),
-            ("", "host:5000/web", Always),
-            ("", "host:5000/web:1", IfNotPresent),
-            ("", "web@sha256:00", IfNotPresent),
-            ("imagePullPolicy: Never", "web", Never),
-            ("imagePullPolicy: IfNotPresent", "web", IfNotPresent),
-            ("imagePullPolicy: Always", "web:1", Always),
-        ] {
-            assert_eq!(
-                pull_policy(&container(fields), image),
-                expected,
-                "{fields} {image}"
-            );
-        }
     }
 
     #[test]
@@ -419,32 +338,6 @@ mod tests {
                 restart(&spec, &container(own), is_init),
                 expected,
                 "{pod:?} {own} {is_init}"
-            );
-        }
-    }
-
-    #[test]
-    fn root_is_refused_where_it_must_not_be() {
-        let image = |uid: Option<i64>, username: &str| Image {
-            uid: uid.map(|value| Int64Value { value }),
-            username: username.to_owned(),
-            ..Default::default()
-        };
-        for (context, image, good) in [
-            ("runAsNonRoot: true", image(Some(0), ""), false),
-            ("runAsNonRoot: true", image(Some(7), ""), true),
-            ("runAsNonRoot: true", image(None, "web"), false),
-            ("runAsNonRoot: true", image(None, ""), false),
-            ("runAsNonRoot: true, runAsUser: 5", image(None, ""), true),
-            ("runAsNonRoot: true, runAsUser: 0", image(Some(7), ""), false),
-            ("runAsNonRoot: false", image(Some(0), ""), true),
-            ("", image(None, "web"), true),
-        ] {
-            let container = container(&format!("securityContext: {{{context}}}"));
-            assert_eq!(
-                refuse_root(&PodSpec::default(), &container, &image).is_ok(),
-                good,
-                "{context}"
             );
         }
     }
