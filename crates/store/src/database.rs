@@ -40,10 +40,10 @@ const SCHEMA: &str = "
 /// checkpoint is only the backstop behind `settle`.
 const SETTINGS: &str = "
     PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -256; PRAGMA mmap_size = 0;
-    PRAGMA wal_autocheckpoint = 4000; PRAGMA journal_size_limit = 1048576;";
+    PRAGMA wal_autocheckpoint = 4000; PRAGMA journal_size_limit = 4194304;";
 
-/// About one MiB of log at a page per row and the index page that it touches.
-const COMMITS_BEFORE_SETTLING: u32 = 128;
+/// A few MiB of log. Settling takes milliseconds, and the commit that comes next may have to wait for it.
+const COMMITS_BEFORE_SETTLING: u32 = 512;
 
 /// An open database and the lock that keeps other agents out of it.
 pub(crate) struct Database {
