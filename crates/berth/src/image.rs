@@ -77,6 +77,8 @@ async fn import(channel: Channel, file: &Path) -> Result<()> {
                 source: Some(Source::Path(path)),
             })
             .await?;
+        // The agent waits for the end of the stream.
+        drop(sender);
     }
     let reply = AdminClient::new(channel)
         .import_images(ReceiverStream::new(receiver))

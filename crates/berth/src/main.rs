@@ -31,7 +31,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if reader_left(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("berth: {error:#}");
+            eprintln!("berth: {}", describe(&error));
             ExitCode::FAILURE
         }
     }
@@ -42,4 +42,15 @@ fn reader_left(error: &anyhow::Error) -> bool {
     error
         .downcast_ref::<io::Error>()
         .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// The causes, outermost first. Of an agent's answer only the words: its code is for programs.
+fn describe(error: &anyhow::Error) -> String {
+    let words = error
+        .chain()
+        .map(|cause| match cause.downcast_ref::<tonic::Status>() {
+            Some(status) => status.message().to_owned(),
+            None => cause.to_string(),
+        });
+    words.collect::<Vec<_>>().join(": ")
 }

@@ -1,0 +1,134 @@
+//! The commands as a user meets them: the real binary, run against an agent that only knows berth's own calls.
+
+use berth_admin_proto::v1::admin_server::{Admin, AdminServer};
+use berth_admin_proto::v1::import_images_request::Source;
+use berth_admin_proto::v1::{
+    ExportImagesRequest, ExportImagesResponse, ImportImagesRequest, ImportImagesResponse, NamedImage,
+    PruneImagesRequest, PruneImagesResponse,
+};
+use std::io::{Seek, Write};
+use std::path::Path;
+use std::process::Output;
+use std::time::Duration;
+use tokio::net::UnixListener;
+use tokio::process::Command;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::{Request, Response, Status, Streaming};
+
+/// Answers with what it was asked.
+struct Echo;
+
+#[tonic::async_trait]
+impl Admin for Echo {
+    async fn import_images(
+        &self,
+        request: Request<Streaming<ImportImagesRequest>>,
+    ) -> Result<Response<ImportImagesResponse>, Status> {
+        let mut requests = request.into_inner();
+        let (mut names, mut received_bytes) = (Vec::new(), 0);
+        while let Some(request) = requests.message().await? {
+            match request.source {
+                Some(Source::Path(path)) => names.push(path),
+                Some(Source::Chunk(chunk)) => received_bytes += chunk.len(),
+                None => return Err(Status::invalid_argument("import images: no source")),
+            }
+        }
+        let images = vec![NamedImage {
+            id: format!("sha256:{received_bytes:064}"),
+            names,
+        }];
+        Ok(Response::new(ImportImagesResponse { images }))
+    }
+
+    async fn export_images(
+        &self,
+        request: Request<ExportImagesRequest>,
+    ) -> Result<Response<ExportImagesResponse>, Status> {
+        let request = request.into_inner();
+        Err(Status::not_found(format!(
+            "export {} to {}",
+            request.references.join("+"),
+            request.path
+        )))
+    }
+
+    async fn prune_images(
+        &self,
+        _: Request<PruneImagesRequest>,
+    ) -> Result<Response<PruneImagesResponse>, Status> {
+        Ok(Response::new(PruneImagesResponse {
+            images: Vec::new(),
+            freed_bytes: 3 << 20,
+        }))
+    }
+}
+
+/// Serves until the test ends.
+fn start_agent(socket: &Path) {
+    let listener = UnixListener::bind(socket).unwrap();
+    let server = tonic::transport::Server::builder().add_service(AdminServer::new(Echo));
+    tokio::spawn(server.serve_with_incoming(UnixListenerStream::new(listener)));
+}
+
+/// Runs the binary to its end, which is expected soon.
+async fn berth(socket: &Path, args: &[&str], input: &[u8]) -> Output {
+    let mut stdin = tempfile::tempfile().unwrap();
+    stdin.write_all(input).unwrap();
+    stdin.rewind().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_berth"));
+    command
+        .args(args)
+        .arg("--socket")
+        .arg(socket)
+        .current_dir("/")
+        .stdin(stdin)
+        .kill_on_drop(true);
+    tokio::time::timeout(Duration::from_secs(20), command.output())
+        .await
+        .unwrap()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+#[tokio::test]
+async fn images_are_imported_by_absolute_path_or_from_standard_input() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s");
+    start_agent(&socket);
+    let output = berth(&socket, &["image", "import", "a.tar", "/b"], &[]).await;
+    assert_eq!(
+        text(&output.stdout),
+        "imported 000000000000 /a.tar\nimported 000000000000 /b\n"
+    );
+    let output = berth(&socket, &["image", "import", "-"], &[7; 1_000_000]).await;
+    assert_eq!(text(&output.stderr), "");
+    assert!(text(&output.stdout).starts_with("imported "), "{output:?}");
+}
+
+#[tokio::test]
+async fn an_error_of_the_agent_is_printed_with_what_was_attempted() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s");
+    start_agent(&socket);
+    let output = berth(&socket, &["image", "export", "-o", "out.tar", "x", "y"], &[]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        text(&output.stderr),
+        "berth: export images: export x+y to /out.tar\n"
+    );
+    let output = berth(&socket, &["image", "prune"], &[]).await;
+    assert_eq!(text(&output.stdout), "freed 3.0 MiB\n");
+}
+
+#[tokio::test]
+async fn a_missing_agent_is_named_by_its_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s");
+    let output = berth(&socket, &["ns"], &[]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let expected = format!("berth: connect to the runtime's socket {}", socket.display());
+    assert!(text(&output.stderr).starts_with(&expected), "{output:?}");
+}
