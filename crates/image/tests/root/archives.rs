@@ -72,3 +72,51 @@ async fn a_start_removes_what_a_crash_left_and_forgets_what_is_incomplete() {
     let usage = fixture.images.fs_info();
     assert_eq!((usage.used_bytes, usage.inodes_used), du(&usage.mountpoint));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: unpacks owners and devices; needs GNU tar"]
+async fn what_another_tar_wrote_is_exported_byte_for_byte() {
+    let fixture = Fixture::new(RegistryConfig::default()).await;
+    let source = fixture.dir.path().join("source");
+    let script = "mkdir -p $0/dir/sub && cd $0 && echo one > dir/one && ln dir/one two && ln -s dir/one link && \
+        mkfifo fifo && mknod .wh.gone c 1 3 && touch dir/.wh..wh..opq && chmod 4711 dir/one && \
+        truncate -s 3M sparse && echo end >> sparse && touch $(printf 'n%.0s' $(seq 150)) dir/sub/empty";
+    run(Command::new("sh").args(["-c", script]).arg(&source));
+    for format in ["--format=gnu", "--format=posix"] {
+        let tar = fixture.dir.path().join("layer.tar");
+        let sparse = if format.ends_with("gnu") {
+            "--sparse"
+        } else {
+            "--no-xattrs"
+        };
+        run(Command::new("tar")
+            .args([format, sparse, "-C"])
+            .arg(&source)
+            .arg("-cf")
+            .arg(&tar)
+            .arg("."));
+        let layers = import_layers(&fixture, &[std::fs::read(&tar).unwrap()])
+            .await
+            .unwrap();
+        let original = fixture.images.find("test:1").unwrap().unwrap();
+        assert_eq!(stat("%s", &layers[0].join("sparse")), "3145732");
+        if format.ends_with("gnu") {
+            assert!(
+                stat("%b", &layers[0].join("sparse")).parse::<u64>().unwrap() < 1024,
+                "the hole was filled"
+            );
+        }
+        assert_eq!(
+            stat("%F %t:%T", &layers[0].join("gone")),
+            "character special file 0:0"
+        );
+        let path = fixture.dir.path().join("copy.tar");
+        fixture.images.export(&["test:1".into()], &path).await.unwrap();
+        let other = Fixture::new(RegistryConfig::default()).await;
+        assert_eq!(
+            other.images.import(&path).await.unwrap()[0].id,
+            original.id,
+            "{format}"
+        );
+    }
+}
