@@ -122,6 +122,12 @@ const SUPPORTED: &[(&str, Shape, &str)] = &[
     ("spec.containers[].securityContext.seLinuxOptions.level", Scalar, ""),
 ];
 
+/// Every supported field and what berth does with it where the Kubernetes reference does not say, for help texts.
+/// `[]` stands for the items of a list; what holds below `spec.containers[]` holds for `spec.initContainers[]` too.
+pub fn supported_fields() -> impl Iterator<Item = (&'static str, &'static str)> {
+    SUPPORTED.iter().map(|(pattern, _, note)| (*pattern, *note))
+}
+
 /// Refuses `document` if it has a field that is not supported, and writes its quantities as text.
 pub(crate) fn check_fields(document: &mut Value) -> Result<(), FieldError> {
     check_node(document, "", "")

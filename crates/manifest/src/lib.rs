@@ -26,5 +26,6 @@ mod security;
 mod volumes;
 
 pub use error::{Error, FieldError};
+pub use fields::supported_fields;
 pub use parse::{PodManifest, load};
 pub use runner::{Dirs, Mode, Options, Outcome, Output, RunError, Runner};

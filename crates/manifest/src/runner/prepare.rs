@@ -46,6 +46,10 @@ pub(crate) fn make_pod(
     for (_, container) in containers(&manifest.spec) {
         make_dir_all(&facts.log_dir.join(&container.name))?;
     }
+    // What is below may be for everyone to write; only the containers that mount it are to get there.
+    make_dir_all(&facts.dir)?;
+    fs::set_permissions(&facts.dir, fs::Permissions::from_mode(0o700))
+        .map_err(host("set mode of", &facts.dir))?;
     make_dir_all(&facts.dir.join("volumes"))?;
     let group = manifest
         .spec
@@ -219,6 +223,8 @@ spec: {volumes: [{name: v, emptyDir: {}}], containers: [{name: c, image: i}]}",
             .permissions()
             .mode();
         assert_eq!(mode & 0o7777, 0o777);
+        let mode = fs::metadata(dir.path().join("pod")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o700);
 
         remove_pod(&facts, &volumes).unwrap();
         remove_pod(&facts, &volumes).unwrap();
