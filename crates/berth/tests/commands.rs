@@ -1,5 +1,10 @@
 //! The commands as a user meets them: the real binary, run against an agent that only knows berth's own calls.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test may panic, and so may what it is made of"
+)]
+
 use berth_admin_proto::v1::admin_server::{Admin, AdminServer};
 use berth_admin_proto::v1::import_images_request::Source;
 use berth_admin_proto::v1::{

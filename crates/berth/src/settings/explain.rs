@@ -114,6 +114,15 @@ mod tests {
     }
 
     #[test]
+    fn the_sample_file_is_what_the_command_prints() {
+        let sample = include_str!("../../../../manifests/config.toml");
+        assert!(
+            sample == explain(),
+            "run: berth config default > manifests/config.toml"
+        );
+    }
+
+    #[test]
     fn every_key_is_explained() {
         let text = explain();
         let lines: Vec<_> = text.lines().collect();

@@ -11,6 +11,7 @@ mod load;
 pub(crate) use explain::explain;
 pub(crate) use load::{Flags, load};
 
+use berth_image::RegistryConfig;
 use berth_net::NetworkConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -31,9 +32,9 @@ pub(crate) struct Settings {
     /// What the agent writes to its standard error.
     pub(crate) log: Log,
     /// How pods are connected to each other, to the host and to the world.
-    // The keys are explained once the type derives JsonSchema.
-    #[schemars(skip)]
     pub(crate) network: NetworkConfig,
+    /// Where images are pulled from, and with what patience.
+    pub(crate) registries: RegistryConfig,
     /// Images that a node has without a registry.
     pub(crate) images: Images,
     /// Where pods stand in the control groups of the machine.
@@ -115,6 +116,7 @@ impl Default for Settings {
             cri: Cri::default(),
             log: Log::default(),
             network: NetworkConfig::default(),
+            registries: RegistryConfig::default(),
             images: Images::default(),
             cgroup: Cgroup::default(),
             limits: Limits::default(),
@@ -240,6 +242,12 @@ impl Settings {
                 fault: error.to_string(),
             }),
         }
+        if let Err(error) = self.registries.validate() {
+            problems.push(Problem {
+                key: "registries".into(),
+                fault: error.to_string(),
+            });
+        }
         problems
     }
 }
@@ -271,6 +279,7 @@ mod tests {
         check("images.import = 'images'", &["images.import"]);
         check("cgroup.root = '/'", &["cgroup.root"]);
         check("network.subnets = []", &["network.subnets"]);
+        check("registries.parallel_layers = 0", &["registries"]);
         check(
             "limits.log_line_bytes = 1\nlimits.exec_output_bytes = 1",
             &["limits.log_line_bytes", "limits.exec_output_bytes"],
