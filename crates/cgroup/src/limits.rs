@@ -14,7 +14,7 @@ const SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
 const WEIGHT_MAX: u64 = 10_000;
 
 /// An upper bound.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Limit {
     /// No bound.
     Max,
@@ -49,7 +49,7 @@ impl fmt::Display for Limit {
 }
 
 /// Limits to set; `None` and empty change nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Limits {
     /// Relative weight in version 1's scale, 2 to 262144, where 1024 is usual; others are moved to the nearest end.
     pub cpu_shares: Option<u64>,

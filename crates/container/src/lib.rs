@@ -1,0 +1,15 @@
+//! One container: what was asked for ([`spec`]), and how it comes about ([`plan`]).
+//!
+//! In: a validated request (CRI types end in the `cri` crate), the image's configuration and the pod's paths. Out: one
+//! [`berth_monitor::plan::LaunchPlan`] with nothing left to decide. All of it is pure: no file is read, no kernel
+//! asked; what can be refused without root is refused here or before.
+
+pub mod capability;
+pub mod error;
+pub mod plan;
+pub mod spec;
+
+mod filesystem;
+mod process;
+
+pub use error::{Error, Result};

@@ -1,0 +1,293 @@
+//! Request, image and pod become one launch plan.
+//!
+//! ```text
+//! ContainerSpec ─┐
+//! ImageDefaults ─┼─▶ plan_launch ─▶ LaunchPlan (to the monitor) and what the agent keeps beside it
+//! Surroundings ──┘
+//! ```
+
+use std::path::PathBuf;
+
+use berth_cgroup::Entry;
+use berth_monitor::id::ContainerId;
+use berth_monitor::plan::{LaunchPlan, PidNamespace, Rootfs, Sharing, StdioPlan};
+
+use crate::error::{Error, Result};
+use crate::filesystem::{default_devices, default_links, plan_mounts};
+use crate::process::{plan_process, stop_signal};
+use crate::spec::ContainerSpec;
+
+/// What an image says about running it. Source: OCI image-spec, config.md.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImageDefaults {
+    /// `Entrypoint`.
+    pub entrypoint: Vec<String>,
+    /// `Cmd`.
+    pub cmd: Vec<String>,
+    /// `Env`, each `NAME=value`.
+    pub env: Vec<String>,
+    /// `User`; empty for root.
+    pub user: String,
+    /// `WorkingDir`; empty for `/`.
+    pub working_dir: String,
+    /// `StopSignal`; empty for SIGTERM.
+    pub stop_signal: String,
+}
+
+/// Where a container is put: paths and facts of its pod and of this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Surroundings {
+    /// The container's id.
+    pub container: ContainerId,
+    /// Layers and directories, all made.
+    pub rootfs: Rootfs,
+    /// The pod's directory, with `hosts`, `hostname` and `resolv.conf`.
+    pub pod_directory: PathBuf,
+    /// The hostname that the pod shows.
+    pub hostname: String,
+    /// The pod's IPC namespace.
+    pub ipc: Sharing,
+    /// Whether privileged containers may join the pod.
+    pub pod_is_privileged: bool,
+    /// The pid namespace that the request's mode means in this pod.
+    pub pid_namespace: PidNamespace,
+    /// The container's cgroup.
+    pub cgroup: Entry,
+    /// Where its OOM kills are counted.
+    pub oom_file: Option<PathBuf>,
+    /// How it sees its cgroup.
+    pub cgroup_view: CgroupView,
+    /// The whole path of its log.
+    pub log_path: Option<PathBuf>,
+    /// The capabilities that the agent itself has.
+    pub capabilities: u64,
+}
+
+/// How a container sees its cgroup in `/sys/fs/cgroup`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CgroupView {
+    /// One hierarchy (v2), through a cgroup namespace.
+    Unified,
+    /// Its own directory of each controller (v1), `(name, host path)`.
+    PerController(Vec<(String, PathBuf)>),
+}
+
+/// A plan, and what of it the agent needs again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Planned {
+    /// For the monitor.
+    pub launch: LaunchPlan,
+    /// The signal that asks the container to stop.
+    pub stop_signal: i32,
+}
+
+/// Decides everything about a container.
+///
+/// # Errors
+/// What in the request or the image makes no sense.
+pub fn plan_launch(
+    spec: &ContainerSpec,
+    image: &ImageDefaults,
+    surroundings: Surroundings,
+) -> Result<Planned> {
+    let privileged = spec.security.privileged;
+    if privileged && !surroundings.pod_is_privileged {
+        return Err(Error::PrivilegedInUnprivilegedPod);
+    }
+    let stop_signal = stop_signal(spec, image)?;
+    let process = plan_process(spec, image, &surroundings)?;
+    let mounts = plan_mounts(spec, &surroundings);
+    let is_unified = surroundings.cgroup_view == CgroupView::Unified;
+    let mut readonly_paths = spec.security.readonly_paths.clone();
+    if !is_unified && !privileged {
+        // On v1 a tmpfs carries the controllers' directories; they have to be made in it before it can be read-only.
+        readonly_paths.push("/sys/fs/cgroup".into());
+    }
+    let launch = LaunchPlan {
+        container: surroundings.container,
+        pid_namespace: surroundings.pid_namespace,
+        // As with containerd: on v1 a cgroup namespace is not expected, and a privileged container sees the host's.
+        cgroup_namespace: if is_unified && !privileged {
+            Sharing::Own
+        } else {
+            Sharing::Host
+        },
+        cgroup: surroundings.cgroup,
+        oom_file: surroundings.oom_file,
+        rootfs: surroundings.rootfs,
+        mounts,
+        devices: default_devices(),
+        links: default_links(),
+        masked_paths: if privileged {
+            Vec::new()
+        } else {
+            spec.security.masked_paths.clone()
+        },
+        readonly_paths: if privileged { Vec::new() } else { readonly_paths },
+        process,
+        stdio: StdioPlan {
+            stdin: spec.stdin,
+            tty: spec.tty,
+            log: surroundings.log_path,
+        },
+    };
+    Ok(Planned { launch, stop_signal })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::capability::CapabilityNames;
+    use crate::spec::{PidSpec, SeccompSpec, SecuritySpec, VolumeSpec};
+    use berth_cgroup::Limits;
+    use berth_monitor::plan::{Access, MountPropagation, MountSource};
+    use std::path::Path;
+
+    pub(crate) fn spec() -> ContainerSpec {
+        ContainerSpec {
+            name: "web".to_owned(),
+            attempt: 0,
+            image: "busybox".to_owned(),
+            user_specified_image: String::new(),
+            command: vec!["true".to_owned()],
+            args: vec![],
+            working_dir: None,
+            env: vec![],
+            mounts: vec![],
+            labels: Default::default(),
+            annotations: Default::default(),
+            log_path: None,
+            stdin: false,
+            stdin_once: false,
+            tty: false,
+            limits: Limits::default(),
+            oom_score_adj: None,
+            security: SecuritySpec {
+                privileged: false,
+                pid: PidSpec::Container,
+                user: None,
+                group: None,
+                supplemental_groups: vec![],
+                merge_image_groups: true,
+                capabilities: CapabilityNames::default(),
+                no_new_privileges: false,
+                read_only_rootfs: false,
+                masked_paths: vec!["/proc/kcore".into()],
+                readonly_paths: vec!["/proc/sys".into()],
+                seccomp: SeccompSpec::Unconfined,
+            },
+            stop_signal: None,
+        }
+    }
+
+    fn surroundings() -> Surroundings {
+        Surroundings {
+            container: ContainerId::from_random([1; 32]),
+            rootfs: Rootfs {
+                staging: "/run/c/root".into(),
+                lower: vec!["/layers/1".into()],
+                upper: "/c/upper".into(),
+                work: "/c/work".into(),
+                read_only: false,
+            },
+            pod_directory: "/run/pod".into(),
+            hostname: "pod".to_owned(),
+            ipc: Sharing::Own,
+            pod_is_privileged: false,
+            pid_namespace: PidNamespace::Own,
+            cgroup: Entry::Files(vec![]),
+            oom_file: None,
+            cgroup_view: CgroupView::PerController(vec![(
+                "memory".to_owned(),
+                "/sys/fs/cgroup/memory/c".into(),
+            )]),
+            log_path: None,
+            capabilities: u64::MAX,
+        }
+    }
+
+    fn targets(launch: &LaunchPlan) -> Vec<&Path> {
+        launch.mounts.iter().map(|mount| mount.target.as_path()).collect()
+    }
+
+    #[test]
+    fn volumes_come_last_and_shallow_ones_first_and_replace_the_pods_files() {
+        let volume = |path: &str| VolumeSpec {
+            host_path: "/data".into(),
+            container_path: path.into(),
+            access: Access::ReadWrite,
+            propagation: MountPropagation::Private,
+        };
+        let mounts = vec![
+            volume("/data/deep/er"),
+            volume("/data"),
+            volume("/etc/hosts"),
+            volume("/dev/shm"),
+        ];
+        let planned = plan_launch(
+            &ContainerSpec { mounts, ..spec() },
+            &Default::default(),
+            surroundings(),
+        )
+        .unwrap();
+        let targets = targets(&planned.launch);
+        let names: Vec<_> = targets
+            .iter()
+            .rev()
+            .take(4)
+            .rev()
+            .map(|path| path.display().to_string())
+            .collect();
+        assert_eq!(names, ["/data", "/etc/hosts", "/dev/shm", "/data/deep/er"]);
+        assert_eq!(
+            targets.iter().filter(|path| path.ends_with("etc/hosts")).count(),
+            1
+        );
+        assert!(
+            planned
+                .launch
+                .mounts
+                .iter()
+                .all(|mount| mount.source != MountSource::PodShm)
+        );
+    }
+
+    #[test]
+    fn a_privileged_container_needs_a_privileged_pod_and_has_no_masks() {
+        let mut spec = spec();
+        spec.security.privileged = true;
+        let refused = plan_launch(&spec, &Default::default(), surroundings());
+        assert!(matches!(refused, Err(Error::PrivilegedInUnprivilegedPod)));
+        let pod = Surroundings {
+            pod_is_privileged: true,
+            ..surroundings()
+        };
+        let launch = plan_launch(&spec, &Default::default(), pod).unwrap().launch;
+        assert!(launch.masked_paths.is_empty() && launch.readonly_paths.is_empty());
+    }
+
+    #[test]
+    fn the_cgroup_is_shown_as_the_hierarchy_has_it() {
+        let launch = |view| {
+            let surroundings = Surroundings {
+                cgroup_view: view,
+                ..surroundings()
+            };
+            plan_launch(&spec(), &Default::default(), surroundings)
+                .unwrap()
+                .launch
+        };
+        let unified = launch(CgroupView::Unified);
+        assert_eq!(unified.cgroup_namespace, Sharing::Own);
+        assert!(
+            unified
+                .mounts
+                .iter()
+                .any(|mount| mount.source == MountSource::Cgroup2)
+        );
+        let v1 = launch(surroundings().cgroup_view);
+        assert_eq!(v1.cgroup_namespace, Sharing::Host);
+        assert!(targets(&v1).contains(&Path::new("/sys/fs/cgroup/memory")));
+        assert!(v1.readonly_paths.contains(&"/sys/fs/cgroup".into()));
+    }
+}

@@ -1,0 +1,121 @@
+//! What a client asked a container to be, in types that cannot hold nonsense.
+//!
+//! The `cri` crate makes these from the API's messages and refuses what does not fit; they are stored with the
+//! container's record, so that status answers what was asked, byte for byte. Fields follow CRI `ContainerConfig` and
+//! `LinuxContainerConfig`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use berth_cgroup::Limits;
+use berth_monitor::plan::{Access, MountPropagation, NameOrId};
+use serde::{Deserialize, Serialize};
+
+use crate::capability::CapabilityNames;
+
+/// A container as asked for. Source: CRI `ContainerConfig`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    /// Unique in its pod together with `attempt`.
+    pub name: String,
+    /// How often it has been tried before.
+    pub attempt: u32,
+    /// The image to run, in any form that names it.
+    pub image: String,
+    /// What the user wrote for the image (CRI `ImageSpec.user_specified_image`), for status only.
+    pub user_specified_image: String,
+    /// Replaces the image's entrypoint, and its command too; empty keeps the image's.
+    pub command: Vec<String>,
+    /// Replaces the image's command; empty keeps it unless `command` is given.
+    pub args: Vec<String>,
+    /// `None` for the image's, else `/`.
+    pub working_dir: Option<PathBuf>,
+    /// Added to the image's, later ones win.
+    pub env: Vec<(String, String)>,
+    /// Volumes.
+    pub mounts: Vec<VolumeSpec>,
+    /// Returned as given.
+    pub labels: BTreeMap<String, String>,
+    /// Returned as given.
+    pub annotations: BTreeMap<String, String>,
+    /// Below the pod's log directory; `None` for no log.
+    pub log_path: Option<PathBuf>,
+    /// Whether stdin stays open for clients.
+    pub stdin: bool,
+    /// Whether stdin closes after its first client.
+    pub stdin_once: bool,
+    /// A pseudo-terminal.
+    pub tty: bool,
+    /// Limits of its cgroup.
+    pub limits: Limits,
+    /// The score for the out-of-memory killer, -1000 to 1000.
+    pub oom_score_adj: Option<i32>,
+    /// Rights and namespaces.
+    pub security: SecuritySpec,
+    /// The signal that asks it to stop, by number; `None` for the image's, else SIGTERM.
+    pub stop_signal: Option<i32>,
+}
+
+/// One volume. Source: CRI `Mount`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeSpec {
+    /// Absolute path on the host.
+    pub host_path: PathBuf,
+    /// Absolute path in the container.
+    pub container_path: PathBuf,
+    /// Write access.
+    pub access: Access,
+    /// How mounts made later travel.
+    pub propagation: MountPropagation,
+}
+
+/// Rights and namespaces. Source: CRI `LinuxContainerSecurityContext`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecuritySpec {
+    /// All of the host's devices and capabilities, no masks, no filter.
+    pub privileged: bool,
+    /// Whose pid namespace it lives in.
+    pub pid: PidSpec,
+    /// The user; `None` for the image's.
+    pub user: Option<NameOrId>,
+    /// The group, only with a user; `None` for that user's.
+    pub group: Option<u32>,
+    /// Groups to add.
+    pub supplemental_groups: Vec<u32>,
+    /// Whether the image's `/etc/group` adds more (CRI `SupplementalGroupsPolicy.Merge`).
+    pub merge_image_groups: bool,
+    /// Changes to the default capabilities.
+    pub capabilities: CapabilityNames,
+    /// Sets no_new_privs.
+    pub no_new_privileges: bool,
+    /// The root is read-only.
+    pub read_only_rootfs: bool,
+    /// Hidden paths, exactly these.
+    pub masked_paths: Vec<PathBuf>,
+    /// Write-protected paths, exactly these.
+    pub readonly_paths: Vec<PathBuf>,
+    /// The system call filter.
+    pub seccomp: SeccompSpec,
+}
+
+/// CRI `NamespaceMode` of the pid namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PidSpec {
+    /// Its own.
+    Container,
+    /// The pod's.
+    Pod,
+    /// The host's.
+    Node,
+    /// That of another container of the pod, by id.
+    Target(String),
+}
+
+/// CRI `SecurityProfile` for seccomp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SeccompSpec {
+    /// The runtime's own filter.
+    RuntimeDefault,
+    /// None.
+    Unconfined,
+}

@@ -1,0 +1,73 @@
+//! What a client asked a pod to be, in types that cannot hold nonsense. Fields follow CRI `PodSandboxConfig`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use berth_monitor::plan::{Sharing, Sysctl};
+use serde::{Deserialize, Serialize};
+
+/// Who a pod is. Two requests with the same identity mean the same pod: a retry joins the work of the first.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PodIdentity {
+    /// Kubernetes' name.
+    pub name: String,
+    /// Kubernetes' namespace.
+    pub namespace: String,
+    /// Kubernetes' unique identifier.
+    pub uid: String,
+    /// How often it has been tried before.
+    pub attempt: u32,
+}
+
+/// A pod as asked for. Source: CRI `PodSandboxConfig`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxSpec {
+    /// Name, namespace, uid, attempt.
+    pub identity: PodIdentity,
+    /// At most 64 bytes; empty for the host's name in a pod with the host's network, else for the pod's name.
+    pub hostname: String,
+    /// The parent of every container's log path; `None` for no logs.
+    pub log_directory: Option<PathBuf>,
+    /// `None` for a copy of the host's `/etc/resolv.conf`.
+    pub dns: Option<DnsSpec>,
+    /// Returned as given.
+    pub labels: BTreeMap<String, String>,
+    /// Returned as given.
+    pub annotations: BTreeMap<String, String>,
+    /// A cgroup path or systemd slice; `None` for one below the agent's own root.
+    pub cgroup_parent: Option<String>,
+    /// Kernel parameters of the pod's own namespaces, already checked to be theirs.
+    pub sysctls: Vec<Sysctl>,
+    /// The network namespace.
+    pub net: Sharing,
+    /// The IPC namespace.
+    pub ipc: Sharing,
+    /// What containers that ask for the pod's pid namespace get.
+    pub pid: PodPid,
+    /// Whether privileged containers may join.
+    pub privileged: bool,
+    /// The handler asked for, as given; only the built-in one exists.
+    pub runtime_handler: String,
+}
+
+/// CRI `NamespaceMode` of a pod's pid namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PodPid {
+    /// Each container its own.
+    Container,
+    /// One for all, with pause as its init.
+    Pod,
+    /// The host's.
+    Node,
+}
+
+/// CRI `DNSConfig`, in resolv.conf(5)'s terms.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsSpec {
+    /// `nameserver` lines.
+    pub servers: Vec<String>,
+    /// The `search` line.
+    pub searches: Vec<String>,
+    /// The `options` line.
+    pub options: Vec<String>,
+}
