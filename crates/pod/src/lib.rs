@@ -1,6 +1,43 @@
-//! The heart: pods and their states.
+//! The heart: pods, their containers, and everything that must happen to them in an order.
+//!
+//! ```text
+//!  cri ──SandboxSpec, ContainerSpec──▶ Pods ──Order──▶ Driver (one task for each pod) ──▶ Link ──▶ monitor
+//!   ▲                                   │  ▲              │        ▲                        │
+//!   └────────── Snapshot, events ◀──────┘  └── view ◀─────┘        └──── events ◀───────────┘
+//! ```
+//! - [`registry`]: [`Pods`], the handle that the edge holds: finds or starts a pod's driver, never works itself.
+//! - `driver`: the task that owns one pod. Work belongs to it and not to the request that asked for it: a client
+//!   that hangs up cancels nothing, and one that asks again gets the result of the first.
+//! - `sandbox`, `workload`: the steps of a pod's and of a container's life.
+//! - `link`, `zygote`: the way to monitors. `recover`: what an agent finds after a restart.
+//! - [`spec`], [`view`], [`timeline`]: what was asked, what is seen, what happened. `record`: what is stored.
+//!
+//! **Undo.** There is one way to take a pod or a container down, and every step of it treats absent as done. A create
+//! that fails at any step takes that same way, as does recovery with whatever a killed agent left half made. So
+//! no list of undo steps exists that could miss one, and the path that cleans after failures is exercised by every stop.
+//!
+//! **Reads never wait.** Drivers publish immutable views; [`Pods::snapshot`] is one atomic load.
 
 pub mod clock;
+pub mod error;
+pub mod events;
+pub mod host;
+pub mod registry;
 pub mod spec;
 pub mod timeline;
 pub mod view;
+
+mod driver;
+mod exec;
+mod files;
+mod link;
+mod record;
+mod recover;
+mod sandbox;
+mod workload;
+mod zygote;
+
+pub use error::{Error, Result};
+pub use exec::ExecOutput;
+pub use host::{Host, HostSettings};
+pub use registry::Pods;

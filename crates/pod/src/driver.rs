@@ -1,0 +1,267 @@
+//! The task that owns one pod.
+//!
+//! ```text
+//!             make fails                        pause or monitor dies, Stop
+//!   Making ──────────────▶ (gone)      Ready ──────────────────────────────▶ NotReady ──Remove──▶ (gone)
+//!      └──────── made ──────────────────▶ └─────────────────── Remove ─────────────────────────────▶ ┘
+//! ```
+//! Three things move it: orders from requests, news from the monitor, and its own deadlines (a container that does not
+//! end within its grace period, a network that has been taken down). Orders are carried out one after the other; what
+//! takes a container's own time, its grace period, is not waited for inside an order: the driver notes who waits and
+//! goes on. So a slow stop holds up nothing, not even in its own pod.
+//!
+//! The driver alone writes the pod's records and views; it holds no lock.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use berth_container::spec::ContainerSpec;
+use berth_monitor::id::{ContainerId, PodId};
+use berth_net::PodAddresses;
+use berth_store::Change;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::error::{Error, Result};
+use crate::events::EventKind;
+use crate::host::{Host, STAGE_LIMIT};
+use crate::link::{Link, News};
+use crate::record::{SandboxPhase, SandboxRecord};
+use crate::spec::SandboxSpec;
+use crate::timeline::Timeline;
+use crate::view::{ContainerView, PodState, PodView};
+use crate::workload::Workload;
+
+/// Orders waiting for a driver; more than a client has in flight for one pod.
+pub(crate) const INBOX: usize = 64;
+
+/// Where an answer goes; the asker may have left.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T>>;
+
+/// What a driver can be asked to do.
+#[derive(Debug)]
+pub(crate) enum Order {
+    Stop(Reply<()>),
+    Remove(Reply<()>),
+    Create(Box<ContainerSpec>, Reply<ContainerId>),
+    Start(ContainerId, Reply<()>),
+    StopContainer(ContainerId, Duration, Reply<()>),
+    RemoveContainer(ContainerId, Reply<()>),
+    ReopenLog(ContainerId, Reply<()>),
+}
+
+/// What becomes of a driver after an order.
+enum Then {
+    GoOn,
+    /// The pod is gone; whoever asked for that is told when its name is free again.
+    End(Reply<()>),
+}
+
+/// The monitor, while there is one.
+#[derive(Debug)]
+pub(crate) struct Monitor {
+    pub(crate) link: Link,
+    pub(crate) news: mpsc::UnboundedReceiver<News>,
+    pub(crate) pid: i32,
+    pub(crate) pause_pid: Option<i32>,
+}
+
+/// One pod's owner.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    pub(crate) host: Arc<Host>,
+    pub(crate) id: PodId,
+    pub(crate) spec: Arc<SandboxSpec>,
+    pub(crate) created_at_ns: i64,
+    pub(crate) phase: SandboxPhase,
+    pub(crate) addresses: PodAddresses,
+    pub(crate) timeline: Timeline,
+    pub(crate) monitor: Option<Monitor>,
+    pub(crate) containers: BTreeMap<ContainerId, Workload>,
+    /// The removal of the host's side of the network, under way.
+    pub(crate) detaching: Option<JoinHandle<Result<()>>>,
+    /// For exec sessions, which do not pass through the driver.
+    pub(crate) shared_link: Arc<ArcSwapOption<Link>>,
+}
+
+impl Driver {
+    /// A driver for a pod of which nothing exists yet.
+    pub(crate) fn new(host: Arc<Host>, id: PodId, spec: Arc<SandboxSpec>) -> Self {
+        Self {
+            host,
+            id,
+            spec,
+            created_at_ns: crate::clock::now_ns(),
+            phase: SandboxPhase::Making,
+            addresses: PodAddresses::default(),
+            timeline: Timeline::default(),
+            monitor: None,
+            containers: BTreeMap::new(),
+            detaching: None,
+            shared_link: Arc::default(),
+        }
+    }
+
+    /// Serves until the pod is removed; returns who asked for that. `None` when the agent stops: the pod lives on.
+    pub(crate) async fn run(mut self, mut orders: mpsc::Receiver<Order>) -> Option<Reply<()>> {
+        loop {
+            let deadline = self.next_deadline();
+            tokio::select! {
+                order = orders.recv() => match self.obey(order?).await {
+                    Then::GoOn => {}
+                    Then::End(reply) => return Some(reply),
+                },
+                news = next_news(&mut self.monitor) => self.hear(news).await,
+                () = until(deadline) => self.kill_overdue().await,
+                detached = finished(&mut self.detaching) => self.network_is_down(detached).await,
+            }
+        }
+    }
+
+    async fn obey(&mut self, order: Order) -> Then {
+        match order {
+            Order::Stop(reply) => drop(reply.send(self.stop().await)),
+            Order::Remove(reply) => match self.remove().await {
+                Ok(()) => return Then::End(reply),
+                Err(error) => drop(reply.send(Err(error))),
+            },
+            Order::Create(spec, reply) => drop(reply.send(self.create_container(*spec).await)),
+            Order::Start(id, reply) => drop(reply.send(self.start_container(&id).await)),
+            Order::StopContainer(id, grace, reply) => self.stop_container(&id, grace, reply).await,
+            Order::RemoveContainer(id, reply) => drop(reply.send(self.remove_container(&id).await)),
+            Order::ReopenLog(id, reply) => drop(reply.send(self.reopen_log(&id).await)),
+        }
+        Then::GoOn
+    }
+
+    /// Takes in what the monitor says.
+    pub(crate) async fn hear(&mut self, news: News) {
+        match news {
+            News::Exited(container, exit) => self.container_exited(&container, exit).await,
+            News::PauseExited => {
+                tracing::warn!(pod.id = %self.id, "pause has died");
+                if let Some(monitor) = &mut self.monitor {
+                    monitor.pause_pid = None;
+                }
+                self.not_ready().await;
+            }
+            News::Gone => self.monitor_is_gone().await,
+        }
+    }
+
+    /// Takes in what the monitor has said up to now, without waiting.
+    pub(crate) async fn hear_all(&mut self) {
+        while let Some(news) = self.monitor.as_mut().and_then(|monitor| monitor.news.try_recv().ok()) {
+            self.hear(news).await;
+        }
+    }
+
+    /// The pod has lost what held it together: it is reported so, and kept until someone removes it.
+    pub(crate) async fn not_ready(&mut self) {
+        if self.phase == SandboxPhase::NotReady {
+            return;
+        }
+        self.phase = SandboxPhase::NotReady;
+        self.save().await;
+        self.tell(self.id.to_string(), EventKind::Stopped);
+    }
+
+    /// Connects or disconnects the pod from its monitor, for exec sessions too.
+    pub(crate) fn set_monitor(&mut self, monitor: Option<Monitor>) {
+        self.shared_link.store(monitor.as_ref().map(|monitor| Arc::new(monitor.link.clone())));
+        self.monitor = monitor;
+    }
+
+    /// Records and publishes the pod as it is now. A database that refuses does not stop a pod: memory and kernel have
+    /// the truth, and the next change tries again.
+    pub(crate) async fn save(&mut self) {
+        if let Err(error) = self.commit(Change::new()).await {
+            tracing::error!(pod.id = %self.id, error = %crate::registry::chain(&error), "pod not recorded");
+        }
+        self.publish();
+    }
+
+    /// Writes the pod's record together with `change`.
+    pub(crate) async fn commit(&self, change: Change) -> Result<()> {
+        self.host.commit(change.put(&self.record())?).await
+    }
+
+    /// Shows the pod as it is now to all readers.
+    pub(crate) fn publish(&self) {
+        self.host.publish(Arc::new(self.view()));
+    }
+
+    /// Tells listeners, with the pod as it has just been published.
+    pub(crate) fn tell(&self, id: String, kind: EventKind) {
+        let pod = self.host.snapshot().pods.get(&self.id).cloned().unwrap_or_else(|| Arc::new(self.view()));
+        self.host.events.tell(id, kind, pod);
+    }
+
+    /// Runs one step under a stage's deadline, and notes how it went.
+    pub(crate) async fn step<T>(&mut self, name: String, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let begun = Instant::now();
+        let result = match tokio::time::timeout(STAGE_LIMIT, work).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::TooLong { limit: STAGE_LIMIT }),
+        };
+        let took = begun.elapsed();
+        self.timeline.push(name.clone(), took, result.as_ref().err().map(crate::registry::chain));
+        result.map_err(|error| Error::Stage { stage: name, took, source: Box::new(error) })
+    }
+
+    pub(crate) fn record(&self) -> SandboxRecord {
+        SandboxRecord {
+            id: self.id.clone(),
+            spec: SandboxSpec::clone(&self.spec),
+            phase: self.phase,
+            created_at_ns: self.created_at_ns,
+            addresses: self.addresses.clone(),
+        }
+    }
+
+    fn view(&self) -> PodView {
+        let is_ready = self.phase == SandboxPhase::Ready;
+        let containers = self.containers.iter().filter_map(|(id, workload)| Some((id.clone(), workload.view()?)));
+        PodView {
+            id: self.id.clone(),
+            spec: self.spec.clone(),
+            state: if is_ready { PodState::Ready } else { PodState::NotReady },
+            created_at_ns: self.created_at_ns,
+            addresses: if is_ready { self.addresses.clone() } else { PodAddresses::default() },
+            pause_pid: self.monitor.as_ref().and_then(|monitor| monitor.pause_pid),
+            monitor_pid: self.monitor.as_ref().map(|monitor| monitor.pid),
+            cgroup: self.cgroups().map(|cgroups| cgroups.base.as_str().to_owned()).unwrap_or_default(),
+            host_interface: self.host_interface().ok().map(|name| name.as_str().to_owned()),
+            containers: containers.collect::<BTreeMap<ContainerId, Arc<ContainerView>>>(),
+            timeline: self.timeline.clone(),
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.containers.values().filter_map(Workload::deadline).min()
+    }
+}
+
+async fn next_news(monitor: &mut Option<Monitor>) -> News {
+    match monitor {
+        Some(monitor) => monitor.news.recv().await.unwrap_or(News::Gone),
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn finished(task: &mut Option<JoinHandle<Result<()>>>) -> Result<()> {
+    let Some(handle) = task else { return std::future::pending().await };
+    let result = handle.await.unwrap_or(Err(Error::Abandoned));
+    *task = None;
+    result
+}

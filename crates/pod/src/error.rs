@@ -1,0 +1,175 @@
+//! Why something could not be done to a pod.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_monitor::launch::Stage as LaunchStage;
+use berth_monitor::protocol::Failure;
+use berth_store::ErrorKind;
+
+/// The result of an operation on pods.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What went wrong; nothing is left of what a failed create had made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No such pod.
+    #[error("no pod sandbox {id:?}")]
+    NoPod {
+        /// As given.
+        id: String,
+    },
+    /// No such container.
+    #[error("no container {id:?}")]
+    NoContainer {
+        /// As given.
+        id: String,
+    },
+    /// The image is not on this node.
+    #[error("no image {image:?} on this node")]
+    NoImage {
+        /// As given.
+        image: String,
+    },
+    /// The object is in a state that does not allow it.
+    #[error("{object} {state}")]
+    WrongState {
+        /// The pod or container.
+        object: String,
+        /// As a predicate: "is not running".
+        state: &'static str,
+    },
+    /// Another pod or container has the name.
+    #[error("{object} exists already as {id}, {difference}")]
+    Exists {
+        /// What was to be made.
+        object: String,
+        /// The one that exists.
+        id: String,
+        /// Why it does not count as the same.
+        difference: &'static str,
+    },
+    /// The request makes no sense.
+    #[error("{field} {value:?}: {reason}")]
+    Invalid {
+        /// The field.
+        field: &'static str,
+        /// As given.
+        value: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A step failed.
+    #[error("{stage} (after {} ms)", took.as_millis())]
+    Stage {
+        /// Which, with its object.
+        stage: String,
+        /// How long it had taken.
+        took: Duration,
+        /// Why.
+        source: Box<Error>,
+    },
+    /// A step took longer than it may.
+    #[error("no answer within {} s", limit.as_secs())]
+    TooLong {
+        /// The limit.
+        limit: Duration,
+    },
+    /// The command of an exec session ran longer than asked for; it has been killed.
+    #[error("command in container {id} did not end within {} s", limit.as_secs_f64())]
+    ExecTimeout {
+        /// The container.
+        id: String,
+        /// The limit that the client set.
+        limit: Duration,
+    },
+    /// Processes of a container did not die.
+    #[error("container {id} has not ended {} s after SIGKILL: a process waits in the kernel", after.as_secs())]
+    Unkillable {
+        /// The container.
+        id: String,
+        /// How long after.
+        after: Duration,
+    },
+    /// No plan can be made of the request.
+    #[error("plan container")]
+    Plan(#[from] berth_container::Error),
+    /// The monitor refused or failed.
+    #[error("monitor: {0}")]
+    Monitor(Failure),
+    /// The monitor is gone.
+    #[error("the pod's monitor is gone")]
+    MonitorGone,
+    /// The zygote can't be started or asked.
+    #[error("start a monitor")]
+    Spawn(#[source] std::io::Error),
+    /// The image store refused.
+    #[error(transparent)]
+    Image(#[from] berth_image::Error),
+    /// The network refused.
+    #[error(transparent)]
+    Network(#[from] berth_net::Error),
+    /// The control groups refused.
+    #[error(transparent)]
+    Cgroup(#[from] berth_cgroup::CgroupError),
+    /// The database refused.
+    #[error(transparent)]
+    Store(#[from] berth_store::Error),
+    /// A file or directory.
+    #[error("{operation} {}", path.display())]
+    File {
+        /// What was attempted.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The outcome of work that another request began.
+    #[error(transparent)]
+    Shared(Arc<Error>),
+    /// A task ended without an answer: a defect, or the agent is stopping.
+    #[error("the agent gave up on it")]
+    Abandoned,
+}
+
+impl Error {
+    /// What the failure means to the client.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoPod { .. } | Self::NoContainer { .. } | Self::NoImage { .. } => ErrorKind::NotFound,
+            Self::WrongState { .. } => ErrorKind::WrongState,
+            Self::Exists { .. } => ErrorKind::Exists,
+            Self::Invalid { .. } => ErrorKind::Invalid,
+            Self::Stage { source, .. } => source.kind(),
+            Self::TooLong { .. } | Self::ExecTimeout { .. } | Self::Unkillable { .. } => ErrorKind::DeadlineExceeded,
+            Self::Plan(error) => error.kind(),
+            Self::Monitor(failure) => failure_kind(failure),
+            Self::MonitorGone | Self::Spawn(_) => ErrorKind::Unavailable,
+            Self::Image(error) => error.kind(),
+            Self::Network(error) => error.kind(),
+            Self::Cgroup(error) if error.is_invalid() => ErrorKind::Invalid,
+            Self::Store(error) => error.kind(),
+            Self::File { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => ErrorKind::Exhausted,
+            Self::Shared(error) => error.kind(),
+            Self::Cgroup(_) | Self::File { .. } | Self::Abandoned => ErrorKind::Internal,
+        }
+    }
+
+    /// For `map_err`: what was attempted on which path.
+    pub(crate) fn file(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File { operation, path, source }
+    }
+}
+
+/// A user that the image does not know, or a program that it does not have, is the request's fault.
+fn failure_kind(failure: &Failure) -> ErrorKind {
+    match failure {
+        Failure::Unknown { .. } => ErrorKind::NotFound,
+        Failure::WrongState { .. } => ErrorKind::WrongState,
+        Failure::Launch { stage: LaunchStage::FindUser, .. } => ErrorKind::Invalid,
+        Failure::Launch { .. } | Failure::Other { .. } => ErrorKind::Internal,
+    }
+}

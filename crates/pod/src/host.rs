@@ -1,0 +1,144 @@
+//! What all pods of a node share: stores, network, cgroups, directories, and the published view.
+//!
+//! No lock here is held across an await or a system call that can hang.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use berth_cgroup::{CgroupPath, Cgroups, Layout};
+use berth_image::ImageStore;
+use berth_monitor::id::{ContainerId, PodId};
+use berth_net::{AddressPool, Network};
+use berth_store::{Change, Durability, Store};
+
+use crate::error::{Error, Result};
+use crate::events::EventFeed;
+use crate::view::{PodView, Snapshot};
+use crate::zygote::Zygote;
+
+/// The longest that one step of a create or a stop may take: below the two minutes that a kubelet waits, so that it hears
+/// which step it was.
+pub(crate) const STAGE_LIMIT: Duration = Duration::from_secs(60);
+
+/// Where pods live on this node.
+#[derive(Debug, Clone)]
+pub struct HostSettings {
+    /// Durable state; containers' writable layers lie below it.
+    pub root: PathBuf,
+    /// Volatile state; sockets and small files of each pod lie below it.
+    pub state: PathBuf,
+    /// Parent of the pods that name no cgroup parent of their own.
+    pub cgroup_root: CgroupPath,
+    /// The program that becomes a zygote when its first argument says so.
+    pub zygote_program: PathBuf,
+    /// Most output of an exec session kept for each stream; what comes after is dropped (CRI: 16 MiB).
+    pub exec_output_bytes: usize,
+}
+
+/// The node, as drivers use it.
+#[derive(Debug)]
+pub struct Host {
+    pub(crate) settings: HostSettings,
+    pub(crate) store: Store,
+    pub(crate) images: ImageStore,
+    pub(crate) network: Network,
+    pub(crate) cgroups: Cgroups,
+    pub(crate) zygote: Zygote,
+    /// The capabilities of this process, which no container can exceed.
+    pub(crate) capabilities: u64,
+    pub(crate) events: EventFeed,
+    leases: Mutex<AddressPool>,
+    published: ArcSwap<Snapshot>,
+}
+
+impl Host {
+    /// Finds the cgroups and makes the directories; `network` is open. Blocks on small files only.
+    ///
+    /// # Errors
+    /// No cgroup hierarchy, or a directory can't be made.
+    pub fn new(settings: HostSettings, store: Store, images: ImageStore, network: Network) -> Result<Self> {
+        let cgroups = Cgroups::detect()?;
+        for directory in [settings.state.join("pods"), settings.root.join("containers")] {
+            std::fs::create_dir_all(&directory).map_err(Error::file("create directory", directory))?;
+        }
+        Ok(Self {
+            leases: Mutex::new(AddressPool::new(network.subnets())),
+            zygote: Zygote::new(settings.zygote_program.clone()),
+            capabilities: own_capabilities(),
+            events: EventFeed::default(),
+            published: ArcSwap::default(),
+            settings,
+            store,
+            images,
+            network,
+            cgroups,
+        })
+    }
+
+    /// A pod's directory in the volatile state.
+    pub(crate) fn pod_directory(&self, pod: &PodId) -> PathBuf {
+        self.settings.state.join("pods").join(pod.as_str())
+    }
+
+    /// A container's directory in the durable state.
+    pub(crate) fn container_directory(&self, container: &ContainerId) -> PathBuf {
+        self.settings.root.join("containers").join(container.as_str())
+    }
+
+    /// The image directories and the cgroup hierarchies as this host has them.
+    pub(crate) fn is_unified(&self) -> bool {
+        self.cgroups.layout() == Layout::Unified
+    }
+
+    /// The address pool; held for a few instructions only.
+    pub(crate) fn leases(&self) -> MutexGuard<'_, AddressPool> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All pods at this moment.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.published.load_full()
+    }
+
+    /// Shows `view` to all readers, in place of that pod's last.
+    pub(crate) fn publish(&self, view: Arc<PodView>) {
+        self.change_snapshot(|pods| {
+            pods.insert(view.id.clone(), view.clone());
+        });
+    }
+
+    /// Takes a pod out of what readers see.
+    pub(crate) fn unpublish(&self, pod: &PodId) {
+        self.change_snapshot(|pods| {
+            pods.remove(pod);
+        });
+    }
+
+    fn change_snapshot(&self, change: impl Fn(&mut BTreeMap<PodId, Arc<PodView>>)) {
+        self.published.rcu(|current| {
+            let mut next = Snapshot::clone(current);
+            change(&mut next.pods);
+            next
+        });
+    }
+
+    /// Writes a change of running state: it survives the death of any process, and needs no disk flush.
+    pub(crate) async fn commit(&self, change: Change) -> Result<()> {
+        Ok(self.store.commit(change, Durability::Process).await?)
+    }
+}
+
+/// Runs blocking work that belongs to one pod on a thread for such.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Abandoned)
+}
+
+/// `CapEff` of this process. Source: proc_pid_status(5).
+fn own_capabilities() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or_default()
+}

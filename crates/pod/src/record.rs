@@ -1,0 +1,71 @@
+//! What the database keeps of pods and containers, apart from the live types, so that these may change freely.
+//!
+//! A record is written before the first kernel object of what it describes is made, in state `Making`, and deleted when
+//! the last is gone: whatever a killed agent leaves behind has an owner on record. A pod's addresses are part of its
+//! record, so a lease can't outlive it.
+
+use std::path::PathBuf;
+
+use berth_container::spec::ContainerSpec;
+use berth_image::ImageId;
+use berth_monitor::id::{ContainerId, PodId};
+use berth_monitor::protocol::ResolvedUser;
+use berth_net::PodAddresses;
+use berth_store::Record;
+use serde::{Deserialize, Serialize};
+
+use crate::spec::SandboxSpec;
+use crate::view::ContainerState;
+
+/// A pod on record.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct SandboxRecord {
+    pub(crate) id: PodId,
+    pub(crate) spec: SandboxSpec,
+    pub(crate) phase: SandboxPhase,
+    pub(crate) created_at_ns: i64,
+    /// Leased as long as they stand here.
+    pub(crate) addresses: PodAddresses,
+}
+
+/// How far a pod on record has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum SandboxPhase {
+    /// Intent: some of it may exist. An agent that finds this takes it down.
+    Making,
+    Ready,
+    NotReady,
+}
+
+/// A container on record.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ContainerRecord {
+    pub(crate) id: ContainerId,
+    pub(crate) pod: PodId,
+    pub(crate) spec: ContainerSpec,
+    pub(crate) image: ImageId,
+    /// `None` is intent, as [`SandboxPhase::Making`].
+    pub(crate) state: Option<ContainerState>,
+    pub(crate) created_at_ns: i64,
+    pub(crate) user: ResolvedUser,
+    pub(crate) log_path: Option<PathBuf>,
+    pub(crate) stop_signal: i32,
+}
+
+impl Record for SandboxRecord {
+    const TABLE: &'static str = "sandboxes";
+    const VERSION: u32 = 1;
+
+    fn key(&self) -> String {
+        self.id.to_string()
+    }
+}
+
+impl Record for ContainerRecord {
+    const TABLE: &'static str = "containers";
+    const VERSION: u32 = 1;
+
+    fn key(&self) -> String {
+        self.id.to_string()
+    }
+}

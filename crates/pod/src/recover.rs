@@ -1,0 +1,163 @@
+//! What an agent finds when it starts: pods on record, their monitors, and things without an owner.
+//!
+//! Each pod on record is matched with its monitor, all at the same time. A monitor that answers tells everything that
+//! happened meanwhile; one that does not means that the pod is dead (killed, or the machine was started anew). What was
+//! only intended when the last agent died is taken down. Then whatever carries our names in kernel and on disk, but
+//! belongs to no pod on record, is removed.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use berth_monitor::protocol::ContainerReport;
+use berth_store::{Loaded, Quarantined};
+use tokio::task::JoinSet;
+
+use crate::driver::{Driver, Monitor};
+use crate::error::Result;
+use crate::host::{Host, blocking};
+use crate::link::Link;
+use crate::record::{ContainerRecord, SandboxPhase, SandboxRecord};
+use crate::sandbox::{DEATH_LIMIT, remove_directory};
+use crate::view::ContainerState;
+use crate::workload::{Workload, ended};
+
+/// Reads all records and brings every pod up to date; published when this returns.
+pub(crate) async fn find_pods(host: &Arc<Host>) -> Result<Vec<Driver>> {
+    let sandboxes = loaded(host.store.load::<SandboxRecord>().await?);
+    let mut containers = loaded(host.store.load::<ContainerRecord>().await?);
+    let mut recovering = JoinSet::new();
+    for record in sandboxes {
+        let of_pod = containers.extract_if(.., |container| container.pod == record.id).collect();
+        recovering.spawn(recover_pod(host.clone(), record, of_pod));
+    }
+    let drivers = recovering.join_all().await;
+    for orphan in containers {
+        tracing::warn!(container.id = %orphan.id, "container without a pod on record; it is forgotten");
+        host.commit(berth_store::Change::new().delete::<ContainerRecord>(orphan.id.to_string())).await?;
+    }
+    Ok(drivers.into_iter().flatten().collect())
+}
+
+fn loaded<R>(Loaded { records, quarantined }: Loaded<R>) -> Vec<R> {
+    for Quarantined { table, key, reason, .. } in quarantined {
+        tracing::error!(table, key, reason, "record not understood; it is set aside");
+    }
+    records
+}
+
+async fn recover_pod(host: Arc<Host>, record: SandboxRecord, containers: Vec<ContainerRecord>) -> Option<Driver> {
+    let mut driver = Driver::new(host.clone(), record.id, Arc::new(record.spec));
+    (driver.created_at_ns, driver.addresses) = (record.created_at_ns, record.addresses);
+    if let Err(error) = host.leases().reserve(driver.id.as_str(), &driver.addresses) {
+        tracing::warn!(pod.id = %driver.id, %error, "addresses on record can't be leased");
+    }
+    let link = Link::connect(&host.pod_directory(&driver.id)).await;
+    let reports = match link {
+        Ok((link, greeting, news)) => {
+            let (pid, pause_pid) = (greeting.hello.pid, greeting.hello.pause_pid);
+            driver.set_monitor(Some(Monitor { link, news, pid, pause_pid }));
+            greeting.hello.containers
+        }
+        Err(_) => Vec::new(),
+    };
+    for record in containers {
+        driver.recover_container(record, &reports).await;
+    }
+    let has_pause = driver.monitor.as_ref().is_some_and(|monitor| monitor.pause_pid.is_some());
+    driver.phase = match record.phase {
+        SandboxPhase::Making => {
+            take_down(driver).await;
+            return None;
+        }
+        SandboxPhase::Ready if has_pause => SandboxPhase::Ready,
+        SandboxPhase::Ready | SandboxPhase::NotReady => SandboxPhase::NotReady,
+    };
+    if driver.monitor.is_none() {
+        driver.lose_containers().await;
+    }
+    driver.save().await;
+    tracing::info!(pod.id = %driver.id, ready = driver.phase == SandboxPhase::Ready, "pod found again");
+    Some(driver)
+}
+
+async fn take_down(mut driver: Driver) {
+    let ids: Vec<_> = driver.containers.keys().cloned().collect();
+    for id in ids {
+        let _ = driver.remove_container(&id).await;
+    }
+    if let Err(error) = driver.tear_down().await {
+        tracing::error!(pod.id = %driver.id, error = %crate::registry::chain(&error), "half-made pod stays");
+    }
+}
+
+impl Driver {
+    /// Takes a container over from its record and its monitor's report; one that was only intended is taken down.
+    async fn recover_container(&mut self, record: ContainerRecord, reports: &[ContainerReport]) {
+        let id = record.id.clone();
+        let Ok(cgroup) = self.cgroups().and_then(|cgroups| Ok(cgroups.base.join(id.as_str())?)) else { return };
+        if let Err(error) = self.host.images.pin(&record.image, id.as_str()) {
+            tracing::warn!(container.id = %id, %error, "image of a container is gone");
+        }
+        let report = reports.iter().find(|report| report.container == id);
+        let was_made = record.state.is_some();
+        let mut workload = Workload::new(record, cgroup, report.map(|report| report.pid));
+        if let (true, Some(report)) = (workload.is_alive(), report) {
+            match (report.started_at_ns, report.exit.clone()) {
+                (started_at_ns, Some(exit)) => workload.end(ended(started_at_ns, exit)),
+                (Some(started_at_ns), None) => {
+                    workload.record.state = Some(ContainerState::Running { started_at_ns });
+                }
+                (None, None) => workload.record.state = Some(ContainerState::Created),
+            }
+        }
+        let change = berth_store::Change::new().put(&workload.record);
+        self.containers.insert(id.clone(), workload);
+        if !was_made {
+            if let Err(error) = self.tear_container_down(&id).await {
+                let error = crate::registry::chain(&error);
+                tracing::error!(container.id = %id, error, "half-made container stays");
+            }
+            return;
+        }
+        if let Ok(change) = change
+            && let Err(error) = self.host.commit(change).await
+        {
+            tracing::error!(container.id = %id, error = %crate::registry::chain(&error), "container not recorded");
+        }
+    }
+}
+
+/// Removes what carries our names and belongs to nobody on record: veths, cgroups, directories.
+pub(crate) async fn remove_orphans(host: &Arc<Host>) {
+    let snapshot = host.snapshot();
+    let pods: BTreeSet<String> = snapshot.pods.keys().map(ToString::to_string).collect();
+    let containers: BTreeSet<String> = snapshot.containers().map(|container| container.id.to_string()).collect();
+    let host = host.clone();
+    let removed = blocking(move || {
+        for link in host.network.owned_links().unwrap_or_default() {
+            if !pods.contains(&link.pod_id) {
+                report("veth", link.name.as_str(), host.network.detach(&link.name).is_ok());
+            }
+        }
+        for name in host.cgroups.list_children(&host.settings.cgroup_root).unwrap_or_default() {
+            if let (false, Ok(path)) = (pods.contains(&name), host.settings.cgroup_root.join(&name)) {
+                report("cgroup", path.as_str(), host.cgroups.open(&path).remove(DEATH_LIMIT).is_ok());
+            }
+        }
+        for (parent, known) in [("pods", &pods), ("containers", &containers)] {
+            let base = if parent == "pods" { &host.settings.state } else { &host.settings.root };
+            let entries = std::fs::read_dir(base.join(parent)).into_iter().flatten().flatten();
+            for entry in entries.filter(|entry| !known.contains(&*entry.file_name().to_string_lossy())) {
+                let path = entry.path();
+                report("directory", &path.display().to_string(), remove_directory(&path).is_ok());
+            }
+        }
+    });
+    if let Err(error) = removed.await {
+        tracing::error!(%error, "orphans not removed");
+    }
+}
+
+fn report(kind: &str, name: &str, removed: bool) {
+    tracing::warn!(kind, name, removed, "found without an owner");
+}

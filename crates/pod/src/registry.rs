@@ -1,0 +1,319 @@
+//! All pods of the node: finds a pod's driver or starts one, and hands orders on.
+//!
+//! The one lock here guards two maps and is never held across an await. What a request began goes on when its client
+//! hangs up; the same request again waits for the same outcome. A name is taken from the moment in which its driver
+//! starts until nothing of the pod is left, and no longer.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use berth_container::spec::ContainerSpec;
+use berth_monitor::id::{ContainerId, PodId};
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::Instrument;
+
+use crate::driver::{Driver, INBOX, Order, Reply};
+use crate::error::{Error, Result};
+use crate::events::Events;
+use crate::exec::{ExecOutput, exec_sync};
+use crate::host::Host;
+use crate::link::Link;
+use crate::recover;
+use crate::spec::{PodIdentity, SandboxSpec};
+use crate::view::{ContainerState, ContainerView, PodState, Snapshot};
+
+/// The pods of this node. A cheap handle.
+#[derive(Debug, Clone)]
+pub struct Pods(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    host: Arc<Host>,
+    drivers: Mutex<Drivers>,
+}
+
+#[derive(Debug, Default)]
+struct Drivers {
+    by_id: HashMap<PodId, Handle>,
+    by_identity: HashMap<PodIdentity, PodId>,
+}
+
+/// How to reach a driver.
+#[derive(Debug, Clone)]
+struct Handle {
+    orders: mpsc::Sender<Order>,
+    spec: Arc<SandboxSpec>,
+    made: watch::Receiver<Option<Made>>,
+    link: Arc<ArcSwapOption<Link>>,
+}
+
+/// The outcome of making a pod, for all who asked.
+type Made = std::result::Result<(), Arc<Error>>;
+
+impl Pods {
+    /// Finds every pod that an earlier agent left, running or not, and takes down what has no owner.
+    ///
+    /// # Errors
+    /// The database can't be read. A single pod that can't be recovered is no error.
+    pub async fn recover(host: Host) -> Result<Self> {
+        let host = Arc::new(host);
+        let pods = Self(Arc::new(Inner { host: host.clone(), drivers: Mutex::default() }));
+        for driver in recover::find_pods(&host).await? {
+            pods.adopt(driver);
+        }
+        recover::remove_orphans(&host).await;
+        Ok(pods)
+    }
+
+    /// All pods at this moment.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.0.host.snapshot()
+    }
+
+    /// A listener for all that happens from now on.
+    pub fn subscribe(&self) -> Events {
+        self.0.host.events.subscribe()
+    }
+
+    /// Whether pods can be attached to the network, or why not.
+    ///
+    /// # Errors
+    /// The reason.
+    pub async fn check_network(&self) -> Result<()> {
+        let host = self.0.host.clone();
+        Ok(crate::host::blocking(move || host.network.check()).await??)
+    }
+
+    /// Makes a pod and answers when it is ready. The same request again gets the same pod.
+    ///
+    /// # Errors
+    /// The step that failed, with nothing left; `Exists` for a pod with this identity and another configuration, or one
+    /// that has been stopped.
+    pub async fn run_sandbox(&self, spec: SandboxSpec) -> Result<PodId> {
+        let (id, handle) = self.find_or_start(spec.clone())?;
+        if *handle.spec != spec {
+            return Err(exists(&spec.identity, &id, "with another configuration"));
+        }
+        let mut made = handle.made;
+        match &*made.wait_for(Option::is_some).await.map_err(|_| Error::Abandoned)? {
+            Some(Ok(())) => {}
+            Some(Err(error)) => return Err(Error::Shared(error.clone())),
+            None => return Err(Error::Abandoned),
+        }
+        match self.snapshot().pods.get(&id) {
+            Some(pod) if pod.state == PodState::Ready => Ok(id),
+            _ => Err(exists(&spec.identity, &id, "and has been stopped")),
+        }
+    }
+
+    /// Ends a pod's containers and namespaces; unknown means done.
+    ///
+    /// # Errors
+    /// A process that does not die.
+    pub async fn stop_sandbox(&self, id: &str) -> Result<()> {
+        self.order_pod_if_known(id, Order::Stop).await
+    }
+
+    /// Stops a pod and removes every trace of it; unknown means done.
+    ///
+    /// # Errors
+    /// What could not be removed; calling again goes on.
+    pub async fn remove_sandbox(&self, id: &str) -> Result<()> {
+        self.order_pod_if_known(id, Order::Remove).await
+    }
+
+    /// Makes a container up to its start. The same request again gets the same container.
+    ///
+    /// # Errors
+    /// The step that failed, with nothing left; `NotFound` for the pod or image.
+    pub async fn create_container(&self, pod: &str, spec: ContainerSpec) -> Result<ContainerId> {
+        let pod = self.snapshot().pod(pod).cloned().ok_or_else(|| Error::NoPod { id: pod.to_owned() })?;
+        let order = |reply| Order::Create(Box::new(spec), reply);
+        self.order(&pod.id, order).await.unwrap_or_else(|| Err(Error::NoPod { id: pod.id.to_string() }))
+    }
+
+    /// Lets a created container run.
+    ///
+    /// # Errors
+    /// `WrongState` unless it is created; the program that could not be executed, after which it counts as exited.
+    pub async fn start_container(&self, id: &str) -> Result<()> {
+        let container = self.container(id)?;
+        let order = |reply| Order::Start(container.id.clone(), reply);
+        self.order(&container.pod, order).await.unwrap_or_else(|| Err(no_container(id)))
+    }
+
+    /// Asks a container to stop, kills it after `grace`, and answers when it has ended; unknown means done.
+    ///
+    /// # Errors
+    /// A process that does not die.
+    pub async fn stop_container(&self, id: &str, grace: Duration) -> Result<()> {
+        let Ok(container) = self.container(id) else { return Ok(()) };
+        let order = |reply| Order::StopContainer(container.id.clone(), grace, reply);
+        self.order(&container.pod, order).await.unwrap_or(Ok(()))
+    }
+
+    /// Ends a container if it runs and removes every trace of it but its log; unknown means done.
+    ///
+    /// # Errors
+    /// What could not be removed; calling again goes on.
+    pub async fn remove_container(&self, id: &str) -> Result<()> {
+        let Ok(container) = self.container(id) else { return Ok(()) };
+        let order = |reply| Order::RemoveContainer(container.id.clone(), reply);
+        self.order(&container.pod, order).await.unwrap_or(Ok(()))
+    }
+
+    /// Closes a running container's log and opens it anew by its name, with no byte lost.
+    ///
+    /// # Errors
+    /// `WrongState` unless it runs; the file can't be opened, and the old one stays in use.
+    pub async fn reopen_log(&self, id: &str) -> Result<()> {
+        let container = self.container(id)?;
+        let order = |reply| Order::ReopenLog(container.id.clone(), reply);
+        self.order(&container.pod, order).await.unwrap_or_else(|| Err(no_container(id)))
+    }
+
+    /// Runs a command in a running container; `None` gives it all the time it wants.
+    ///
+    /// # Errors
+    /// `WrongState` unless the container runs; `ExecTimeout` after everything in the session has been killed.
+    pub async fn exec_sync(&self, id: &str, args: Vec<String>, limit: Option<Duration>) -> Result<ExecOutput> {
+        let container = self.container(id)?;
+        let not_running = || Error::WrongState { object: format!("container {id}"), state: "is not running" };
+        if !matches!(container.state, ContainerState::Running { .. }) {
+            return Err(not_running());
+        }
+        let link = self.handle(&container.pod).and_then(|handle| handle.link.load_full()).ok_or_else(not_running)?;
+        exec_sync(&link, &container.id, args, limit, self.0.host.settings.exec_output_bytes).await
+    }
+
+    fn container(&self, id: &str) -> Result<Arc<ContainerView>> {
+        self.snapshot().container(id).cloned().ok_or_else(|| no_container(id))
+    }
+
+    async fn order_pod_if_known(&self, id: &str, order: fn(Reply<()>) -> Order) -> Result<()> {
+        let Some(pod) = self.snapshot().pod(id).cloned() else { return Ok(()) };
+        self.order(&pod.id, order).await.unwrap_or(Ok(()))
+    }
+
+    /// Gives a driver an order and awaits the answer; `None` when the pod is gone.
+    async fn order<T>(&self, pod: &PodId, order: impl FnOnce(Reply<T>) -> Order) -> Option<Result<T>> {
+        let handle = self.handle(pod)?;
+        let (reply, answer) = oneshot::channel();
+        handle.orders.send(order(reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    fn handle(&self, pod: &PodId) -> Option<Handle> {
+        self.drivers().by_id.get(pod).cloned()
+    }
+
+    fn drivers(&self) -> MutexGuard<'_, Drivers> {
+        self.0.drivers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find_or_start(&self, spec: SandboxSpec) -> Result<(PodId, Handle)> {
+        let mut drivers = self.drivers();
+        if let Some(id) = drivers.by_identity.get(&spec.identity)
+            && let Some(handle) = drivers.by_id.get(id)
+        {
+            return Ok((id.clone(), handle.clone()));
+        }
+        let id = PodId::from_random(random_bytes()?);
+        let driver = Driver::new(self.0.host.clone(), id.clone(), Arc::new(spec));
+        let (made, outcome) = watch::channel(None);
+        let (handle, orders) = drivers.enter(&driver, outcome);
+        drop(drivers);
+        let pods = self.clone();
+        let span = tracing::info_span!(parent: None, "pod", pod.id = %id);
+        tokio::spawn(pods.make_and_run(driver, orders, made).instrument(span));
+        Ok((id, handle))
+    }
+
+    /// Starts the driver of a pod that exists already.
+    fn adopt(&self, driver: Driver) {
+        let (_, outcome) = watch::channel(Some(Ok(())));
+        let (_, orders) = self.drivers().enter(&driver, outcome);
+        tokio::spawn(self.clone().run(driver, orders));
+    }
+
+    async fn make_and_run(
+        self,
+        mut driver: Driver,
+        orders: mpsc::Receiver<Order>,
+        made: watch::Sender<Option<Made>>,
+    ) {
+        let (id, identity) = (driver.id.clone(), driver.spec.identity.clone());
+        match driver.make().await {
+            Ok(()) => {
+                tracing::info!(pod.name = identity.name, pod.namespace = identity.namespace, "pod ready");
+                made.send_replace(Some(Ok(())));
+                self.run(driver, orders).await;
+            }
+            Err(error) => {
+                // The name is free before anyone hears, so that a retry starts anew.
+                self.drivers().forget(&id, &identity);
+                made.send_replace(Some(Err(Arc::new(error))));
+            }
+        }
+    }
+
+    async fn run(self, driver: Driver, orders: mpsc::Receiver<Order>) {
+        let (id, identity) = (driver.id.clone(), driver.spec.identity.clone());
+        if let Some(reply) = driver.run(orders).await {
+            self.drivers().forget(&id, &identity);
+            tracing::info!(pod.id = %id, "pod removed");
+            let _ = reply.send(Ok(()));
+        }
+    }
+}
+
+impl Drivers {
+    fn enter(&mut self, driver: &Driver, made: watch::Receiver<Option<Made>>) -> (Handle, mpsc::Receiver<Order>) {
+        let (sender, orders) = mpsc::channel(INBOX);
+        let handle =
+            Handle { orders: sender, spec: driver.spec.clone(), made, link: driver.shared_link.clone() };
+        self.by_identity.insert(driver.spec.identity.clone(), driver.id.clone());
+        self.by_id.insert(driver.id.clone(), handle.clone());
+        (handle, orders)
+    }
+
+    fn forget(&mut self, id: &PodId, identity: &PodIdentity) {
+        self.by_id.remove(id);
+        if self.by_identity.get(identity) == Some(id) {
+            self.by_identity.remove(identity);
+        }
+    }
+}
+
+/// An error with all its causes, for a log field.
+pub(crate) fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// For a new identifier.
+pub(crate) fn random_bytes() -> Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    let filled = rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty());
+    match filled {
+        Ok(32) => Ok(bytes),
+        Ok(_) => Err(Error::Abandoned),
+        Err(errno) => Err(Error::Spawn(errno.into())),
+    }
+}
+
+fn exists(identity: &PodIdentity, id: &PodId, difference: &'static str) -> Error {
+    let PodIdentity { name, namespace, attempt, .. } = identity;
+    Error::Exists { object: format!("pod sandbox {namespace}/{name} attempt {attempt}"), id: id.to_string(), difference }
+}
+
+fn no_container(id: &str) -> Error {
+    Error::NoContainer { id: id.to_owned() }
+}

@@ -1,0 +1,294 @@
+//! The steps of a pod's life: made, stopped, removed. [`Driver::make`] and [`Driver::tear_down`] are to be read side by
+//! side: the second undoes the first from the end to the beginning.
+//!
+//! | made | taken down |
+//! | --- | --- |
+//! | lease addresses, record the intent | delete the record, end the lease |
+//! | directory with the shared files | remove it |
+//! | cgroup | kill what is in it and remove it |
+//! | monitor and pause in new namespaces | shut the monitor down, which kills pause |
+//! | network: veth, addresses, routes | remove the veth |
+//! | record the readiness, publish: the commit | unpublish |
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_cgroup::{Cgroup, CgroupPath};
+use berth_monitor::id::PodId;
+use berth_monitor::plan::{SandboxPlan, Sharing};
+use berth_monitor::protocol::Order as MonitorOrder;
+use berth_net::{Attachment, IfName, PodAddresses};
+use berth_store::Change;
+
+use crate::driver::{Driver, Monitor};
+use crate::error::{Error, Result};
+use crate::events::EventKind;
+use crate::files::{hostname_of, write_files};
+use crate::host::{Host, blocking};
+use crate::link::{Greeting, Link};
+use crate::record::{SandboxPhase, SandboxRecord};
+use crate::spec::{PodPid, SandboxSpec};
+
+/// Size of a pod's `/dev/shm`, as with containerd and CRI-O.
+const SHM_BYTES: u64 = 64 << 20;
+
+/// How long processes that were killed may take to die before it is an error.
+pub(crate) const DEATH_LIMIT: Duration = Duration::from_secs(10);
+
+/// Where a pod stands in the cgroup hierarchy.
+#[derive(Debug, Clone)]
+pub(crate) struct PodCgroups {
+    /// Below it stand all of the pod's cgroups.
+    pub(crate) base: CgroupPath,
+    /// For monitor and pause.
+    pub(crate) sandbox: CgroupPath,
+    /// Whether `base` is the agent's own, to be removed with the pod; a kubelet's belongs to the kubelet.
+    pub(crate) owns_base: bool,
+}
+
+impl Driver {
+    /// Makes the pod. On an error nothing of it is left.
+    pub(crate) async fn make(&mut self) -> Result<()> {
+        let made = self.make_steps().await;
+        if made.is_err() {
+            if let Err(error) = self.tear_down().await {
+                // On record as intent, so that the next start of the agent takes it down.
+                tracing::error!(pod.id = %self.id, error = %crate::registry::chain(&error), "pod half made");
+            }
+        }
+        made
+    }
+
+    async fn make_steps(&mut self) -> Result<()> {
+        let host = self.host.clone();
+        let cgroups = self.cgroups()?;
+        if self.spec.net == Sharing::Own {
+            self.addresses = host.leases().lease(self.id.as_str())?;
+        }
+        let intent = Change::new().put(&self.record())?;
+        self.step("record intent".to_owned(), host.commit(intent)).await?;
+
+        let files = make_files(host.clone(), self.id.clone(), self.spec.clone(), self.addresses.clone());
+        self.step("write the pod's files".to_owned(), files).await?;
+
+        let (all, path) = (host.cgroups.clone(), cgroups.sandbox.clone());
+        let cgroup = async { Ok(blocking(move || all.create(&path)).await??) };
+        let cgroup = self.step(format!("make cgroup {}", cgroups.sandbox.as_str()), cgroup).await?;
+
+        let plan = self.sandbox_plan(&cgroup);
+        let monitor = start_monitor(host.clone(), plan);
+        let (monitor, greeting) = self.step("start monitor and pause".to_owned(), monitor).await?;
+        self.set_monitor(Some(monitor));
+
+        if self.spec.net == Sharing::Own {
+            let name = self.host_interface()?;
+            let attach = attach(host.clone(), self.id.to_string(), name, self.addresses.clone(), greeting);
+            self.step("attach network".to_owned(), attach).await?;
+        }
+
+        // The commit: from here on the pod exists.
+        self.phase = SandboxPhase::Ready;
+        self.commit(Change::new()).await?;
+        self.publish();
+        for kind in [EventKind::Created, EventKind::Started] {
+            self.tell(self.id.to_string(), kind);
+        }
+        Ok(())
+    }
+
+    fn sandbox_plan(&self, cgroup: &Cgroup) -> SandboxPlan {
+        SandboxPlan {
+            pod: self.id.clone(),
+            directory: self.host.pod_directory(&self.id),
+            cgroup: cgroup.entry(),
+            net: self.spec.net,
+            ipc: self.spec.ipc,
+            // The uts namespace follows the network's, as with other runtimes.
+            hostname: (self.spec.net == Sharing::Own).then(|| hostname_of(&self.spec)),
+            shared_pid: self.spec.pid == PodPid::Pod,
+            sysctls: self.spec.sysctls.clone(),
+            shm_bytes: SHM_BYTES,
+        }
+    }
+
+    /// Ends all containers at once, then the namespaces. The pod stays on record. Repeatable.
+    pub(crate) async fn stop(&mut self) -> Result<()> {
+        self.kill_all().await?;
+        self.shut_monitor_down().await;
+        self.not_ready().await;
+        self.begin_detach();
+        self.publish();
+        Ok(())
+    }
+
+    /// Stops the pod, then removes every trace of it.
+    pub(crate) async fn remove(&mut self) -> Result<()> {
+        self.stop().await?;
+        let ids: Vec<_> = self.containers.keys().cloned().collect();
+        for id in ids {
+            self.remove_container(&id).await?;
+        }
+        self.tear_down().await?;
+        self.host.unpublish(&self.id);
+        self.tell(self.id.to_string(), EventKind::Deleted);
+        Ok(())
+    }
+
+    /// Undoes [`Driver::make`], however far it came; absent means done. Whatever fails does not keep the rest from being
+    /// taken down, but the record stays, so that it is tried again.
+    pub(crate) async fn tear_down(&mut self) -> Result<()> {
+        self.shut_monitor_down().await;
+        let cgroups = remove_cgroups(self.host.clone(), self.cgroups()?).await;
+        self.begin_detach();
+        let network = match self.detaching.take() {
+            Some(task) => task.await.unwrap_or(Err(Error::Abandoned)),
+            None => Ok(()),
+        };
+        let directory = self.host.pod_directory(&self.id);
+        let files = blocking(move || remove_directory(&directory)).await?;
+        cgroups.and(network).and(files)?;
+        self.host.commit(Change::new().delete::<SandboxRecord>(self.id.to_string())).await?;
+        self.end_lease();
+        Ok(())
+    }
+
+    /// Asks the monitor to kill pause and itself; one that is gone has done so.
+    async fn shut_monitor_down(&mut self) {
+        if let Some(monitor) = self.monitor.take() {
+            self.set_monitor(None);
+            let _ = monitor.link.ask(MonitorOrder::Shutdown, &[]).await;
+        }
+    }
+
+    /// Begins to remove the host's side of the network. The kernel takes some 30 ms for it, so a stop does not wait.
+    fn begin_detach(&mut self) {
+        if self.addresses == PodAddresses::default() || self.detaching.is_some() {
+            return;
+        }
+        if let Ok(name) = self.host_interface() {
+            let host = self.host.clone();
+            self.detaching = Some(tokio::spawn(async move { Ok(blocking(move || host.network.detach(&name)).await??) }));
+        }
+    }
+
+    /// The veth is gone, so the addresses can be leased again.
+    pub(crate) async fn network_is_down(&mut self, detached: Result<()>) {
+        match detached {
+            Ok(()) => {
+                self.end_lease();
+                self.save().await;
+            }
+            // They stay leased until the pod is removed, which tries again.
+            Err(error) => {
+                tracing::warn!(pod.id = %self.id, error = %crate::registry::chain(&error), "network not detached");
+            }
+        }
+    }
+
+    fn end_lease(&mut self) {
+        self.host.leases().release(self.id.as_str());
+        self.addresses = PodAddresses::default();
+    }
+
+    /// The monitor has died, and pause with it. What is left of the containers is killed by cgroup.
+    pub(crate) async fn monitor_is_gone(&mut self) {
+        tracing::warn!(pod.id = %self.id, "monitor has died; its pod is killed");
+        self.set_monitor(None);
+        self.lose_containers().await;
+        if let Ok(cgroups) = self.cgroups() {
+            let entry = self.host.cgroups.open(&cgroups.sandbox).entry();
+            let _ = blocking(move || berth_cgroup::kill_all(&entry)).await;
+        }
+        self.not_ready().await;
+        self.publish();
+    }
+
+    /// Where this pod's cgroups are, by its request alone.
+    pub(crate) fn cgroups(&self) -> Result<PodCgroups> {
+        let id = self.id.as_str();
+        Ok(match &self.spec.cgroup_parent {
+            Some(parent) => {
+                let base = CgroupPath::from_parent(parent)?;
+                PodCgroups { sandbox: base.join(id)?, base, owns_base: false }
+            }
+            None => {
+                let base = self.host.settings.cgroup_root.join(id)?;
+                PodCgroups { sandbox: base.join("sandbox")?, base, owns_base: true }
+            }
+        })
+    }
+
+    pub(crate) fn host_interface(&self) -> Result<IfName> {
+        Ok(IfName::from_pod_id(self.id.as_str())?)
+    }
+}
+
+async fn make_files(
+    host: Arc<Host>,
+    id: PodId,
+    spec: Arc<SandboxSpec>,
+    addresses: PodAddresses,
+) -> Result<()> {
+    blocking(move || {
+        let directory = host.pod_directory(&id);
+        std::fs::create_dir_all(&directory).map_err(Error::file("create directory", &directory))?;
+        write_files(&directory, &spec, &addresses)?;
+        match &spec.log_directory {
+            Some(logs) => std::fs::create_dir_all(logs).map_err(Error::file("create log directory", logs)),
+            None => Ok(()),
+        }
+    })
+    .await?
+}
+
+async fn start_monitor(host: Arc<Host>, plan: SandboxPlan) -> Result<(Monitor, Greeting)> {
+    let socket = blocking(move || host.zygote.spawn_monitor(&plan)).await?.map_err(Error::Spawn)?;
+    let (link, greeting, news) = Link::establish(socket).await?;
+    let (pid, pause_pid) = (greeting.hello.pid, greeting.hello.pause_pid);
+    Ok((Monitor { link, news, pid, pause_pid }, greeting))
+}
+
+/// Takes the descriptors with it: held longer, they would keep the namespace alive after the pod.
+async fn attach(
+    host: Arc<Host>,
+    pod_id: String,
+    host_ifname: IfName,
+    addresses: PodAddresses,
+    greeting: Greeting,
+) -> Result<()> {
+    blocking(move || {
+        let [pod_socket, netns] = &greeting.handles[..] else { return Err(Error::MonitorGone) };
+        let attachment = Attachment {
+            pod_id: &pod_id,
+            netns: netns.as_fd(),
+            pod_socket: pod_socket.as_fd(),
+            host_ifname: &host_ifname,
+            addresses: &addresses,
+        };
+        host.network.attach(&attachment)?;
+        Ok(())
+    })
+    .await?
+}
+
+async fn remove_cgroups(host: Arc<Host>, cgroups: PodCgroups) -> Result<()> {
+    blocking(move || {
+        host.cgroups.open(&cgroups.sandbox).remove(DEATH_LIMIT)?;
+        if cgroups.owns_base {
+            host.cgroups.open(&cgroups.base).remove(DEATH_LIMIT)?;
+        }
+        Ok(())
+    })
+    .await?
+}
+
+/// Removes a directory with all below it; absent means done. Blocks.
+pub(crate) fn remove_directory(directory: &std::path::Path) -> Result<()> {
+    match std::fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::file("remove directory", directory)(error))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,579 @@
+//! The steps of a container's life, as its pod's driver takes them.
+//!
+//! ```text
+//!   Create            Start              the process ends
+//!  ────────▶ Created ──────▶ Running ───────────────────────▶ Exited ──Remove──▶ (gone)
+//!               └── Stop, Remove ────────────────────────────────▶┘
+//! ```
+//! Made: pin the image, record the intent, directories, cgroup with limits, launch up to the gate; the record as created
+//! is the commit. Taken down in reverse by [`Driver::remove_container`], however far it came.
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use berth_cgroup::{Cgroup, CgroupPath, DEFAULT_DEVICES, Entry};
+use berth_container::plan::{CgroupView, ImageDefaults, Surroundings, plan_launch};
+use berth_container::spec::{ContainerSpec, PidSpec};
+use berth_image::{Image, ImageId};
+use berth_monitor::id::ContainerId;
+use berth_monitor::plan::{PidNamespace, Rootfs};
+use berth_monitor::protocol::{Answer, Exit, Order as MonitorOrder, ResolvedUser, exit_record_path};
+use berth_store::Change;
+
+use crate::driver::{Driver, Reply};
+use crate::error::{Error, Result};
+use crate::events::EventKind;
+use crate::files::hostname_of;
+use crate::host::{Host, blocking};
+use crate::link::{Link, memfd_of};
+use crate::record::{ContainerRecord, SandboxPhase};
+use crate::sandbox::{DEATH_LIMIT, remove_directory};
+use crate::spec::PodPid;
+use crate::view::{ContainerState, ContainerView, Ended, Reason};
+
+/// The exit code of a container whose own could not be learned, as containerd gives it.
+const UNKNOWN_EXIT_CODE: i32 = 255;
+
+/// Longer grace periods count as this: a clock can't add any number of seconds.
+const MAX_GRACE: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+/// A container as its driver holds it.
+#[derive(Debug)]
+pub(crate) struct Workload {
+    pub(crate) record: ContainerRecord,
+    spec: Arc<ContainerSpec>,
+    cgroup: CgroupPath,
+    /// Its first process in the host's pid namespace.
+    pub(crate) pid: Option<i32>,
+    stopping: Option<Stopping>,
+}
+
+/// A stop that has been asked for.
+#[derive(Debug)]
+struct Stopping {
+    /// When patience ends: then it is killed, and after that given up.
+    deadline: Instant,
+    killed: bool,
+    waiters: Vec<Reply<()>>,
+}
+
+impl Workload {
+    pub(crate) fn new(record: ContainerRecord, cgroup: CgroupPath, pid: Option<i32>) -> Self {
+        let spec = Arc::new(record.spec.clone());
+        Self { record, spec, cgroup, pid, stopping: None }
+    }
+
+    /// Whether its first process lives.
+    pub(crate) fn is_alive(&self) -> bool {
+        matches!(self.record.state, Some(ContainerState::Created | ContainerState::Running { .. }))
+    }
+
+    /// When the driver has to look after it unasked.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.stopping.as_ref().map(|stopping| stopping.deadline)
+    }
+
+    /// As readers see it; `None` until it has been made.
+    pub(crate) fn view(&self) -> Option<Arc<ContainerView>> {
+        let record = &self.record;
+        Some(Arc::new(ContainerView {
+            id: record.id.clone(),
+            pod: record.pod.clone(),
+            spec: self.spec.clone(),
+            image: record.image.clone(),
+            state: record.state.clone()?,
+            created_at_ns: record.created_at_ns,
+            pid: self.pid.filter(|_| self.is_alive()),
+            user: record.user.clone(),
+            log_path: record.log_path.clone(),
+            stop_signal: record.stop_signal,
+            cgroup: self.cgroup.as_str().to_owned(),
+        }))
+    }
+
+    /// Takes in the end; whoever waits for it is told.
+    pub(crate) fn end(&mut self, ended: Ended) {
+        self.record.state = Some(ContainerState::Exited(ended));
+        for waiter in self.stopping.take().into_iter().flat_map(|stopping| stopping.waiters) {
+            let _ = waiter.send(Ok(()));
+        }
+    }
+
+    fn started_at_ns(&self) -> Option<i64> {
+        match self.record.state {
+            Some(ContainerState::Running { started_at_ns }) => Some(started_at_ns),
+            None | Some(ContainerState::Created | ContainerState::Exited(_)) => None,
+        }
+    }
+}
+
+impl Driver {
+    /// Makes a container up to its gate. On an error nothing of it is left.
+    pub(crate) async fn create_container(&mut self, spec: ContainerSpec) -> Result<ContainerId> {
+        let link = self.ready_link()?;
+        if let Some(existing) = self.same_name(&spec) {
+            return existing;
+        }
+        let id = ContainerId::from_random(crate::registry::random_bytes()?);
+        let image = self.pin_image(&spec, &id)?;
+        let name = spec.name.clone();
+        let made = self.make_container(&id, spec, &image, &link).await;
+        if let Err(error) = made {
+            if let Err(left) = self.tear_container_down(&id).await {
+                tracing::error!(container.id = %id, error = %crate::registry::chain(&left), "container half made");
+            }
+            self.publish();
+            return Err(error);
+        }
+        self.publish();
+        self.tell(id.to_string(), EventKind::Created);
+        tracing::info!(pod.id = %self.id, container.id = %id, container.name = name, "container created");
+        Ok(id)
+    }
+
+    async fn make_container(
+        &mut self,
+        id: &ContainerId,
+        spec: ContainerSpec,
+        image: &Image,
+        link: &Link,
+    ) -> Result<()> {
+        let name = spec.name.clone();
+        let host = self.host.clone();
+        let path = self.cgroups()?.base.join(id.as_str())?;
+        let cgroup = host.cgroups.open(&path);
+        let log_path = self.spec.log_directory.as_ref().zip(spec.log_path.as_ref()).map(|(dir, log)| dir.join(log));
+        let surroundings = self.surroundings(id, &spec, image, &cgroup, log_path.clone())?;
+        // Before anything is made: whatever can be refused has been refused here.
+        let planned = plan_launch(&spec, &image_defaults(image), surroundings)?;
+
+        let record = ContainerRecord {
+            id: id.clone(),
+            pod: self.id.clone(),
+            spec,
+            image: image.id.clone(),
+            state: None,
+            created_at_ns: crate::clock::now_ns(),
+            user: ResolvedUser::default(),
+            log_path,
+            stop_signal: planned.stop_signal,
+        };
+        let change = Change::new().put(&record)?;
+        let limits = record.spec.limits.clone();
+        self.containers.insert(id.clone(), Workload::new(record, path, None));
+        self.step(format!("record intent of container {name}"), host.commit(change)).await?;
+
+        let privileged = planned.launch.readonly_paths.is_empty() && planned.launch.masked_paths.is_empty();
+        let (rootfs, for_cgroup) = (planned.launch.rootfs.clone(), host.clone());
+        let path = cgroup.path().clone();
+        let prepare = async {
+            blocking(move || {
+                make_directories(&rootfs)?;
+                let cgroup = for_cgroup.cgroups.create(&path)?;
+                if !privileged {
+                    cgroup.allow_devices(&DEFAULT_DEVICES)?;
+                }
+                Ok(cgroup.apply(&limits)?)
+            })
+            .await?
+        };
+        self.step(format!("make directories and cgroup of container {name}"), prepare).await?;
+
+        let plan = memfd_of(&planned.launch).map_err(Error::Spawn)?;
+        let fds = [plan.as_fd()];
+        let launched = self.step(format!("launch container {name}"), link.ask(MonitorOrder::Launch, &fds)).await?;
+        let Answer::Launched { pid, user, warnings } = launched else { return Err(Error::MonitorGone) };
+        for warning in warnings {
+            tracing::warn!(container.id = %id, warning, "container launched with a reservation");
+        }
+
+        // The commit: from here on the container exists.
+        let workload = self.workload_mut(id)?;
+        workload.pid = Some(pid);
+        workload.record.user = user;
+        workload.record.state = Some(ContainerState::Created);
+        let change = Change::new().put(&workload.record)?;
+        host.commit(change).await
+    }
+
+    /// Opens the gate.
+    pub(crate) async fn start_container(&mut self, id: &ContainerId) -> Result<()> {
+        let link = self.ready_link()?;
+        let workload = self.workload_mut(id)?;
+        match &workload.record.state {
+            Some(ContainerState::Created) => {}
+            Some(ContainerState::Running { .. }) => return Err(wrong_state(id, "is running already")),
+            None | Some(ContainerState::Exited(_)) => return Err(wrong_state(id, "has exited")),
+        }
+        let name = workload.spec.name.clone();
+        let order = MonitorOrder::Start { container: id.clone() };
+        let started = self.step(format!("start container {name}"), link.ask(order, &[])).await;
+        // A program that can't be executed has left an exit behind, which comes before the answer.
+        let Answer::Started { at_ns, .. } = (match started {
+            Ok(answer) => answer,
+            Err(error) => {
+                self.hear_all().await;
+                return Err(error);
+            }
+        }) else {
+            return Err(Error::MonitorGone);
+        };
+        let workload = self.workload_mut(id)?;
+        workload.record.state = Some(ContainerState::Running { started_at_ns: at_ns });
+        self.save_container(id).await;
+        self.tell(id.to_string(), EventKind::Started);
+        tracing::info!(pod.id = %self.id, container.id = %id, container.name = name, "container started");
+        Ok(())
+    }
+
+    /// Asks the container to stop, and kills it after `grace`; answers when it has ended. A second call with less
+    /// grace shortens that of the first.
+    pub(crate) async fn stop_container(&mut self, id: &ContainerId, grace: Duration, reply: Reply<()>) {
+        let Some(workload) = self.containers.get_mut(id).filter(|workload| workload.is_alive()) else {
+            drop(reply.send(Ok(())));
+            return;
+        };
+        // A container at its gate has no workload that could hear a signal.
+        let can_hear = workload.started_at_ns().is_some();
+        let deadline = Instant::now() + if can_hear { grace.min(MAX_GRACE) } else { Duration::ZERO };
+        if let Some(stopping) = &mut workload.stopping {
+            stopping.waiters.push(reply);
+            if !stopping.killed {
+                stopping.deadline = stopping.deadline.min(deadline);
+            }
+        } else {
+            let signal = workload.record.stop_signal;
+            workload.stopping = Some(Stopping { deadline, killed: false, waiters: vec![reply] });
+            if let (true, Some(monitor)) = (can_hear && !grace.is_zero(), &self.monitor) {
+                // One that has just ended needs no signal.
+                let _ = monitor.link.ask(MonitorOrder::Signal { container: id.clone(), signal }, &[]).await;
+            }
+        }
+        self.kill_overdue().await;
+    }
+
+    /// Kills containers whose grace is over, and gives up on those that a kill did not end.
+    pub(crate) async fn kill_overdue(&mut self) {
+        let now = Instant::now();
+        let overdue: Vec<ContainerId> = (self.containers.iter())
+            .filter(|(_, workload)| workload.deadline().is_some_and(|deadline| deadline <= now))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in overdue {
+            let Some(stopping) = self.containers.get_mut(&id).and_then(|workload| workload.stopping.as_mut()) else {
+                continue;
+            };
+            if !std::mem::replace(&mut stopping.killed, true) {
+                stopping.deadline = now + DEATH_LIMIT;
+                self.kill(&id).await;
+                continue;
+            }
+            let given_up = self.containers.get_mut(&id).and_then(|workload| workload.stopping.take());
+            for waiter in given_up.into_iter().flat_map(|stopping| stopping.waiters) {
+                let _ = waiter.send(Err(Error::Unkillable { id: id.to_string(), after: DEATH_LIMIT }));
+            }
+        }
+    }
+
+    async fn kill(&self, id: &ContainerId) {
+        if let Some(monitor) = &self.monitor {
+            let _ = monitor.link.ask(MonitorOrder::Kill { container: id.clone() }, &[]).await;
+        }
+    }
+
+    /// Kills every container and waits until all have ended.
+    pub(crate) async fn kill_all(&mut self) -> Result<()> {
+        let alive: Vec<ContainerId> =
+            self.containers.iter().filter(|(_, w)| w.is_alive()).map(|(id, _)| id.clone()).collect();
+        for id in &alive {
+            self.kill(id).await;
+        }
+        for id in &alive {
+            self.await_end(id).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the end of a container that has been killed, while taking in all news.
+    async fn await_end(&mut self, id: &ContainerId) -> Result<()> {
+        let deadline = tokio::time::Instant::now() + DEATH_LIMIT;
+        while self.containers.get(id).is_some_and(Workload::is_alive) {
+            let Some(monitor) = &mut self.monitor else { break };
+            match tokio::time::timeout_at(deadline, monitor.news.recv()).await {
+                Ok(Some(news)) => self.hear(news).await,
+                Ok(None) => self.monitor_is_gone().await,
+                Err(_) => return Err(Error::Unkillable { id: id.to_string(), after: DEATH_LIMIT }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a container if it runs, and removes every trace of it; absent means done. The log belongs to the kubelet.
+    pub(crate) async fn remove_container(&mut self, id: &ContainerId) -> Result<()> {
+        match self.containers.get(id) {
+            None => return Ok(()),
+            Some(workload) if workload.is_alive() => {
+                self.kill(id).await;
+                self.await_end(id).await?;
+            }
+            Some(_) => {}
+        }
+        self.tear_container_down(id).await?;
+        self.publish();
+        self.tell(id.to_string(), EventKind::Deleted);
+        tracing::info!(pod.id = %self.id, container.id = %id, "container removed");
+        Ok(())
+    }
+
+    /// Undoes [`Driver::make_container`], however far it came; absent means done.
+    pub(crate) async fn tear_container_down(&mut self, id: &ContainerId) -> Result<()> {
+        if let Some(monitor) = &self.monitor {
+            let _ = monitor.link.ask(MonitorOrder::Kill { container: id.clone() }, &[]).await;
+            let _ = monitor.link.ask(MonitorOrder::Forget { container: id.clone() }, &[]).await;
+        }
+        let cgroup = self.host.cgroups.open(&self.cgroups()?.base.join(id.as_str())?);
+        let directory = self.host.container_directory(id);
+        let exit_record = exit_record_path(&self.host.pod_directory(&self.id), id);
+        blocking(move || {
+            cgroup.remove(DEATH_LIMIT)?;
+            let _ = std::fs::remove_file(exit_record);
+            remove_directory(&directory)
+        })
+        .await??;
+        self.host.commit(Change::new().delete::<ContainerRecord>(id.to_string())).await?;
+        self.host.images.unpin(id.as_str());
+        self.containers.remove(id);
+        Ok(())
+    }
+
+    /// Has the monitor close the log and open it anew by its name.
+    pub(crate) async fn reopen_log(&mut self, id: &ContainerId) -> Result<()> {
+        let link = self.ready_link()?;
+        if self.workload_mut(id)?.started_at_ns().is_none() {
+            return Err(wrong_state(id, "is not running"));
+        }
+        link.ask(MonitorOrder::ReopenLog { container: id.clone() }, &[]).await.map(drop)
+    }
+
+    /// A container's first process has ended.
+    pub(crate) async fn container_exited(&mut self, id: &ContainerId, exit: Exit) {
+        let Some(workload) = self.containers.get_mut(id).filter(|workload| workload.is_alive()) else { return };
+        let ended = ended(workload.started_at_ns(), exit);
+        tracing::info!(
+            pod.id = %self.id, container.id = %id, exit.code = ended.exit_code, reason = ended.reason.as_str(),
+            "container exited"
+        );
+        workload.end(ended);
+        self.save_container(id).await;
+        self.tell(id.to_string(), EventKind::Stopped);
+    }
+
+    /// Without a monitor, what a container left as its exit record is all that can be known of its end.
+    pub(crate) async fn lose_containers(&mut self) {
+        let alive: Vec<ContainerId> =
+            self.containers.iter().filter(|(_, w)| w.is_alive()).map(|(id, _)| id.clone()).collect();
+        for id in alive {
+            let Ok(path) = self.cgroups().and_then(|cgroups| Ok(cgroups.base.join(id.as_str())?)) else { continue };
+            let entry = self.host.cgroups.open(&path).entry();
+            let _ = blocking(move || berth_cgroup::kill_all(&entry)).await;
+            let record = std::fs::read(exit_record_path(&self.host.pod_directory(&self.id), &id)).ok();
+            let exit = record.and_then(|text| serde_json::from_slice(&text).ok());
+            if let Some(workload) = self.containers.get_mut(&id) {
+                let started_at_ns = workload.started_at_ns();
+                workload.end(exit.map_or_else(|| lost(started_at_ns), |exit| ended(started_at_ns, exit)));
+            }
+            self.save_container(&id).await;
+            self.tell(id.to_string(), EventKind::Stopped);
+        }
+    }
+
+    /// Records and publishes a container as it is now; see [`Driver::save`].
+    async fn save_container(&mut self, id: &ContainerId) {
+        let Some(workload) = self.containers.get(id) else { return };
+        let change = Change::new().put(&workload.record).map_err(Error::from);
+        let saved = match change {
+            Ok(change) => self.host.commit(change).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = saved {
+            tracing::error!(container.id = %id, error = %crate::registry::chain(&error), "container not recorded");
+        }
+        self.publish();
+    }
+
+    fn ready_link(&self) -> Result<Link> {
+        match (&self.monitor, self.phase) {
+            (Some(monitor), SandboxPhase::Ready) => Ok(monitor.link.clone()),
+            _ => Err(Error::WrongState { object: format!("pod sandbox {}", self.id), state: "is not ready" }),
+        }
+    }
+
+    fn workload_mut(&mut self, id: &ContainerId) -> Result<&mut Workload> {
+        self.containers.get_mut(id).ok_or_else(|| Error::NoContainer { id: id.to_string() })
+    }
+
+    /// A container with the same name and attempt: the same request again gets it, another one is refused.
+    fn same_name(&self, spec: &ContainerSpec) -> Option<Result<ContainerId>> {
+        let same = |workload: &&Workload| {
+            workload.spec.name == spec.name && workload.spec.attempt == spec.attempt
+        };
+        let existing = self.containers.values().find(same)?;
+        let difference = match (*existing.spec == *spec, &existing.record.state) {
+            (true, Some(ContainerState::Created)) => return Some(Ok(existing.record.id.clone())),
+            (true, _) => "and has been started",
+            (false, _) => "with another configuration",
+        };
+        let object = format!("container {:?} attempt {}", spec.name, spec.attempt);
+        Some(Err(Error::Exists { object, id: existing.record.id.to_string(), difference }))
+    }
+
+    fn pin_image(&self, spec: &ContainerSpec, id: &ContainerId) -> Result<Arc<Image>> {
+        let image: ImageId = match self.host.images.find(&spec.image)? {
+            Some(image) => image.id.clone(),
+            None => return Err(Error::NoImage { image: spec.image.clone() }),
+        };
+        Ok(self.host.images.pin(&image, id.as_str())?)
+    }
+
+    fn surroundings(
+        &self,
+        id: &ContainerId,
+        spec: &ContainerSpec,
+        image: &Image,
+        cgroup: &Cgroup,
+        log_path: Option<PathBuf>,
+    ) -> Result<Surroundings> {
+        let directory = self.host.container_directory(id);
+        let entry = cgroup.entry();
+        Ok(Surroundings {
+            container: id.clone(),
+            rootfs: Rootfs {
+                staging: directory.join("root"),
+                lower: self.host.images.rootfs_layers(image),
+                upper: directory.join("upper"),
+                work: directory.join("work"),
+                read_only: spec.security.read_only_rootfs,
+            },
+            pod_directory: self.host.pod_directory(&self.id),
+            hostname: hostname_of(&self.spec),
+            ipc: self.spec.ipc,
+            pod_is_privileged: self.spec.privileged,
+            pid_namespace: self.pid_namespace(&spec.security.pid)?,
+            cgroup_view: cgroup_view(&self.host, &entry),
+            oom_file: cgroup.oom_file(),
+            cgroup: entry,
+            log_path,
+            capabilities: self.host.capabilities,
+        })
+    }
+
+    /// What a container's pid mode means in this pod.
+    fn pid_namespace(&self, wanted: &PidSpec) -> Result<PidNamespace> {
+        let invalid = |value: &str, reason| Error::Invalid {
+            field: "linux.security_context.namespace_options.pid",
+            value: value.to_owned(),
+            reason,
+        };
+        match wanted {
+            PidSpec::Container => Ok(PidNamespace::Own),
+            PidSpec::Node => Ok(PidNamespace::Host),
+            PidSpec::Pod if self.spec.pid == PodPid::Pod => Ok(PidNamespace::Pod),
+            PidSpec::Pod => Err(invalid("POD", "the sandbox was made without a pid namespace for all")),
+            PidSpec::Target(target) => {
+                let mut found = self.containers.values().filter(|w| w.record.id.as_str().starts_with(target.as_str()));
+                match (found.next(), found.next()) {
+                    (Some(workload), None) if workload.started_at_ns().is_some() => {
+                        Ok(PidNamespace::Container(workload.record.id.clone()))
+                    }
+                    _ => Err(invalid(target, "the target is no running container of this pod")),
+                }
+            }
+        }
+    }
+}
+
+/// What a monitor's word on an exit means to a client.
+pub(crate) fn ended(started_at_ns: Option<i64>, exit: Exit) -> Ended {
+    let Exit { code, at_ns, oom_killed, start_error } = exit;
+    let (reason, message) = match (start_error, oom_killed, code) {
+        (Some(error), _, _) => (Reason::StartError, error),
+        (None, _, 0) => (Reason::Completed, String::new()),
+        (None, true, _) => (Reason::OomKilled, String::new()),
+        (None, false, _) => (Reason::Error, String::new()),
+    };
+    Ended { started_at_ns, finished_at_ns: at_ns, exit_code: code, reason, message }
+}
+
+fn lost(started_at_ns: Option<i64>) -> Ended {
+    Ended {
+        started_at_ns,
+        finished_at_ns: crate::clock::now_ns(),
+        exit_code: UNKNOWN_EXIT_CODE,
+        reason: Reason::Unknown,
+        message: "the container ended together with its monitor".to_owned(),
+    }
+}
+
+fn image_defaults(image: &Image) -> ImageDefaults {
+    let config = &image.config;
+    ImageDefaults {
+        entrypoint: config.entrypoint.clone(),
+        cmd: config.cmd.clone(),
+        env: config.env.clone(),
+        user: config.user.clone(),
+        working_dir: config.working_dir.clone(),
+        stop_signal: config.stop_signal.clone().unwrap_or_default(),
+    }
+}
+
+/// On v1 each controller's directory under the name of its mount point, as it should appear in the container.
+fn cgroup_view(host: &Host, entry: &Entry) -> CgroupView {
+    let files = match entry {
+        Entry::Files(files) if !host.is_unified() => files,
+        Entry::Directory(_) | Entry::Files(_) => return CgroupView::Unified,
+    };
+    let named = files.iter().filter_map(|file| {
+        let directory = file.parent()?;
+        let name = directory.strip_prefix("/sys/fs/cgroup").ok()?.iter().next()?.to_str()?;
+        (name != "unified").then(|| (name.to_owned(), directory.to_owned()))
+    });
+    CgroupView::PerController(named.collect())
+}
+
+fn make_directories(rootfs: &Rootfs) -> Result<()> {
+    for directory in [&rootfs.staging, &rootfs.upper, &rootfs.work] {
+        std::fs::create_dir_all(directory).map_err(Error::file("create directory", directory))?;
+    }
+    Ok(())
+}
+
+fn wrong_state(id: &ContainerId, state: &'static str) -> Error {
+    Error::WrongState { object: format!("container {id}"), state }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_those_that_kubectl_describe_shows() {
+        let exit = |code, oom_killed, start_error: Option<&str>| Exit {
+            code,
+            at_ns: 2,
+            oom_killed,
+            start_error: start_error.map(str::to_owned),
+        };
+        for (exit, reason) in [
+            (exit(0, false, None), "Completed"),
+            // A child was killed for want of memory, and the container went on and ended well.
+            (exit(0, true, None), "Completed"),
+            (exit(137, true, None), "OOMKilled"),
+            (exit(1, false, None), "Error"),
+            (exit(128, false, Some("execute: x")), "StartError"),
+        ] {
+            assert_eq!(ended(Some(1), exit.clone()).reason.as_str(), reason, "{exit:?}");
+        }
+    }
+}
