@@ -76,7 +76,8 @@ impl Link {
 
     /// Takes over a connected socket and awaits the greeting.
     pub(crate) async fn establish(socket: OwnedFd) -> Result<(Self, Greeting, mpsc::UnboundedReceiver<News>)> {
-        let socket = AsyncFd::register(socket).map_err(Error::Spawn)?;
+        #[expect(deprecated, reason = "its successor is unsafe for types that change their descriptor; OwnedFd never does")]
+        let socket = AsyncFd::new(socket).map_err(Error::Spawn)?;
         let greeting = timeout(STAGE_LIMIT, receive_greeting(&socket));
         let greeting = greeting.await.map_err(|_| Error::TooLong { limit: STAGE_LIMIT })??;
         let inner = Inner { socket, next_request: AtomicU64::new(1), waiting: Mutex::default() };
