@@ -205,6 +205,8 @@ fn run(
     streams: Streams,
 ) -> Result<std::convert::Infallible, StageError> {
     let mut warnings = Vec::new();
+    // What is made below has exactly the mode that the plan gives it.
+    rustix::process::umask(Mode::empty());
     // A session of its own first, so that a terminal can become its controlling one and no signal to the monitor's
     // group arrives here.
     setsid().map_err(StageError::at(Stage::Fork, "session"))?;

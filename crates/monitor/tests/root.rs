@@ -1,6 +1,11 @@
 //! The real thing: a zygote, its monitors, pause and containers on this kernel. No agent, no network, no cgroup limits.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use std::fs::{self, File};
 use std::io::Write;

@@ -143,7 +143,9 @@ impl Error {
             Self::Exists { .. } => ErrorKind::Exists,
             Self::Invalid { .. } => ErrorKind::Invalid,
             Self::Stage { source, .. } => source.kind(),
-            Self::TooLong { .. } | Self::ExecTimeout { .. } | Self::Unkillable { .. } => ErrorKind::DeadlineExceeded,
+            Self::TooLong { .. } | Self::ExecTimeout { .. } | Self::Unkillable { .. } => {
+                ErrorKind::DeadlineExceeded
+            }
             Self::Plan(error) => error.kind(),
             Self::Monitor(failure) => failure_kind(failure),
             Self::MonitorGone | Self::Spawn(_) => ErrorKind::Unavailable,
@@ -151,16 +153,25 @@ impl Error {
             Self::Network(error) => error.kind(),
             Self::Cgroup(error) if error.is_invalid() => ErrorKind::Invalid,
             Self::Store(error) => error.kind(),
-            Self::File { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => ErrorKind::Exhausted,
+            Self::File { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                ErrorKind::Exhausted
+            }
             Self::Shared(error) => error.kind(),
             Self::Cgroup(_) | Self::File { .. } | Self::Abandoned => ErrorKind::Internal,
         }
     }
 
     /// For `map_err`: what was attempted on which path.
-    pub(crate) fn file(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+    pub(crate) fn file(
+        operation: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
-        move |source| Self::File { operation, path, source }
+        move |source| Self::File {
+            operation,
+            path,
+            source,
+        }
     }
 }
 
@@ -169,7 +180,10 @@ fn failure_kind(failure: &Failure) -> ErrorKind {
     match failure {
         Failure::Unknown { .. } => ErrorKind::NotFound,
         Failure::WrongState { .. } => ErrorKind::WrongState,
-        Failure::Launch { stage: LaunchStage::FindUser, .. } => ErrorKind::Invalid,
+        Failure::Launch {
+            stage: LaunchStage::FindUser,
+            ..
+        } => ErrorKind::Invalid,
         Failure::Launch { .. } | Failure::Other { .. } => ErrorKind::Internal,
     }
 }

@@ -62,12 +62,21 @@ struct Stopping {
 impl Workload {
     pub(crate) fn new(record: ContainerRecord, cgroup: CgroupPath, pid: Option<i32>) -> Self {
         let spec = Arc::new(record.spec.clone());
-        Self { record, spec, cgroup, pid, stopping: None }
+        Self {
+            record,
+            spec,
+            cgroup,
+            pid,
+            stopping: None,
+        }
     }
 
     /// Whether its first process lives.
     pub(crate) fn is_alive(&self) -> bool {
-        matches!(self.record.state, Some(ContainerState::Created | ContainerState::Running { .. }))
+        matches!(
+            self.record.state,
+            Some(ContainerState::Created | ContainerState::Running { .. })
+        )
     }
 
     /// When the driver has to look after it unasked.
@@ -93,12 +102,14 @@ impl Workload {
         }))
     }
 
-    /// Takes in the end; whoever waits for it is told.
-    pub(crate) fn end(&mut self, ended: Ended) {
+    /// Takes in the end; returns who waits for it, to be told once it has been published.
+    #[must_use]
+    pub(crate) fn end(&mut self, ended: Ended) -> Vec<Reply<()>> {
         self.record.state = Some(ContainerState::Exited(ended));
-        for waiter in self.stopping.take().into_iter().flat_map(|stopping| stopping.waiters) {
-            let _ = waiter.send(Ok(()));
-        }
+        self.stopping
+            .take()
+            .map(|stopping| stopping.waiters)
+            .unwrap_or_default()
     }
 
     fn started_at_ns(&self) -> Option<i64> {
@@ -144,7 +155,12 @@ impl Driver {
         let host = self.host.clone();
         let path = self.cgroups()?.base.join(id.as_str())?;
         let cgroup = host.cgroups.open(&path);
-        let log_path = self.spec.log_directory.as_ref().zip(spec.log_path.as_ref()).map(|(dir, log)| dir.join(log));
+        let log_path = self
+            .spec
+            .log_directory
+            .as_ref()
+            .zip(spec.log_path.as_ref())
+            .map(|(dir, log)| dir.join(log));
         let surroundings = self.surroundings(id, &spec, image, &cgroup, log_path.clone())?;
         // Before anything is made: whatever can be refused has been refused here.
         let planned = plan_launch(&spec, &image_defaults(image), surroundings)?;
@@ -162,8 +178,10 @@ impl Driver {
         };
         let change = Change::new().put(&record)?;
         let limits = record.spec.limits.clone();
-        self.containers.insert(id.clone(), Workload::new(record, path, None));
-        self.step(format!("record intent of container {name}"), host.commit(change)).await?;
+        self.containers
+            .insert(id.clone(), Workload::new(record, path, None));
+        self.step(format!("record intent of container {name}"), host.commit(change))
+            .await?;
 
         let privileged = planned.launch.readonly_paths.is_empty() && planned.launch.masked_paths.is_empty();
         let (rootfs, for_cgroup) = (planned.launch.rootfs.clone(), host.clone());
@@ -179,12 +197,23 @@ impl Driver {
             })
             .await?
         };
-        self.step(format!("make directories and cgroup of container {name}"), prepare).await?;
+        self.step(
+            format!("make directories and cgroup of container {name}"),
+            prepare,
+        )
+        .await?;
 
         let plan = memfd_of(&planned.launch).map_err(Error::Spawn)?;
         let fds = [plan.as_fd()];
-        let launched = self.step(format!("launch container {name}"), link.ask(MonitorOrder::Launch, &fds)).await?;
-        let Answer::Launched { pid, user, warnings } = launched else { return Err(Error::MonitorGone) };
+        let launched = self
+            .step(
+                format!("launch container {name}"),
+                link.ask(MonitorOrder::Launch, &fds),
+            )
+            .await?;
+        let Answer::Launched { pid, user, warnings } = launched else {
+            return Err(Error::MonitorGone);
+        };
         for warning in warnings {
             tracing::warn!(container.id = %id, warning, "container launched with a reservation");
         }
@@ -208,8 +237,12 @@ impl Driver {
             None | Some(ContainerState::Exited(_)) => return Err(wrong_state(id, "has exited")),
         }
         let name = workload.spec.name.clone();
-        let order = MonitorOrder::Start { container: id.clone() };
-        let started = self.step(format!("start container {name}"), link.ask(order, &[])).await;
+        let order = MonitorOrder::Start {
+            container: id.clone(),
+        };
+        let started = self
+            .step(format!("start container {name}"), link.ask(order, &[]))
+            .await;
         // A program that can't be executed has left an exit behind, which comes before the answer.
         let Answer::Started { at_ns, .. } = (match started {
             Ok(answer) => answer,
@@ -237,7 +270,12 @@ impl Driver {
         };
         // A container at its gate has no workload that could hear a signal.
         let can_hear = workload.started_at_ns().is_some();
-        let deadline = Instant::now() + if can_hear { grace.min(MAX_GRACE) } else { Duration::ZERO };
+        let deadline = Instant::now()
+            + if can_hear {
+                grace.min(MAX_GRACE)
+            } else {
+                Duration::ZERO
+            };
         if let Some(stopping) = &mut workload.stopping {
             stopping.waiters.push(reply);
             if !stopping.killed {
@@ -245,10 +283,23 @@ impl Driver {
             }
         } else {
             let signal = workload.record.stop_signal;
-            workload.stopping = Some(Stopping { deadline, killed: false, waiters: vec![reply] });
+            workload.stopping = Some(Stopping {
+                deadline,
+                killed: false,
+                waiters: vec![reply],
+            });
             if let (true, Some(monitor)) = (can_hear && !grace.is_zero(), &self.monitor) {
                 // One that has just ended needs no signal.
-                let _ = monitor.link.ask(MonitorOrder::Signal { container: id.clone(), signal }, &[]).await;
+                let _ = monitor
+                    .link
+                    .ask(
+                        MonitorOrder::Signal {
+                            container: id.clone(),
+                            signal,
+                        },
+                        &[],
+                    )
+                    .await;
             }
         }
         self.kill_overdue().await;
@@ -262,7 +313,11 @@ impl Driver {
             .map(|(id, _)| id.clone())
             .collect();
         for id in overdue {
-            let Some(stopping) = self.containers.get_mut(&id).and_then(|workload| workload.stopping.as_mut()) else {
+            let Some(stopping) = self
+                .containers
+                .get_mut(&id)
+                .and_then(|workload| workload.stopping.as_mut())
+            else {
                 continue;
             };
             if !std::mem::replace(&mut stopping.killed, true) {
@@ -270,23 +325,41 @@ impl Driver {
                 self.kill(&id).await;
                 continue;
             }
-            let given_up = self.containers.get_mut(&id).and_then(|workload| workload.stopping.take());
+            let given_up = self
+                .containers
+                .get_mut(&id)
+                .and_then(|workload| workload.stopping.take());
             for waiter in given_up.into_iter().flat_map(|stopping| stopping.waiters) {
-                let _ = waiter.send(Err(Error::Unkillable { id: id.to_string(), after: DEATH_LIMIT }));
+                let _ = waiter.send(Err(Error::Unkillable {
+                    id: id.to_string(),
+                    after: DEATH_LIMIT,
+                }));
             }
         }
     }
 
     async fn kill(&self, id: &ContainerId) {
         if let Some(monitor) = &self.monitor {
-            let _ = monitor.link.ask(MonitorOrder::Kill { container: id.clone() }, &[]).await;
+            let _ = monitor
+                .link
+                .ask(
+                    MonitorOrder::Kill {
+                        container: id.clone(),
+                    },
+                    &[],
+                )
+                .await;
         }
     }
 
     /// Kills every container and waits until all have ended.
     pub(crate) async fn kill_all(&mut self) -> Result<()> {
-        let alive: Vec<ContainerId> =
-            self.containers.iter().filter(|(_, w)| w.is_alive()).map(|(id, _)| id.clone()).collect();
+        let alive: Vec<ContainerId> = self
+            .containers
+            .iter()
+            .filter(|(_, w)| w.is_alive())
+            .map(|(id, _)| id.clone())
+            .collect();
         for id in &alive {
             self.kill(id).await;
         }
@@ -304,7 +377,12 @@ impl Driver {
             match tokio::time::timeout_at(deadline, monitor.news.recv()).await {
                 Ok(Some(news)) => self.hear(news).await,
                 Ok(None) => self.monitor_is_gone().await,
-                Err(_) => return Err(Error::Unkillable { id: id.to_string(), after: DEATH_LIMIT }),
+                Err(_) => {
+                    return Err(Error::Unkillable {
+                        id: id.to_string(),
+                        after: DEATH_LIMIT,
+                    });
+                }
             }
         }
         Ok(())
@@ -330,8 +408,24 @@ impl Driver {
     /// Undoes [`Driver::make_container`], however far it came; absent means done.
     pub(crate) async fn tear_container_down(&mut self, id: &ContainerId) -> Result<()> {
         if let Some(monitor) = &self.monitor {
-            let _ = monitor.link.ask(MonitorOrder::Kill { container: id.clone() }, &[]).await;
-            let _ = monitor.link.ask(MonitorOrder::Forget { container: id.clone() }, &[]).await;
+            let _ = monitor
+                .link
+                .ask(
+                    MonitorOrder::Kill {
+                        container: id.clone(),
+                    },
+                    &[],
+                )
+                .await;
+            let _ = monitor
+                .link
+                .ask(
+                    MonitorOrder::Forget {
+                        container: id.clone(),
+                    },
+                    &[],
+                )
+                .await;
         }
         let cgroup = self.host.cgroups.open(&self.cgroups()?.base.join(id.as_str())?);
         let directory = self.host.container_directory(id);
@@ -342,7 +436,9 @@ impl Driver {
             remove_directory(&directory)
         })
         .await??;
-        self.host.commit(Change::new().delete::<ContainerRecord>(id.to_string())).await?;
+        self.host
+            .commit(Change::new().delete::<ContainerRecord>(id.to_string()))
+            .await?;
         self.host.images.unpin(id.as_str());
         self.containers.remove(id);
         Ok(())
@@ -354,44 +450,72 @@ impl Driver {
         if self.workload_mut(id)?.started_at_ns().is_none() {
             return Err(wrong_state(id, "is not running"));
         }
-        link.ask(MonitorOrder::ReopenLog { container: id.clone() }, &[]).await.map(drop)
+        link.ask(
+            MonitorOrder::ReopenLog {
+                container: id.clone(),
+            },
+            &[],
+        )
+        .await
+        .map(drop)
     }
 
     /// A container's first process has ended.
     pub(crate) async fn container_exited(&mut self, id: &ContainerId, exit: Exit) {
-        let Some(workload) = self.containers.get_mut(id).filter(|workload| workload.is_alive()) else { return };
+        let Some(workload) = self.containers.get_mut(id).filter(|workload| workload.is_alive()) else {
+            return;
+        };
         let ended = ended(workload.started_at_ns(), exit);
         tracing::info!(
             pod.id = %self.id, container.id = %id, exit.code = ended.exit_code, reason = ended.reason.as_str(),
             "container exited"
         );
-        workload.end(ended);
+        let waiters = workload.end(ended);
+        self.publish_end(id, waiters).await;
+    }
+
+    async fn publish_end(&mut self, id: &ContainerId, waiters: Vec<Reply<()>>) {
         self.save_container(id).await;
         self.tell(id.to_string(), EventKind::Stopped);
+        for waiter in waiters {
+            let _ = waiter.send(Ok(()));
+        }
     }
 
     /// Without a monitor, what a container left as its exit record is all that can be known of its end.
     pub(crate) async fn lose_containers(&mut self) {
-        let alive: Vec<ContainerId> =
-            self.containers.iter().filter(|(_, w)| w.is_alive()).map(|(id, _)| id.clone()).collect();
+        let alive: Vec<ContainerId> = self
+            .containers
+            .iter()
+            .filter(|(_, w)| w.is_alive())
+            .map(|(id, _)| id.clone())
+            .collect();
         for id in alive {
-            let Ok(path) = self.cgroups().and_then(|cgroups| Ok(cgroups.base.join(id.as_str())?)) else { continue };
+            let Ok(path) = self
+                .cgroups()
+                .and_then(|cgroups| Ok(cgroups.base.join(id.as_str())?))
+            else {
+                continue;
+            };
             let entry = self.host.cgroups.open(&path).entry();
             let _ = blocking(move || berth_cgroup::kill_all(&entry)).await;
             let record = std::fs::read(exit_record_path(&self.host.pod_directory(&self.id), &id)).ok();
             let exit = record.and_then(|text| serde_json::from_slice(&text).ok());
-            if let Some(workload) = self.containers.get_mut(&id) {
-                let started_at_ns = workload.started_at_ns();
+            let Some(workload) = self.containers.get_mut(&id) else {
+                continue;
+            };
+            let started_at_ns = workload.started_at_ns();
+            let waiters =
                 workload.end(exit.map_or_else(|| lost(started_at_ns), |exit| ended(started_at_ns, exit)));
-            }
-            self.save_container(&id).await;
-            self.tell(id.to_string(), EventKind::Stopped);
+            self.publish_end(&id, waiters).await;
         }
     }
 
     /// Records and publishes a container as it is now; see [`Driver::save`].
     async fn save_container(&mut self, id: &ContainerId) {
-        let Some(workload) = self.containers.get(id) else { return };
+        let Some(workload) = self.containers.get(id) else {
+            return;
+        };
         let change = Change::new().put(&workload.record).map_err(Error::from);
         let saved = match change {
             Ok(change) => self.host.commit(change).await,
@@ -406,19 +530,23 @@ impl Driver {
     fn ready_link(&self) -> Result<Link> {
         match (&self.monitor, self.phase) {
             (Some(monitor), SandboxPhase::Ready) => Ok(monitor.link.clone()),
-            _ => Err(Error::WrongState { object: format!("pod sandbox {}", self.id), state: "is not ready" }),
+            _ => Err(Error::WrongState {
+                object: format!("pod sandbox {}", self.id),
+                state: "is not ready",
+            }),
         }
     }
 
     fn workload_mut(&mut self, id: &ContainerId) -> Result<&mut Workload> {
-        self.containers.get_mut(id).ok_or_else(|| Error::NoContainer { id: id.to_string() })
+        self.containers
+            .get_mut(id)
+            .ok_or_else(|| Error::NoContainer { id: id.to_string() })
     }
 
     /// A container with the same name and attempt: the same request again gets it, another one is refused.
     fn same_name(&self, spec: &ContainerSpec) -> Option<Result<ContainerId>> {
-        let same = |workload: &&Workload| {
-            workload.spec.name == spec.name && workload.spec.attempt == spec.attempt
-        };
+        let same =
+            |workload: &&Workload| workload.spec.name == spec.name && workload.spec.attempt == spec.attempt;
         let existing = self.containers.values().find(same)?;
         let difference = match (*existing.spec == *spec, &existing.record.state) {
             (true, Some(ContainerState::Created)) => return Some(Ok(existing.record.id.clone())),
@@ -426,13 +554,21 @@ impl Driver {
             (false, _) => "with another configuration",
         };
         let object = format!("container {:?} attempt {}", spec.name, spec.attempt);
-        Some(Err(Error::Exists { object, id: existing.record.id.to_string(), difference }))
+        Some(Err(Error::Exists {
+            object,
+            id: existing.record.id.to_string(),
+            difference,
+        }))
     }
 
     fn pin_image(&self, spec: &ContainerSpec, id: &ContainerId) -> Result<Arc<Image>> {
         let image: ImageId = match self.host.images.find(&spec.image)? {
             Some(image) => image.id.clone(),
-            None => return Err(Error::NoImage { image: spec.image.clone() }),
+            None => {
+                return Err(Error::NoImage {
+                    image: spec.image.clone(),
+                });
+            }
         };
         Ok(self.host.images.pin(&image, id.as_str())?)
     }
@@ -480,9 +616,15 @@ impl Driver {
             PidSpec::Container => Ok(PidNamespace::Own),
             PidSpec::Node => Ok(PidNamespace::Host),
             PidSpec::Pod if self.spec.pid == PodPid::Pod => Ok(PidNamespace::Pod),
-            PidSpec::Pod => Err(invalid("POD", "the sandbox was made without a pid namespace for all")),
+            PidSpec::Pod => Err(invalid(
+                "POD",
+                "the sandbox was made without a pid namespace for all",
+            )),
             PidSpec::Target(target) => {
-                let mut found = self.containers.values().filter(|w| w.record.id.as_str().starts_with(target.as_str()));
+                let mut found = self
+                    .containers
+                    .values()
+                    .filter(|w| w.record.id.as_str().starts_with(target.as_str()));
                 match (found.next(), found.next()) {
                     (Some(workload), None) if workload.started_at_ns().is_some() => {
                         Ok(PidNamespace::Container(workload.record.id.clone()))
@@ -496,14 +638,25 @@ impl Driver {
 
 /// What a monitor's word on an exit means to a client.
 pub(crate) fn ended(started_at_ns: Option<i64>, exit: Exit) -> Ended {
-    let Exit { code, at_ns, oom_killed, start_error } = exit;
+    let Exit {
+        code,
+        at_ns,
+        oom_killed,
+        start_error,
+    } = exit;
     let (reason, message) = match (start_error, oom_killed, code) {
         (Some(error), _, _) => (Reason::StartError, error),
         (None, _, 0) => (Reason::Completed, String::new()),
         (None, true, _) => (Reason::OomKilled, String::new()),
         (None, false, _) => (Reason::Error, String::new()),
     };
-    Ended { started_at_ns, finished_at_ns: at_ns, exit_code: code, reason, message }
+    Ended {
+        started_at_ns,
+        finished_at_ns: at_ns,
+        exit_code: code,
+        reason,
+        message,
+    }
 }
 
 fn lost(started_at_ns: Option<i64>) -> Ended {
@@ -536,7 +689,12 @@ fn cgroup_view(host: &Host, entry: &Entry) -> CgroupView {
     };
     let named = files.iter().filter_map(|file| {
         let directory = file.parent()?;
-        let name = directory.strip_prefix("/sys/fs/cgroup").ok()?.iter().next()?.to_str()?;
+        let name = directory
+            .strip_prefix("/sys/fs/cgroup")
+            .ok()?
+            .iter()
+            .next()?
+            .to_str()?;
         (name != "unified").then(|| (name.to_owned(), directory.to_owned()))
     });
     CgroupView::PerController(named.collect())
@@ -550,7 +708,10 @@ fn make_directories(rootfs: &Rootfs) -> Result<()> {
 }
 
 fn wrong_state(id: &ContainerId, state: &'static str) -> Error {
-    Error::WrongState { object: format!("container {id}"), state }
+    Error::WrongState {
+        object: format!("container {id}"),
+        state,
+    }
 }
 
 #[cfg(test)]

@@ -33,14 +33,19 @@ struct Running {
 impl Zygote {
     /// Nothing is started yet.
     pub(crate) fn new(program: PathBuf) -> Self {
-        Self { program, running: Mutex::new(None) }
+        Self {
+            program,
+            running: Mutex::new(None),
+        }
     }
 
     /// Has a monitor forked for `plan`; returns the agent's end of its connection, on which it will greet. Blocks for the
     /// time of a small send, or of starting the zygote.
     pub(crate) fn spawn_monitor(&self, plan: &SandboxPlan) -> IoResult<OwnedFd> {
         let (ours, theirs) = packet::pair(Blocking::No)?;
-        let request = serde_json::to_vec(&Spawn { pod: plan.pod.clone() })?;
+        let request = serde_json::to_vec(&Spawn {
+            pod: plan.pod.clone(),
+        })?;
         let plan = memfd_of(plan)?;
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let mut last_error = None;
@@ -84,7 +89,12 @@ impl Running {
 
 impl Drop for Zygote {
     fn drop(&mut self) {
-        if let Some(running) = self.running.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(running) = self
+            .running
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+        {
             running.end();
         }
     }
