@@ -1,0 +1,191 @@
+//! What the kernel and the disk hold for one agent, as a set of lines; the difference of two says what was left behind.
+//!
+//! Only what is this agent's is looked at, so that other tests and other people may work on the same machine.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::processes::{self, Process};
+use crate::site::Site;
+
+/// Where an agent's things are found.
+#[derive(Debug)]
+pub(crate) struct Scope<'a> {
+    pub(crate) site: &'a Site,
+    /// No other agent lives there, so all of the namespace's processes, links and rules are this one's.
+    pub(crate) alone: bool,
+    /// The directory that holds all of the agent's own.
+    pub(crate) dir: &'a Path,
+    pub(crate) cgroup: &'a str,
+    /// The bridge stays while the agent does.
+    pub(crate) bridge: &'a str,
+    /// The agent's own process.
+    pub(crate) agent: Option<u32>,
+}
+
+/// One moment of an agent's things.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Snapshot(BTreeSet<String>);
+
+impl Snapshot {
+    pub(crate) fn take(scope: &Scope<'_>) -> Self {
+        let mut lines = BTreeSet::new();
+        lines.extend(processes(scope));
+        lines.extend(mounts(scope.dir));
+        lines.extend(cgroups(scope.cgroup));
+        lines.extend(files(scope.dir));
+        lines.extend(scope.agent.into_iter().flat_map(descriptors));
+        if scope.alone {
+            lines.extend(links(scope));
+            lines.extend(rules(scope.site));
+        }
+        Self(lines)
+    }
+
+    /// What `later` has more, and what it lacks.
+    pub fn changes(&self, later: &Self) -> Vec<String> {
+        let more = later.0.difference(&self.0).map(|line| format!("+ {line}"));
+        let less = self.0.difference(&later.0).map(|line| format!("- {line}"));
+        more.chain(less).collect()
+    }
+
+    /// How many lines begin so.
+    pub fn count(&self, beginning: &str) -> usize {
+        self.0.iter().filter(|line| line.starts_with(beginning)).count()
+    }
+
+    /// As before, but for the agent's own processes and descriptors, which a restart replaces.
+    pub fn with_agent_of(&self, later: &Self) -> Self {
+        let agent = |line: &&String| {
+            let zygote_or_agent = line.ends_with(" serve") || line.ends_with("zygote");
+            line.starts_with("descriptor ") || (line.starts_with("process ") && zygote_or_agent)
+        };
+        let rest = self.0.iter().filter(|line| !agent(line));
+        Self(rest.chain(later.0.iter().filter(agent)).cloned().collect())
+    }
+
+    /// The lines that begin in one of these ways.
+    pub(crate) fn only(&self, beginnings: &[&str]) -> Vec<String> {
+        let wanted = self
+            .0
+            .iter()
+            .filter(|line| beginnings.iter().any(|beginning| line.starts_with(beginning)));
+        wanted.cloned().collect()
+    }
+}
+
+/// Whether a process is the agent's: it lives in the agent's network namespace, or in one of its cgroups.
+pub(crate) fn owns(scope: &Scope<'_>, process: &Process) -> bool {
+    let below = format!(":{}", scope.cgroup);
+    let in_cgroup = process.cgroups.lines().any(|line| {
+        line.split_once(&below)
+            .is_some_and(|(_, rest)| rest.is_empty() || rest.starts_with('/'))
+    });
+    in_cgroup || (scope.alone && process.net == Some(scope.site.inode()))
+}
+
+fn processes(scope: &Scope<'_>) -> Vec<String> {
+    let owned = processes::owned(|process| owns(scope, process));
+    let line = |process: Process| {
+        let state = if process.zombie { " (zombie)" } else { "" };
+        format!("process {} {}{state}", process.pid, process.title)
+    };
+    owned.into_iter().map(line).collect()
+}
+
+/// Of the machine's own mount table.
+fn mounts(dir: &Path) -> Vec<String> {
+    let table = fs::read_to_string("/proc/self/mounts").unwrap();
+    let dir = dir.to_str().unwrap();
+    table
+        .lines()
+        .filter(|line| line.contains(dir))
+        .map(|line| format!("mount {line}"))
+        .collect()
+}
+
+/// In every hierarchy, what is below the agent's root; the root itself stays with the agent.
+fn cgroups(root: &str) -> Vec<String> {
+    let inside = cgroup_roots(root).into_iter().flat_map(|root| below(&root));
+    inside
+        .filter(|path| path.is_dir())
+        .map(|path| format!("cgroup {}", path.display()))
+        .collect()
+}
+
+/// The directories of the agent's root in all hierarchies.
+pub(crate) fn cgroup_roots(root: &str) -> Vec<PathBuf> {
+    let hierarchies = fs::read_dir("/sys/fs/cgroup")
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let paths = hierarchies
+        .chain(["/sys/fs/cgroup".into()])
+        .filter(|path| !path.is_symlink());
+    paths
+        .map(|path| path.join(root.trim_start_matches('/')))
+        .filter(|path| path.is_dir())
+        .collect()
+}
+
+fn files(dir: &Path) -> Vec<String> {
+    let own = ["root", "state"]
+        .into_iter()
+        .flat_map(|part| below(&dir.join(part)));
+    // The database's journal comes and goes as it likes.
+    let settled = own.filter(|path| {
+        !path
+            .to_str()
+            .is_some_and(|path| path.ends_with("-wal") || path.ends_with("-shm"))
+    });
+    settled.map(|path| format!("file {}", path.display())).collect()
+}
+
+/// Everything below a directory; symbolic links are not followed.
+pub(crate) fn below(dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(dir) else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        if path.is_dir() && !path.is_symlink() {
+            found.extend(below(&path));
+        }
+        found.push(path);
+    }
+    found
+}
+
+/// The agent's open descriptors by kind. Sockets are left out: clients come and go.
+fn descriptors(agent: u32) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(format!("/proc/{agent}/fd")) else {
+        return Vec::new();
+    };
+    let targets = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    let mut counts = BTreeMap::<String, usize>::new();
+    for target in targets {
+        let target = target.to_string_lossy().into_owned();
+        let kind = target.split_once(":[").map_or(target.as_str(), |(kind, _)| kind);
+        if kind != "socket" && !kind.ends_with("-wal") && !kind.ends_with("-shm") {
+            *counts.entry(kind.to_owned()).or_default() += 1;
+        }
+    }
+    counts
+        .into_iter()
+        .map(|(kind, count)| format!("descriptor {kind}, {count} times"))
+        .collect()
+}
+
+fn links(scope: &Scope<'_>) -> Vec<String> {
+    let text = scope.site.run("ip", &["-o", "link"]);
+    let names = text.lines().filter_map(|line| line.split([' ', '@', ':']).nth(2));
+    names
+        .filter(|name| *name != scope.bridge)
+        .map(|name| format!("link {name}"))
+        .collect()
+}
+
+fn rules(site: &Site) -> Vec<String> {
+    let text = site.run("nft", &["--stateless", "list", "ruleset"]);
+    text.lines().map(|line| format!("rule {}", line.trim())).collect()
+}

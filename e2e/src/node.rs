@@ -1,0 +1,344 @@
+//! One agent with everything of its own, started and stopped as an operator would, or worse.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use berth_cri_proto::v1::{PodSandboxConfig, VersionRequest};
+use rustix::process::Signal;
+
+use crate::cri::Cri;
+use crate::leftovers::{Scope, Snapshot, cgroup_roots, owns};
+use crate::pod::Pod;
+use crate::requests;
+use crate::site::Site;
+use crate::tools::{Running, berth_binary, poll, repository, run, spawn};
+use crate::{leftovers, processes};
+
+/// How long an agent may take to come up: it imports images in a build that is not optimised.
+const START: Duration = Duration::from_secs(60);
+/// How long an agent may take to go.
+const STOP: Duration = Duration::from_secs(20);
+/// How long the kernel may take to forget what has been removed.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// An agent, and what it needs.
+#[derive(Debug)]
+pub struct Node {
+    site: Arc<Site>,
+    dir: PathBuf,
+    number: u32,
+    cgroup: String,
+    bridge: String,
+    agent: Mutex<Option<Running>>,
+    fresh: Mutex<Snapshot>,
+}
+
+impl Node {
+    /// A running agent with the test images imported, on a network of its own.
+    #[track_caller]
+    pub fn start() -> Self {
+        Self::without_agent().started()
+    }
+
+    /// One more agent, in the network namespace of this one.
+    #[track_caller]
+    pub fn start_beside(&self) -> Self {
+        Self::prepare(self.site.clone(), &import_images()).started()
+    }
+
+    /// A running agent without images, with these settings besides, as TOML.
+    #[track_caller]
+    pub fn start_empty(settings: &str) -> Self {
+        Self::prepare(Arc::new(Site::new()), settings).started()
+    }
+
+    /// Directories and settings as of [`Node::start`], and nothing that runs.
+    #[track_caller]
+    pub fn without_agent() -> Self {
+        Self::prepare(Arc::new(Site::new()), &import_images())
+    }
+
+    fn started(self) -> Self {
+        self.restart();
+        *self.fresh.lock().unwrap() = self.snapshot();
+        self
+    }
+
+    fn prepare(site: Arc<Site>, more: &str) -> Self {
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let (number, process) = (MADE.fetch_add(1, Ordering::Relaxed), std::process::id());
+        let node = Self {
+            site,
+            dir: format!("/tmp/be2e-{process}-{number}").into(),
+            number,
+            cgroup: format!("/berth-e2e-{process}-{number}"),
+            bridge: format!("be2e{number}"),
+            agent: Mutex::default(),
+            fresh: Mutex::default(),
+        };
+        fs::create_dir(&node.dir).unwrap();
+        fs::write(node.dir.join("crictl.yaml"), "").unwrap();
+        fs::write(node.dir.join("config.toml"), node.settings(more)).unwrap();
+        node
+    }
+
+    fn settings(&self, more: &str) -> String {
+        let Self {
+            number,
+            cgroup,
+            bridge,
+            ..
+        } = self;
+        let dir = self.dir.display();
+        format!(
+            "root = '{dir}/root'\n\
+             state = '{dir}/state'\n\
+             log.level = 'debug'\n\
+             cgroup.root = '{cgroup}'\n\
+             [network]\n\
+             bridge = '{bridge}'\n\
+             nft_table = 'be2e_{number}'\n\
+             subnets = ['10.200.{number}.0/24', 'fd62:e2e:{number}::/64']\n\
+             {more}\n"
+        )
+    }
+
+    /// The network that it lives on.
+    pub fn site(&self) -> &Site {
+        &self.site
+    }
+
+    /// A directory of the test's own, which goes with the node.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The parent of all cgroups of this node.
+    pub fn cgroup(&self) -> &str {
+        &self.cgroup
+    }
+
+    /// The socket that it answers on.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("state/berth.sock")
+    }
+
+    /// Its last words.
+    pub fn journal(&self) -> String {
+        fs::read_to_string(self.dir.join("agent.log")).unwrap_or_default()
+    }
+
+    /// A new connection.
+    #[track_caller]
+    pub fn cri(&self) -> Cri {
+        Cri::connect(&self.socket()).expect("the agent answers")
+    }
+
+    /// Runs the simplest of sandboxes.
+    #[track_caller]
+    pub fn pod(&self, name: &str) -> Pod<'_> {
+        Pod::run(self, self.sandbox(name))
+    }
+
+    /// The request for the simplest of sandboxes.
+    pub fn sandbox(&self, name: &str) -> PodSandboxConfig {
+        requests::sandbox(name, &self.dir.join("logs"))
+    }
+
+    /// Runs crictl to a success, and returns what it prints.
+    #[track_caller]
+    pub fn crictl(&self, args: &[&str]) -> String {
+        run(self.crictl_command().args(args))
+    }
+
+    /// Runs crictl, which may fail.
+    pub fn try_crictl(&self, args: &[&str]) -> Output {
+        self.crictl_command()
+            .args(args)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    fn crictl_command(&self) -> Command {
+        let socket = format!("unix://{}", self.socket().display());
+        let mut command = Command::new(repository().join("hack/tools/bin/crictl"));
+        command.arg("--config").arg(self.dir.join("crictl.yaml"));
+        command.args(["-r", &socket, "-i", &socket, "-t", "30s"]);
+        command
+    }
+
+    /// A command of berth's that finds this agent.
+    pub fn berth(&self, args: &[&str]) -> Command {
+        let mut command = self.site.command(berth_binary());
+        command
+            .arg("--config")
+            .arg(self.dir.join("config.toml"))
+            .args(args);
+        command
+    }
+
+    /// Starts the agent, if it does not run, and waits until it serves.
+    #[track_caller]
+    pub fn restart(&self) {
+        let mut agent = self.agent.lock().unwrap();
+        let running =
+            agent.get_or_insert_with(|| spawn(&mut self.berth(&["serve"]), &self.dir.join("agent.log")));
+        let served = poll(START, || {
+            let gone = running.ended().is_some();
+            let served = Cri::connect(&self.socket())?
+                .version(VersionRequest::default())
+                .is_ok();
+            (served || gone).then_some(served)
+        });
+        assert_eq!(
+            served,
+            Some(true),
+            "the agent does not come up:\n{}",
+            self.journal()
+        );
+    }
+
+    /// Kills the agent without a warning.
+    pub fn kill9(&self) {
+        let mut agent = self.agent.lock().unwrap().take().expect("an agent runs");
+        agent.signal(Signal::KILL);
+        agent.wait(STOP).expect("nothing survives SIGKILL");
+    }
+
+    /// Asks the agent to stop, and waits for it.
+    #[track_caller]
+    pub fn stop(&self) {
+        assert_eq!(self.try_stop(), None);
+    }
+
+    /// Says what was wrong with the agent's end, if anything.
+    fn try_stop(&self) -> Option<String> {
+        let mut agent = self.agent.lock().unwrap().take()?;
+        agent.signal(Signal::TERM);
+        match agent.wait(STOP) {
+            Some(status) if status.success() => None,
+            Some(status) => Some(format!("the agent ended with {status}")),
+            None => Some(format!("the agent did not stop within {STOP:?}")),
+        }
+    }
+
+    /// What the kernel and the disk hold for this agent now.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::take(&self.scope())
+    }
+
+    /// Waits until all is as it was; what differs for good fails the test.
+    #[track_caller]
+    pub fn assert_as_before(&self, before: &Snapshot) {
+        let changes = self.lasting_changes(before);
+        assert!(changes.is_empty(), "left behind:\n{}", changes.join("\n"));
+    }
+
+    fn lasting_changes(&self, before: &Snapshot) -> Vec<String> {
+        let changes = || before.changes(&self.snapshot());
+        match poll(SETTLE, || changes().is_empty().then_some(())) {
+            Some(()) => Vec::new(),
+            None => changes(),
+        }
+    }
+
+    /// Waits until nothing of the node is left but files outside of its state; for agents that ended by themselves.
+    #[track_caller]
+    pub fn assert_nothing_is_left(&self) {
+        let left = self.lasting_remains();
+        assert!(left.is_empty(), "left behind:\n{}", left.join("\n"));
+    }
+
+    fn lasting_remains(&self) -> Vec<String> {
+        let remains = || self.snapshot().only(&["process", "mount", "cgroup"]);
+        match poll(SETTLE, || remains().is_empty().then_some(())) {
+            Some(()) => Vec::new(),
+            None => remains(),
+        }
+    }
+
+    fn scope(&self) -> Scope<'_> {
+        Scope {
+            site: &self.site,
+            alone: Arc::strong_count(&self.site) == 1,
+            dir: &self.dir,
+            cgroup: &self.cgroup,
+            bridge: &self.bridge,
+            agent: self.agent.lock().unwrap().as_ref().map(Running::pid),
+        }
+    }
+
+    /// Removes all pods and stops the agent; returns what went wrong and what is left.
+    fn take_down(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.agent.lock().unwrap().is_some() {
+            match Cri::connect(&self.socket()) {
+                None => problems.push("the agent does not answer any more".into()),
+                Some(cri) => {
+                    for pod in cri.sandboxes() {
+                        problems.extend(cri.take_down(&pod.id).err().map(|status| status.to_string()));
+                    }
+                }
+            }
+            let fresh = self.fresh.lock().unwrap().with_agent_of(&self.snapshot());
+            problems.extend(self.lasting_changes(&fresh));
+        }
+        problems.extend(self.try_stop());
+        problems.extend(self.lasting_remains());
+        problems
+    }
+
+    /// Whatever happened, the machine is as before.
+    fn clean(&self) {
+        drop(self.agent.lock().unwrap().take());
+        processes::kill_all(|process| owns(&self.scope(), process));
+        let mounted = fs::read_to_string("/proc/self/mounts").unwrap();
+        let own = mounted.lines().filter_map(|line| line.split(' ').nth(1));
+        for path in own
+            .filter(|path| path.starts_with(self.dir.to_str().unwrap()))
+            .collect::<Vec<_>>()
+            .iter()
+            .rev()
+        {
+            let _ = Command::new("umount").args(["--lazy", path]).status();
+        }
+        for root in cgroup_roots(&self.cgroup) {
+            for path in leftovers::below(&root)
+                .iter()
+                .filter(|path| path.is_dir())
+                .chain([&root])
+            {
+                poll(Duration::from_secs(1), || fs::remove_dir(path).ok());
+            }
+        }
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn import_images() -> String {
+    let images = repository().join("hack/images/out");
+    assert!(images.is_dir(), "no images: run hack/images/build");
+    format!("[images]\nimport = '{}'", images.display())
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let failed = std::thread::panicking();
+        let problems = if failed { Vec::new() } else { self.take_down() };
+        if failed || !problems.is_empty() {
+            let journal = self.journal();
+            let lines: Vec<_> = journal.lines().collect();
+            eprintln!(
+                "the agent's last words:\n{}",
+                lines[lines.len().saturating_sub(60)..].join("\n")
+            );
+        }
+        self.clean();
+        assert!(problems.is_empty(), "after the test:\n{}", problems.join("\n"));
+    }
+}

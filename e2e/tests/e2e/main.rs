@@ -1,0 +1,21 @@
+//! berth as its users meet it: real agents, driven by crictl, by a CRI client and by its own commands. One file for each
+//! promise that is kept here. Every test has an agent of its own and leaves nothing behind; that is part of each of them.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may panic, and so may what it is made of"
+)]
+
+mod bad_input;
+mod churn;
+mod idempotence;
+mod lifecycle;
+mod logs;
+mod manifests;
+mod namespaces;
+mod neighbours;
+mod network;
+mod recovery;
+mod session;
