@@ -1,0 +1,47 @@
+//! CreateContainer: a container at its gate, in a ready sandbox.
+
+use std::sync::Once;
+
+use berth_container::spec::{ContainerSpec, SeccompSpec};
+use berth_cri_proto::v1::{CreateContainerRequest, CreateContainerResponse};
+use berth_image::Reference;
+use berth_store::ErrorKind;
+use tracing::warn;
+
+use crate::call::{record_container, record_image, record_pod};
+use crate::convert::check;
+use crate::convert::container::container_spec_from;
+use crate::{Edge, Failure};
+
+pub(crate) async fn handle(
+    edge: &Edge,
+    request: CreateContainerRequest,
+) -> Result<CreateContainerResponse, Failure> {
+    let id = check::name("pod_sandbox_id", request.pod_sandbox_id)?;
+    record_pod(&id);
+    let snapshot = edge.pods.snapshot();
+    let unknown = || Failure::new(ErrorKind::NotFound, format!("no pod sandbox {id:?}"));
+    let pod = snapshot.pod(&id).ok_or_else(unknown)?;
+    // The sandbox as it was made, and not the copy in the request, which is the same or a mistake.
+    let spec = container_spec_from(request.config, &pod.spec)?;
+    record_image(&spec.image);
+    if edge.images.find(&spec.image)?.is_none() {
+        // Nonsense is told apart from what is not here; the latter is the pod's to refuse.
+        Reference::parse(&spec.image)?;
+    }
+    warn_of_missing_filter(&spec);
+    let container = edge.pods.create_container(pod.id.as_str(), spec).await?;
+    record_container(container.as_str());
+    Ok(CreateContainerResponse {
+        container_id: container.into(),
+    })
+}
+
+fn warn_of_missing_filter(spec: &ContainerSpec) {
+    static TOLD: Once = Once::new();
+    if spec.security.seccomp == SeccompSpec::RuntimeDefault && !spec.security.privileged {
+        TOLD.call_once(|| {
+            warn!("seccomp profile RuntimeDefault asked for: no system call filter is installed yet")
+        });
+    }
+}

@@ -1,0 +1,82 @@
+//! The edge: gRPC in, our own types beyond.
+//!
+//! ```text
+//! server ─▶ service, image_service, admin ─▶ call (span, clock, panics) ─▶ one file per call ─▶ berth_pod, berth_image
+//!                                                                            │
+//!                                     convert (messages ⇄ specs and views) ◀─┘─▶ status (failures to gRPC codes)
+//! ```
+//! - The file of a call has its name: [`run_pod_sandbox`], [`create_container`], … ; the call `Status` is in
+//!   [`runtime_status`], since [`status`] is about failures.
+//! - Everything is validated in [`convert`], before anything is done; a refusal names the field and its value.
+//! - Reads are answered from one immutable snapshot: no lock, no disk.
+//! - Handlers only wait. Work belongs to the drivers of pods and to the image store, so a client that hangs up cancels
+//!   nothing, and one that asks again joins what is under way.
+//! - No decisions: whatever depends on a pod's state beyond "is it there" is decided by its driver.
+
+mod admin;
+mod call;
+mod container_status;
+mod convert;
+mod create_container;
+mod exec_sync;
+mod filter;
+mod get_container_events;
+mod image_fs_info;
+mod image_service;
+mod image_status;
+mod list_containers;
+mod list_images;
+mod list_pod_sandbox;
+mod pod_sandbox_status;
+mod pull_image;
+mod remove_container;
+mod remove_image;
+mod remove_pod_sandbox;
+mod reopen_container_log;
+mod run_pod_sandbox;
+mod runtime_config;
+mod runtime_status;
+mod server;
+mod service;
+mod start_container;
+mod status;
+mod stop_container;
+mod stop_pod_sandbox;
+mod stream;
+mod version;
+
+use berth_image::ImageStore;
+use berth_pod::Pods;
+use tokio_util::sync::CancellationToken;
+
+pub use server::serve;
+use status::Failure;
+
+/// What clients know the runtime by, and the name of its only handler.
+const RUNTIME_NAME: &str = "berth";
+
+/// What the calls work on; cloning it is cheap.
+#[derive(Debug, Clone)]
+pub struct Edge {
+    pods: Pods,
+    images: ImageStore,
+    config_json: String,
+    stopping: CancellationToken,
+}
+
+impl Edge {
+    /// `config_json` is what the verbose Status shows of the agent's settings; it must hold no secrets.
+    pub fn new(pods: Pods, images: ImageStore, config_json: String) -> Self {
+        Self {
+            pods,
+            images,
+            config_json,
+            stopping: CancellationToken::new(),
+        }
+    }
+
+    /// Ends event streams and makes [`serve`] return.
+    pub fn stop(&self) {
+        self.stopping.cancel();
+    }
+}

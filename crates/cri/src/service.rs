@@ -1,0 +1,367 @@
+//! `RuntimeService`, the list of its calls in the API's order: each line says where a call is handled, or that it is not
+//! served yet.
+
+use berth_cri_proto::v1::runtime_service_server::RuntimeService;
+use berth_cri_proto::v1::{
+    AttachRequest, AttachResponse, CheckpointContainerRequest, CheckpointContainerResponse,
+    CheckpointPodRequest, CheckpointPodResponse, ContainerEventResponse, ContainerStatsRequest,
+    ContainerStatsResponse, ContainerStatusRequest, ContainerStatusResponse, CreateContainerRequest,
+    CreateContainerResponse, ExecRequest, ExecResponse, ExecSyncRequest, ExecSyncResponse, GetEventsRequest,
+    ListContainerStatsRequest, ListContainerStatsResponse, ListContainersRequest, ListContainersResponse,
+    ListMetricDescriptorsRequest, ListMetricDescriptorsResponse, ListPodSandboxMetricsRequest,
+    ListPodSandboxMetricsResponse, ListPodSandboxRequest, ListPodSandboxResponse, ListPodSandboxStatsRequest,
+    ListPodSandboxStatsResponse, PodSandboxStatsRequest, PodSandboxStatsResponse, PodSandboxStatusRequest,
+    PodSandboxStatusResponse, PortForwardRequest, PortForwardResponse, RemoveContainerRequest,
+    RemoveContainerResponse, RemovePodSandboxRequest, RemovePodSandboxResponse, ReopenContainerLogRequest,
+    ReopenContainerLogResponse, RestorePodRequest, RestorePodResponse, RunPodSandboxRequest,
+    RunPodSandboxResponse, RuntimeConfigRequest, RuntimeConfigResponse, StartContainerRequest,
+    StartContainerResponse, StatusRequest, StatusResponse, StopContainerRequest, StopContainerResponse,
+    StopPodSandboxRequest, StopPodSandboxResponse, StreamContainerStatsRequest, StreamContainerStatsResponse,
+    StreamContainersRequest, StreamContainersResponse, StreamPodSandboxMetricsRequest,
+    StreamPodSandboxMetricsResponse, StreamPodSandboxStatsRequest, StreamPodSandboxStatsResponse,
+    StreamPodSandboxesRequest, StreamPodSandboxesResponse, UpdateContainerResourcesRequest,
+    UpdateContainerResourcesResponse, UpdatePodSandboxResourcesRequest, UpdatePodSandboxResourcesResponse,
+    UpdateRuntimeConfigRequest, UpdateRuntimeConfigResponse, VersionRequest, VersionResponse,
+};
+use tonic::{Request, Response, Status};
+
+use crate::call::{Rpc, call};
+use crate::stream::Answers;
+use crate::{
+    Edge, Failure, container_status, create_container, exec_sync, get_container_events, list_containers,
+    list_pod_sandbox, pod_sandbox_status, remove_container, remove_pod_sandbox, reopen_container_log,
+    run_pod_sandbox, runtime_config, runtime_status, start_container, stop_container, stop_pod_sandbox,
+    version,
+};
+
+#[tonic::async_trait]
+impl RuntimeService for Edge {
+    async fn version(&self, _request: Request<VersionRequest>) -> Result<Response<VersionResponse>, Status> {
+        call(Rpc::Routine("Version"), async { Ok(version::handle()) }).await
+    }
+
+    async fn run_pod_sandbox(
+        &self,
+        request: Request<RunPodSandboxRequest>,
+    ) -> Result<Response<RunPodSandboxResponse>, Status> {
+        call(
+            Rpc::Change("RunPodSandbox"),
+            run_pod_sandbox::handle(self, request.into_inner()),
+        )
+        .await
+    }
+
+    async fn stop_pod_sandbox(
+        &self,
+        request: Request<StopPodSandboxRequest>,
+    ) -> Result<Response<StopPodSandboxResponse>, Status> {
+        call(
+            Rpc::Change("StopPodSandbox"),
+            stop_pod_sandbox::handle(self, request.into_inner()),
+        )
+        .await
+    }
+
+    async fn remove_pod_sandbox(
+        &self,
+        request: Request<RemovePodSandboxRequest>,
+    ) -> Result<Response<RemovePodSandboxResponse>, Status> {
+        call(
+            Rpc::Change("RemovePodSandbox"),
+            remove_pod_sandbox::handle(self, request.into_inner()),
+        )
+        .await
+    }
+
+    async fn pod_sandbox_status(
+        &self,
+        request: Request<PodSandboxStatusRequest>,
+    ) -> Result<Response<PodSandboxStatusResponse>, Status> {
+        call(
+            Rpc::Routine("PodSandboxStatus"),
+            pod_sandbox_status::handle(self, request.into_inner()),
+        )
+        .await
+    }
+
+    async fn list_pod_sandbox(
+        &self,
+        request: Request<ListPodSandboxRequest>,
+    ) -> Result<Response<ListPodSandboxResponse>, Status> {
+        call(
+            Rpc::Routine("ListPodSandbox"),
+            list_pod_sandbox::handle(self, request.into_inner()),
+        )
+        .await
+    }
+
+    type StreamPodSandboxesStream = Answers<StreamPodSandboxesResponse>;
+    async fn stream_pod_sandboxes(
+        &self,
+        request: Request<StreamPodSandboxesRequest>,
+    ) -> Result<Response<Answers<StreamPodSandboxesResponse>>, Status> {
+        call(
+            Rpc::Routine("StreamPodSandboxes"),
+            list_pod_sandbox::stream(self, request.into_inner()),
+        )
+        .await
+    }
+
+    async fn create_container(
+        &self,
+        request: Request<CreateContainerRequest>,
+    ) -> Result<Response<CreateContainerResponse>, Status> {
+        call(
+            Rpc::Change("CreateContainer"),
+            create_container::handle(self, request.into_inner()),
+        )
+        .await
+    }
+
+    async fn start_container(
+        &self,
+        request: Request<StartContainerRequest>,
+    ) -> Result<Response<StartContainerResponse>, Status> {
+        call(
+            Rpc::Change("StartContainer"),
+            start_container::handle(self, request.into_inner()),
+        )
+        .await
+    }
+
+    async fn stop_container(
+        &self,
+        request: Request<StopContainerRequest>,
+    ) -> Result<Response<StopContainerResponse>, Status> {
+        call(
+            Rpc::Change("StopContainer"),
+            stop_container::handle(self, request.into_inner()),
+        )
+        .await
+    }
+
+    async fn remove_container(
+        &self,
+        request: Request<RemoveContainerRequest>,
+    ) -> Result<Response<RemoveContainerResponse>, Status> {
+        call(
+            Rpc::Change("RemoveContainer"),
+            remove_container::handle(self, request.into_inner()),
+        )
+        .await
+    }
+
+    async fn list_containers(
+        &self,
+        request: Request<ListContainersRequest>,
+    ) -> Result<Response<ListContainersResponse>, Status> {
+        call(
+            Rpc::Routine("ListContainers"),
+            list_containers::handle(self, request.into_inner()),
+        )
+        .await
+    }
+
+    type StreamContainersStream = Answers<StreamContainersResponse>;
+    async fn stream_containers(
+        &self,
+        request: Request<StreamContainersRequest>,
+    ) -> Result<Response<Answers<StreamContainersResponse>>, Status> {
+        call(
+            Rpc::Routine("StreamContainers"),
+            list_containers::stream(self, request.into_inner()),
+        )
+        .await
+    }
+
+    async fn container_status(
+        &self,
+        request: Request<ContainerStatusRequest>,
+    ) -> Result<Response<ContainerStatusResponse>, Status> {
+        call(
+            Rpc::Routine("ContainerStatus"),
+            container_status::handle(self, request.into_inner()),
+        )
+        .await
+    }
+
+    async fn update_container_resources(
+        &self,
+        _request: Request<UpdateContainerResourcesRequest>,
+    ) -> Result<Response<UpdateContainerResourcesResponse>, Status> {
+        unimplemented("UpdateContainerResources").await
+    }
+
+    async fn reopen_container_log(
+        &self,
+        request: Request<ReopenContainerLogRequest>,
+    ) -> Result<Response<ReopenContainerLogResponse>, Status> {
+        call(
+            Rpc::Change("ReopenContainerLog"),
+            reopen_container_log::handle(self, request.into_inner()),
+        )
+        .await
+    }
+
+    async fn exec_sync(
+        &self,
+        request: Request<ExecSyncRequest>,
+    ) -> Result<Response<ExecSyncResponse>, Status> {
+        call(
+            Rpc::Routine("ExecSync"),
+            exec_sync::handle(self, request.into_inner()),
+        )
+        .await
+    }
+
+    async fn exec(&self, _request: Request<ExecRequest>) -> Result<Response<ExecResponse>, Status> {
+        unimplemented("Exec").await
+    }
+
+    async fn attach(&self, _request: Request<AttachRequest>) -> Result<Response<AttachResponse>, Status> {
+        unimplemented("Attach").await
+    }
+
+    async fn port_forward(
+        &self,
+        _request: Request<PortForwardRequest>,
+    ) -> Result<Response<PortForwardResponse>, Status> {
+        unimplemented("PortForward").await
+    }
+
+    async fn container_stats(
+        &self,
+        _request: Request<ContainerStatsRequest>,
+    ) -> Result<Response<ContainerStatsResponse>, Status> {
+        unimplemented("ContainerStats").await
+    }
+
+    async fn list_container_stats(
+        &self,
+        _request: Request<ListContainerStatsRequest>,
+    ) -> Result<Response<ListContainerStatsResponse>, Status> {
+        unimplemented("ListContainerStats").await
+    }
+
+    type StreamContainerStatsStream = Answers<StreamContainerStatsResponse>;
+    async fn stream_container_stats(
+        &self,
+        _request: Request<StreamContainerStatsRequest>,
+    ) -> Result<Response<Answers<StreamContainerStatsResponse>>, Status> {
+        unimplemented("StreamContainerStats").await
+    }
+
+    async fn pod_sandbox_stats(
+        &self,
+        _request: Request<PodSandboxStatsRequest>,
+    ) -> Result<Response<PodSandboxStatsResponse>, Status> {
+        unimplemented("PodSandboxStats").await
+    }
+
+    async fn list_pod_sandbox_stats(
+        &self,
+        _request: Request<ListPodSandboxStatsRequest>,
+    ) -> Result<Response<ListPodSandboxStatsResponse>, Status> {
+        unimplemented("ListPodSandboxStats").await
+    }
+
+    type StreamPodSandboxStatsStream = Answers<StreamPodSandboxStatsResponse>;
+    async fn stream_pod_sandbox_stats(
+        &self,
+        _request: Request<StreamPodSandboxStatsRequest>,
+    ) -> Result<Response<Answers<StreamPodSandboxStatsResponse>>, Status> {
+        unimplemented("StreamPodSandboxStats").await
+    }
+
+    async fn update_runtime_config(
+        &self,
+        _request: Request<UpdateRuntimeConfigRequest>,
+    ) -> Result<Response<UpdateRuntimeConfigResponse>, Status> {
+        unimplemented("UpdateRuntimeConfig").await
+    }
+
+    async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        call(
+            Rpc::Routine("Status"),
+            runtime_status::handle(self, request.into_inner()),
+        )
+        .await
+    }
+
+    async fn checkpoint_container(
+        &self,
+        _request: Request<CheckpointContainerRequest>,
+    ) -> Result<Response<CheckpointContainerResponse>, Status> {
+        unimplemented("CheckpointContainer").await
+    }
+
+    async fn checkpoint_pod(
+        &self,
+        _request: Request<CheckpointPodRequest>,
+    ) -> Result<Response<CheckpointPodResponse>, Status> {
+        unimplemented("CheckpointPod").await
+    }
+
+    async fn restore_pod(
+        &self,
+        _request: Request<RestorePodRequest>,
+    ) -> Result<Response<RestorePodResponse>, Status> {
+        unimplemented("RestorePod").await
+    }
+
+    type GetContainerEventsStream = Answers<ContainerEventResponse>;
+    async fn get_container_events(
+        &self,
+        _request: Request<GetEventsRequest>,
+    ) -> Result<Response<Answers<ContainerEventResponse>>, Status> {
+        call(
+            Rpc::Routine("GetContainerEvents"),
+            get_container_events::handle(self),
+        )
+        .await
+    }
+
+    async fn list_metric_descriptors(
+        &self,
+        _request: Request<ListMetricDescriptorsRequest>,
+    ) -> Result<Response<ListMetricDescriptorsResponse>, Status> {
+        unimplemented("ListMetricDescriptors").await
+    }
+
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _request: Request<ListPodSandboxMetricsRequest>,
+    ) -> Result<Response<ListPodSandboxMetricsResponse>, Status> {
+        unimplemented("ListPodSandboxMetrics").await
+    }
+
+    type StreamPodSandboxMetricsStream = Answers<StreamPodSandboxMetricsResponse>;
+    async fn stream_pod_sandbox_metrics(
+        &self,
+        _request: Request<StreamPodSandboxMetricsRequest>,
+    ) -> Result<Response<Answers<StreamPodSandboxMetricsResponse>>, Status> {
+        unimplemented("StreamPodSandboxMetrics").await
+    }
+
+    async fn runtime_config(
+        &self,
+        _request: Request<RuntimeConfigRequest>,
+    ) -> Result<Response<RuntimeConfigResponse>, Status> {
+        call(Rpc::Routine("RuntimeConfig"), async {
+            Ok(runtime_config::handle())
+        })
+        .await
+    }
+
+    async fn update_pod_sandbox_resources(
+        &self,
+        _request: Request<UpdatePodSandboxResourcesRequest>,
+    ) -> Result<Response<UpdatePodSandboxResourcesResponse>, Status> {
+        unimplemented("UpdatePodSandboxResources").await
+    }
+}
+
+/// Answers a call that is not served yet with its name.
+async fn unimplemented<T>(rpc: &'static str) -> Result<Response<T>, Status> {
+    call(Rpc::Routine(rpc), async { Err(Failure::unimplemented(rpc)) }).await
+}

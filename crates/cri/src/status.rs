@@ -1,0 +1,146 @@
+//! Failures become gRPC statuses here and nowhere else.
+
+use std::error::Error;
+
+use berth_store::ErrorKind;
+use tonic::{Code, Status};
+
+use crate::convert::Refusal;
+
+/// Why a call failed: its kind, and one line with the whole chain of causes.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    kind: ErrorKind,
+    message: String,
+}
+
+impl Failure {
+    /// A failure that has no causes.
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+        }
+    }
+
+    /// A call that the API has and this runtime does not serve.
+    pub(crate) fn unimplemented(call: &str) -> Self {
+        Self::new(ErrorKind::Unimplemented, format!("{call} is not implemented"))
+    }
+
+    /// What kind of failure it is.
+    pub(crate) fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// The same failure under a heading that clients look for.
+    pub(crate) fn headed(self, heading: &str) -> Self {
+        Self {
+            message: format!("{heading}: {}", self.message),
+            ..self
+        }
+    }
+
+    fn chain(kind: ErrorKind, error: &dyn Error) -> Self {
+        let mut message = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            let text = error.to_string();
+            // Libraries often repeat their source's text.
+            if !message.ends_with(&text) {
+                message.push_str(": ");
+                message.push_str(&text);
+            }
+            cause = error.source();
+        }
+        Self { kind, message }
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self::chain(refusal.kind(), &refusal)
+    }
+}
+
+impl From<berth_pod::Error> for Failure {
+    fn from(error: berth_pod::Error) -> Self {
+        Self::chain(error.kind(), &error)
+    }
+}
+
+impl From<berth_image::Error> for Failure {
+    fn from(error: berth_image::Error) -> Self {
+        Self::chain(error.kind(), &error)
+    }
+}
+
+impl From<Failure> for Status {
+    fn from(failure: Failure) -> Self {
+        Self::new(code(failure.kind), failure.message)
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+fn code(kind: ErrorKind) -> Code {
+    match kind {
+        ErrorKind::Invalid => Code::InvalidArgument,
+        ErrorKind::NotFound => Code::NotFound,
+        ErrorKind::Exists => Code::AlreadyExists,
+        ErrorKind::WrongState => Code::FailedPrecondition,
+        ErrorKind::Busy => Code::Aborted,
+        ErrorKind::Unavailable => Code::Unavailable,
+        ErrorKind::Exhausted => Code::ResourceExhausted,
+        ErrorKind::Unimplemented => Code::Unimplemented,
+        ErrorKind::DeadlineExceeded => Code::DeadlineExceeded,
+        ErrorKind::Internal => Code::Internal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Link {
+        text: &'static str,
+        source: Option<Box<Link>>,
+    }
+
+    fn chain(texts: &[&'static str]) -> Option<Box<Link>> {
+        let (text, rest) = texts.split_first()?;
+        Some(Box::new(Link {
+            text,
+            source: chain(rest),
+        }))
+    }
+
+    #[test]
+    fn the_message_holds_every_cause_once() {
+        let check = |texts: &[&'static str], want: &str| {
+            let failure = Failure::chain(ErrorKind::Internal, &*chain(texts).unwrap());
+            assert_eq!(failure.to_string(), want);
+        };
+        check(&["attach network"], "attach network");
+        check(
+            &["attach network", "make veth", "no space"],
+            "attach network: make veth: no space",
+        );
+        check(&["request x: refused", "refused"], "request x: refused");
+    }
+
+    #[test]
+    fn kinds_have_their_codes() {
+        let status = Status::from(Failure::unimplemented("Exec"));
+        assert_eq!(
+            (status.code(), status.message()),
+            (Code::Unimplemented, "Exec is not implemented")
+        );
+    }
+}
