@@ -2,7 +2,7 @@
 //! flags, so `berth ns --config FILE` finds the agent that `berth serve --config FILE` started.
 
 use crate::settings::{self, Flags, Settings};
-use crate::{check, image, ns, telemetry};
+use crate::{check, image, ns, serve, telemetry};
 use anyhow::Result;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::future::Future;
@@ -39,6 +39,8 @@ struct SettingsFlags {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the agent: the container runtime interface on a Unix socket
+    Serve,
     /// Look at this machine: can it run pods, and what would be missing?
     Check {
         /// Print one JSON object per line
@@ -79,6 +81,7 @@ impl Cli {
     pub(crate) fn run(self) -> Result<ExitCode> {
         let flags = Flags::from(self.settings);
         match self.command {
+            Command::Serve => serve::run(&start(&flags)?)?,
             Command::Check { json } => {
                 let settings = start(&flags)?;
                 return check::run(

@@ -1,17 +1,14 @@
 //! berth, the one binary. It parses the command line and hands over to the module that bears the command's name;
 //! decisions live in the crates below. Errors arrive here and are printed once, with all their causes.
 
+mod agent;
 mod check;
 mod cli;
 mod image;
-#[expect(dead_code, reason = "`serve` comes with the parts that it starts")]
 mod lifecycle;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "`serve` comes with the parts that it starts")
-)]
 mod listener;
 mod ns;
+mod serve;
 mod settings;
 mod telemetry;
 

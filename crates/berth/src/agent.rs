@@ -1,0 +1,151 @@
+//! The agent: the parts opened in the order in which they depend on each other, one server on a socket before them.
+//!
+//! ```text
+//! socket ─▶ store ─▶ images ─▶ network ─▶ pods found again ─▶ archives imported ─▶ serving
+//! ```
+//! The socket comes first, so that a second agent is refused before it touches anything, and clients of an agent that
+//! restarts wait in its queue instead of failing. A start that fails leaves no socket. A stop leaves all pods running:
+//! they belong to their monitors, and the next agent finds them.
+
+use crate::listener::{Listener, listen_on};
+use crate::settings::Settings;
+use anyhow::{Context, Result};
+use berth_cgroup::CgroupPath;
+use berth_cri::Edge;
+use berth_image::ImageStore;
+use berth_net::Network;
+use berth_pod::{Host, HostSettings, Pods};
+use berth_store::Store;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+use tokio::net::UnixListener;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tracing::{error, info};
+
+/// The program that becomes a zygote: this one, also after its file has been replaced by an upgrade.
+const OWN_PROGRAM: &str = "/proc/self/exe";
+
+/// An agent that serves. Dropping it without [`Agent::stop`] leaves its socket behind, for the next agent to replace.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    edge: Edge,
+    store: Store,
+    listener: Listener,
+    serving: JoinHandle<Result<(), tonic::transport::Error>>,
+}
+
+impl Agent {
+    /// Starts an agent; it serves when this returns. Must run inside an async runtime with several threads.
+    pub(crate) async fn start(settings: &Settings) -> Result<Self> {
+        let begun = Instant::now();
+        let (listener, socket) = listen_on(&settings.socket())?;
+        match Self::open(settings, socket).await {
+            Ok((edge, store, serving)) => {
+                let elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+                info!(socket = %settings.socket().display(), elapsed_ms, "agent serves");
+                Ok(Self { edge, store, listener, serving })
+            }
+            Err(error) => {
+                listener.remove().context("remove the socket of an agent that did not start")?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn open(
+        settings: &Settings,
+        socket: std::os::unix::net::UnixListener,
+    ) -> Result<(Edge, Store, JoinHandle<Result<(), tonic::transport::Error>>)> {
+        let socket = UnixListener::from_std(socket).context("watch the socket")?;
+        let store = Store::open(&settings.root).await?;
+        let images =
+            ImageStore::open(&settings.root.join("images"), store.clone(), settings.registries.clone())
+                .await?;
+        let host = open_host(settings, store.clone(), images.clone()).await?;
+        let pods = Pods::recover(host).await.context("find the pods of an earlier agent")?;
+        if let Some(directory) = &settings.images.import {
+            import_all(&images, directory).await;
+        }
+        let edge = Edge::new(pods, images, shown(settings)?);
+        let serving = tokio::spawn(berth_cri::serve(edge.clone(), socket));
+        Ok((edge, store, serving))
+    }
+
+    /// Waits until the agent no longer serves, which it does not do by itself unless something is broken. Dropping the
+    /// future loses nothing.
+    pub(crate) async fn ended(&mut self) -> Result<()> {
+        (&mut self.serving).await.context("serve")?.context("serve")
+    }
+
+    /// Lets calls under way finish, for a few seconds, and closes everything. Pods run on.
+    pub(crate) async fn stop(self) -> Result<()> {
+        self.edge.stop();
+        self.serving.await.context("serve")?.context("serve")?;
+        self.listener.remove().context("remove the socket")?;
+        self.store.close().await;
+        Ok(())
+    }
+}
+
+/// Opening the network and finding the cgroups asks the kernel for things it may take its time over.
+async fn open_host(settings: &Settings, store: Store, images: ImageStore) -> Result<Host> {
+    let network = settings.network.clone();
+    let host = HostSettings {
+        root: settings.root.clone(),
+        state: settings.state.clone(),
+        cgroup_root: CgroupPath::new(&settings.cgroup.root)?,
+        zygote_program: PathBuf::from(OWN_PROGRAM),
+        exec_output_bytes: settings.limits.exec_output_bytes as usize,
+    };
+    spawn_blocking(move || {
+        let network = Network::open(network).context("make the host's network ready")?;
+        Ok(Host::new(host, store, images, network)?)
+    })
+    .await?
+}
+
+/// Imports every archive in a directory, in the order of their names. One that is broken must not keep a node from its
+/// other images, nor from serving.
+async fn import_all(images: &ImageStore, directory: &Path) {
+    let owned = directory.to_owned();
+    let listed = async { anyhow::Ok(spawn_blocking(move || entries(&owned)).await??) }.await;
+    if let Err(error) = &listed {
+        error!(directory = %directory.display(), error = format!("{error:#}"), "images not imported");
+    }
+    for path in listed.unwrap_or_default() {
+        if let Err(error) = images.import(&path).await {
+            let error = anyhow::Error::from(error);
+            error!(archive = %path.display(), error = format!("{error:#}"), "image archive not imported");
+        }
+    }
+}
+
+fn entries(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let paths = std::fs::read_dir(directory)?.map(|entry| Ok(entry?.path()));
+    let mut paths = paths.collect::<std::io::Result<Vec<_>>>()?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// The settings as clients may see them, who are not all allowed to read the file: without passwords.
+fn shown(settings: &Settings) -> Result<String> {
+    let mut shown = settings.clone();
+    for host in shown.registries.hosts.values_mut() {
+        host.password = host.password.take().map(|_| "(redacted)".to_owned());
+    }
+    Ok(serde_json::to_string(&shown)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_not_shown() {
+        let text = "[registries.hosts.\"r.example\"]\nusername = 'ann'\npassword = 's3cret'";
+        let settings: Settings = toml::from_str(text).unwrap();
+        let shown = shown(&settings).unwrap();
+        assert!(shown.contains("ann") && shown.contains("(redacted)"), "{shown}");
+        assert!(!shown.contains("s3cret"), "{shown}");
+    }
+}
