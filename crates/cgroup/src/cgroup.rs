@@ -48,10 +48,7 @@ impl Cgroup {
     /// The processes in it and in all cgroups below it; none if it does not exist.
     pub fn procs(&self) -> Result<Vec<u32>, CgroupError> {
         let directory = self.directories().swap_remove(0);
-        files::pids_in_tree(&directory).map_err(|source| CgroupError::Read {
-            path: directory,
-            source,
-        })
+        files::pids_in_tree(&directory).map_err(|source| CgroupError::Read { path: directory, source })
     }
 
     /// Sets the limits that are given and leaves the others.
@@ -71,10 +68,7 @@ impl Cgroup {
             }
             Layout::Hybrid | Layout::Legacy => v1_settings(limits)?,
         };
-        let refused: Vec<_> = settings
-            .iter()
-            .filter(|setting| self.write(setting).is_err())
-            .collect();
+        let refused: Vec<_> = settings.iter().filter(|setting| self.write(setting).is_err()).collect();
         refused.into_iter().try_for_each(|setting| self.write(setting))
     }
 
@@ -89,17 +83,10 @@ impl Cgroup {
         let write = |name, value: String| {
             let path = directory.join(name);
             let result = files::write(&path, &value);
-            result.map_err(|source| CgroupError::Set {
-                field: "devices",
-                value,
-                path,
-                source,
-            })
+            result.map_err(|source| CgroupError::Set { field: "devices", value, path, source })
         };
         write("devices.deny", "a".to_owned())?;
-        rules
-            .iter()
-            .try_for_each(|rule| write("devices.allow", rule.to_string()))?;
+        rules.iter().try_for_each(|rule| write("devices.allow", rule.to_string()))?;
         Ok(DeviceControl::Enforced)
     }
 
@@ -117,26 +104,16 @@ impl Cgroup {
     /// Its directory in each hierarchy; the first is the one through which it is killed.
     pub(crate) fn directories(&self) -> Vec<PathBuf> {
         let hierarchies = self.cgroups.hierarchies().iter();
-        hierarchies
-            .map(|hierarchy| self.path.below(&hierarchy.mount))
-            .collect()
+        hierarchies.map(|hierarchy| self.path.below(&hierarchy.mount)).collect()
     }
 
     fn directory_of(&self, controller: &str) -> Option<PathBuf> {
         let mut hierarchies = self.cgroups.hierarchies().iter();
-        Some(
-            self.path
-                .below(&hierarchies.find(|hierarchy| hierarchy.has(controller))?.mount),
-        )
+        Some(self.path.below(&hierarchies.find(|hierarchy| hierarchy.has(controller))?.mount))
     }
 
     fn write(&self, setting: &Setting) -> Result<(), CgroupError> {
-        let Setting {
-            field,
-            file,
-            value,
-            need,
-        } = setting;
+        let Setting { field, file, value, need } = setting;
         let controller = setting.controller();
         let Some(directory) = self.directory_of(controller) else {
             return match need {
@@ -157,12 +134,7 @@ impl Cgroup {
                     // Not passed on by the parent: ask again, for the reason. If it works now, the second try will.
                     enable(directory.parent().unwrap_or(Path::new("/")), controller)?;
                 }
-                Err(CgroupError::Set {
-                    field,
-                    value: value.clone(),
-                    path,
-                    source: error,
-                })
+                Err(CgroupError::Set { field, value: value.clone(), path, source: error })
             }
         }
     }
@@ -172,10 +144,7 @@ impl Cgroup {
         let is_needed = limits.cpu_period_us.is_some() && limits.cpu_quota_us.is_none();
         let read = || fs::read_to_string(self.directory_of("cpu")?.join("cpu.max")).ok();
         let text = if is_needed { read() } else { None };
-        text.as_deref()
-            .and_then(|text| text.split(' ').next())
-            .unwrap_or("max")
-            .to_owned()
+        text.as_deref().and_then(|text| text.split(' ').next()).unwrap_or("max").to_owned()
     }
 
     /// Version 2 answers a memory limit below the usage with OOM kills (version 1 refuses it): reclaim first, and
@@ -185,13 +154,7 @@ impl Cgroup {
         else {
             return Ok(());
         };
-        let usage = || {
-            fs::read_to_string(path.join("memory.current"))
-                .ok()?
-                .trim()
-                .parse()
-                .ok()
-        };
+        let usage = || fs::read_to_string(path.join("memory.current")).ok()?.trim().parse().ok();
         let excess = |usage_bytes: u64| usage_bytes.checked_sub(limit_bytes).filter(|excess| *excess > 0);
         let Some(excess_bytes) = usage().and_then(excess) else {
             return Ok(());
@@ -199,11 +162,9 @@ impl Cgroup {
         // EAGAIN says that less was reclaimed than asked for; the usage says whether it suffices.
         let _ = files::write(&path.join("memory.reclaim"), &excess_bytes.to_string());
         match usage() {
-            Some(usage_bytes) if usage_bytes > limit_bytes => Err(CgroupError::BelowUsage {
-                limit_bytes,
-                usage_bytes,
-                path,
-            }),
+            Some(usage_bytes) if usage_bytes > limit_bytes => {
+                Err(CgroupError::BelowUsage { limit_bytes, usage_bytes, path })
+            }
             _ => Ok(()),
         }
     }
@@ -211,15 +172,12 @@ impl Cgroup {
 
 /// The entry to the cgroup that has these directories, one in each hierarchy.
 pub(crate) fn procs_entry(layout: Layout, mut directories: Vec<PathBuf>) -> Entry {
-    match layout {
-        Layout::Unified => Entry::Directory(directories.swap_remove(0)),
-        Layout::Hybrid | Layout::Legacy => Entry::Files(
-            directories
-                .into_iter()
-                .map(|directory| directory.join("cgroup.procs"))
-                .collect(),
-        ),
-    }
+    let directory = match layout {
+        // The version 2 hierarchy is the first.
+        Layout::Unified | Layout::Hybrid => Some(directories.remove(0)),
+        Layout::Legacy => None,
+    };
+    Entry { directory, tasks: directories.into_iter().map(|directory| directory.join("tasks")).collect() }
 }
 
 #[cfg(test)]
@@ -239,14 +197,18 @@ mod tests {
         cgroup
     }
 
+    fn v2(directory: PathBuf) -> Entry {
+        Entry { directory: Some(directory), tasks: Vec::new() }
+    }
+
     #[test]
     fn version_2_is_entered_through_its_directory() {
         let dir = tempfile::tempdir().unwrap();
         let cgroup = unified(dir.path(), &[]);
-        assert_eq!(cgroup.entry(), Entry::Directory(dir.path().join("web")));
+        assert_eq!(cgroup.entry(), v2(dir.path().join("web")));
         assert_eq!(cgroup.oom_file(), Some(dir.path().join("web/memory.events")));
         let exec = ExecCgroup::create(&cgroup.entry(), "exec").unwrap();
-        assert_eq!(*exec.entry(), Entry::Directory(dir.path().join("web/exec")));
+        assert_eq!(*exec.entry(), v2(dir.path().join("web/exec")));
         assert_eq!(cgroup.allow_devices(&[]).unwrap(), DeviceControl::Absent);
     }
 
@@ -254,51 +216,23 @@ mod tests {
     fn a_new_period_keeps_the_quota() {
         let dir = tempfile::tempdir().unwrap();
         let cgroup = unified(dir.path(), &[("cpu.max", "20000 99999\n")]);
-        cgroup
-            .apply(&Limits {
-                cpu_period_us: Some(50_000),
-                ..Limits::default()
-            })
-            .unwrap();
-        assert_eq!(
-            fs::read_to_string(dir.path().join("web/cpu.max")).unwrap(),
-            "20000 50000\n"
-        );
+        cgroup.apply(&Limits { cpu_period_us: Some(50_000), ..Limits::default() }).unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join("web/cpu.max")).unwrap(), "20000 50000\n");
     }
 
     #[test]
     fn memory_in_use_is_not_limited_away() {
         let dir = tempfile::tempdir().unwrap();
-        let files = [
-            ("memory.current", "2000\n"),
-            ("memory.reclaim", ""),
-            ("memory.max", "max"),
-        ];
+        let files = [("memory.current", "2000\n"), ("memory.reclaim", ""), ("memory.max", "max")];
         let cgroup = unified(dir.path(), &files);
-        let limit = |bytes| Limits {
-            memory_bytes: Some(Limit::At(bytes)),
-            ..Limits::default()
-        };
+        let limit = |bytes| Limits { memory_bytes: Some(Limit::At(bytes)), ..Limits::default() };
         let error = cgroup.apply(&limit(500)).unwrap_err();
         assert!(
-            matches!(
-                error,
-                CgroupError::BelowUsage {
-                    limit_bytes: 500,
-                    usage_bytes: 2000,
-                    ..
-                }
-            ),
+            matches!(error, CgroupError::BelowUsage { limit_bytes: 500, usage_bytes: 2000, .. }),
             "{error}"
         );
-        assert_eq!(
-            fs::read_to_string(dir.path().join("web/memory.reclaim")).unwrap(),
-            "1500"
-        );
-        assert_eq!(
-            fs::read_to_string(dir.path().join("web/memory.max")).unwrap(),
-            "max"
-        );
+        assert_eq!(fs::read_to_string(dir.path().join("web/memory.reclaim")).unwrap(), "1500");
+        assert_eq!(fs::read_to_string(dir.path().join("web/memory.max")).unwrap(), "max");
         cgroup.apply(&limit(2000)).unwrap();
     }
 
@@ -313,24 +247,12 @@ mod tests {
         // The kernel has no cpuset; it has pids, but the parent does not pass it on.
         let cpuset_cpus = Some("0".to_owned());
         check(
-            Limits {
-                cpuset_cpus,
-                ..Limits::default()
-            },
+            Limits { cpuset_cpus, ..Limits::default() },
             "set cpuset cpus to \"0\": there is no cpuset controller",
         );
-        check(
-            Limits {
-                pids: Some(Limit::At(1)),
-                ..Limits::default()
-            },
-            "enable controller pids in /",
-        );
+        check(Limits { pids: Some(Limit::At(1)), ..Limits::default() }, "enable controller pids in /");
         cgroup
-            .apply(&Limits {
-                hugepages_bytes: [("2MB".to_owned(), 0)].into(),
-                ..Limits::default()
-            })
+            .apply(&Limits { hugepages_bytes: [("2MB".to_owned(), 0)].into(), ..Limits::default() })
             .unwrap();
     }
 }

@@ -39,18 +39,8 @@ pub enum DeviceControl {
 
 /// What every container may use: nodes of all kinds may be made, but only these opened.
 pub const DEFAULT_DEVICES: [DeviceRule; 10] = [
-    DeviceRule {
-        kind: DeviceKind::Char,
-        major: None,
-        minor: None,
-        access: "m",
-    },
-    DeviceRule {
-        kind: DeviceKind::Block,
-        major: None,
-        minor: None,
-        access: "m",
-    },
+    DeviceRule { kind: DeviceKind::Char, major: None, minor: None, access: "m" },
+    DeviceRule { kind: DeviceKind::Block, major: None, minor: None, access: "m" },
     char_device(1, Some(3)), // null
     char_device(1, Some(5)), // zero
     char_device(1, Some(7)), // full
@@ -62,12 +52,7 @@ pub const DEFAULT_DEVICES: [DeviceRule; 10] = [
 ];
 
 const fn char_device(major: u32, minor: Option<u32>) -> DeviceRule {
-    DeviceRule {
-        kind: DeviceKind::Char,
-        major: Some(major),
-        minor,
-        access: "rwm",
-    }
+    DeviceRule { kind: DeviceKind::Char, major: Some(major), minor, access: "rwm" }
 }
 
 impl fmt::Display for DeviceRule {
@@ -78,13 +63,7 @@ impl fmt::Display for DeviceRule {
             DeviceKind::Block => 'b',
         };
         let number = |number: Option<u32>| number.map_or_else(|| "*".to_owned(), |number| number.to_string());
-        write!(
-            f,
-            "{kind} {}:{} {}",
-            number(self.major),
-            number(self.minor),
-            self.access
-        )
+        write!(f, "{kind} {}:{} {}", number(self.major), number(self.minor), self.access)
     }
 }
 

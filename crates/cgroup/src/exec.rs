@@ -28,38 +28,26 @@ impl ExecCgroup {
     ///
     /// Errors: the container's cgroup does not exist, or the kernel refused.
     pub fn create(container: &Entry, name: &str) -> Result<Self, CgroupError> {
-        let invalid = |reason| CgroupError::InvalidPath {
-            path: name.to_owned(),
-            reason,
-        };
+        let invalid = |reason| CgroupError::InvalidPath { path: name.to_owned(), reason };
         if name.contains('/') || matches!(name, "" | "." | "..") {
             return Err(invalid("not one path component"));
         }
-        let parent = container
-            .killing_directory()
-            .ok_or_else(|| invalid("the container has no cgroup"))?
-            .to_owned();
+        let parent =
+            container.killing_directory().ok_or_else(|| invalid("the container has no cgroup"))?.to_owned();
         let directory = parent.join(name);
-        let entry = match container {
-            Entry::Directory(_) => Entry::Directory(directory.clone()),
-            Entry::Files(procs) => {
-                let moved = |file: &PathBuf| match file.parent() == Some(&parent) {
-                    true => directory.join("cgroup.procs"),
-                    false => file.clone(),
-                };
-                Entry::Files(procs.iter().map(moved).collect())
-            }
+        let moved = |file: &PathBuf| match file.parent() == Some(&parent) {
+            true => directory.join("tasks"),
+            false => file.clone(),
+        };
+        let entry = Entry {
+            directory: container.directory.as_ref().map(|_| directory.clone()),
+            tasks: container.tasks.iter().map(moved).collect(),
         };
         match fs::create_dir(&directory) {
-            Err(source) if source.kind() != ErrorKind::AlreadyExists => Err(CgroupError::Create {
-                path: directory,
-                source,
-            }),
-            _ => Ok(Self {
-                parent,
-                directory,
-                entry,
-            }),
+            Err(source) if source.kind() != ErrorKind::AlreadyExists => {
+                Err(CgroupError::Create { path: directory, source })
+            }
+            _ => Ok(Self { parent, directory, entry }),
         }
     }
 
@@ -81,10 +69,7 @@ impl ExecCgroup {
     ///
     /// Errors: it could not be removed; it goes with the container's.
     pub fn dissolve(&self) -> Result<(), CgroupError> {
-        let fail = |source| CgroupError::Remove {
-            path: self.directory.clone(),
-            source,
-        };
+        let fail = |source| CgroupError::Remove { path: self.directory.clone(), source };
         match files::remove_tree(&self.directory) {
             Err(error) if error.kind() == ErrorKind::ResourceBusy => {}
             removed => return removed.map_err(fail),

@@ -9,10 +9,7 @@ use rustix::io::Errno;
 
 /// Writes `value` in one call to a file that exists; never creates one.
 pub(crate) fn write(path: &Path, value: &str) -> io::Result<()> {
-    OpenOptions::new()
-        .write(true)
-        .open(path)?
-        .write_all(value.as_bytes())
+    OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes())
 }
 
 /// The directories directly in `directory`.
@@ -37,11 +34,8 @@ pub(crate) fn pids_in_tree(directory: &Path) -> io::Result<Vec<u32>> {
         Err(error) if is_gone(&error) => return Ok(Vec::new()),
         text => text?,
     };
-    let mut pids: Vec<u32> = text
-        .lines()
-        .filter_map(|line| line.parse().ok())
-        .filter(|pid| *pid != 0)
-        .collect();
+    let mut pids: Vec<u32> =
+        text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid != 0).collect();
     for child in subdirectories(directory)? {
         pids.extend(pids_in_tree(&child)?);
     }
@@ -75,6 +69,5 @@ pub(crate) fn is_gone(error: &io::Error) -> bool {
 
 /// The number on the line `KEY N` of a flat-keyed file.
 pub(crate) fn keyed_number(text: &str, key: &str) -> Option<u64> {
-    text.lines()
-        .find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
 }

@@ -70,25 +70,12 @@ impl Cgroups {
         }
         if v1.iter().all(|hierarchy| hierarchy.controllers.is_empty()) {
             let unified = Hierarchy::with_all_controllers(v2.ok_or(CgroupError::NotMounted)?)?;
-            return Ok(Self {
-                layout: Layout::Unified,
-                hierarchies: [unified].into(),
-            });
+            return Ok(Self { layout: Layout::Unified, hierarchies: [unified].into() });
         }
-        let layout = if v2.is_some() {
-            Layout::Hybrid
-        } else {
-            Layout::Legacy
-        };
-        let unified = v2.map(|mount| Hierarchy {
-            mount,
-            controllers: Vec::new(),
-        });
+        let layout = if v2.is_some() { Layout::Hybrid } else { Layout::Legacy };
+        let unified = v2.map(|mount| Hierarchy { mount, controllers: Vec::new() });
         v1.sort_by_key(|hierarchy| !hierarchy.has("freezer"));
-        Ok(Self {
-            layout,
-            hierarchies: unified.into_iter().chain(v1).collect(),
-        })
+        Ok(Self { layout, hierarchies: unified.into_iter().chain(v1).collect() })
     }
 
     /// How the hierarchies are laid out.
@@ -130,15 +117,8 @@ impl Cgroups {
         for hierarchy in self.hierarchies.iter() {
             let directory = path.below(&hierarchy.mount);
             let children = files::subdirectories(&directory);
-            let children = children.map_err(|source| CgroupError::Read {
-                path: directory,
-                source,
-            })?;
-            names.extend(
-                children
-                    .iter()
-                    .filter_map(|child| Some(child.file_name()?.to_str()?.to_owned())),
-            );
+            let children = children.map_err(|source| CgroupError::Read { path: directory, source })?;
+            names.extend(children.iter().filter_map(|child| Some(child.file_name()?.to_str()?.to_owned())));
         }
         Ok(names)
     }
@@ -171,10 +151,7 @@ impl Hierarchy {
     fn with_all_controllers(mount: PathBuf) -> Result<Self, CgroupError> {
         let path = mount.join("cgroup.controllers");
         let text = fs::read_to_string(&path).map_err(|source| CgroupError::Read { path, source })?;
-        Ok(Self {
-            mount,
-            controllers: text.split_whitespace().map(str::to_owned).collect(),
-        })
+        Ok(Self { mount, controllers: text.split_whitespace().map(str::to_owned).collect() })
     }
 
     pub(crate) fn has(&self, controller: &str) -> bool {
@@ -187,9 +164,7 @@ fn enable_all(directory: &Path) {
     let read = |name| fs::read_to_string(directory.join(name)).unwrap_or_default();
     let (available, enabled) = (read("cgroup.controllers"), read("cgroup.subtree_control"));
     let lists = |text: &str, name: &str| text.split_whitespace().any(|word| word == name);
-    for controller in CONTROLLERS
-        .into_iter()
-        .filter(|name| lists(&available, name) && !lists(&enabled, name))
+    for controller in CONTROLLERS.into_iter().filter(|name| lists(&available, name) && !lists(&enabled, name))
     {
         let _ = enable(directory, controller);
     }
@@ -223,25 +198,15 @@ fn parse_mount(line: &str) -> Option<(PathBuf, &str, &str)> {
     let (mount, filesystem) = line.split_once(" - ")?;
     let mut fields = filesystem.split(' ');
     let (kind, options) = (fields.next()?, fields.nth(1)?);
-    Some((
-        PathBuf::from(mount.split(' ').nth(4)?.replace("\\040", " ")),
-        kind,
-        options,
-    ))
+    Some((PathBuf::from(mount.split(' ').nth(4)?.replace("\\040", " ")), kind, options))
 }
 
 fn controllers_in(options: &str) -> Vec<String> {
     let is_controller = |option: &&str| {
-        !matches!(
-            *option,
-            "rw" | "ro" | "xattr" | "noprefix" | "clone_children" | "none"
-        ) && !option.contains('=')
+        !matches!(*option, "rw" | "ro" | "xattr" | "noprefix" | "clone_children" | "none")
+            && !option.contains('=')
     };
-    options
-        .split(',')
-        .filter(is_controller)
-        .map(str::to_owned)
-        .collect()
+    options.split(',').filter(is_controller).map(str::to_owned).collect()
 }
 
 #[cfg(test)]
@@ -263,16 +228,10 @@ mod tests {
             .hierarchies
             .iter()
             .map(|found| {
-                (
-                    found.mount.to_str().unwrap(),
-                    found.controllers.iter().map(String::as_str).collect(),
-                )
+                (found.mount.to_str().unwrap(), found.controllers.iter().map(String::as_str).collect())
             })
             .collect();
-        let expected: Vec<_> = expected
-            .iter()
-            .map(|(mount, names)| (*mount, names.to_vec()))
-            .collect();
+        let expected: Vec<_> = expected.iter().map(|(mount, names)| (*mount, names.to_vec())).collect();
         assert_eq!((cgroups.layout, found), (layout, expected));
     }
 
@@ -286,11 +245,7 @@ mod tests {
         ];
         let unified: (&str, &[&str]) = ("/sys/fs/cgroup/unified", &[]);
         check(LEGACY, Layout::Legacy, &v1);
-        check(
-            &format!("{LEGACY}{CGROUP2}"),
-            Layout::Hybrid,
-            &[&[unified][..], &v1].concat(),
-        );
+        check(&format!("{LEGACY}{CGROUP2}"), Layout::Hybrid, &[&[unified][..], &v1].concat());
         assert!(matches!(
             Cgroups::from_mountinfo("1 2 0:3 / / rw - ext4 /dev/vda rw"),
             Err(CgroupError::NotMounted)
@@ -311,19 +266,8 @@ mod tests {
         cgroups.create(&child).unwrap();
         assert!(dir.path().join("a/b").is_dir());
         // A plain file keeps the last write only: memory was missing and is asked for, rdma is not ours.
-        assert_eq!(
-            fs::read_to_string(dir.path().join("cgroup.subtree_control")).unwrap(),
-            "+memory"
-        );
-        assert_eq!(
-            cgroups.list_children(&parent).unwrap(),
-            BTreeSet::from(["b".to_owned()])
-        );
-        assert!(
-            cgroups
-                .list_children(&child.join("c").unwrap())
-                .unwrap()
-                .is_empty()
-        );
+        assert_eq!(fs::read_to_string(dir.path().join("cgroup.subtree_control")).unwrap(), "+memory");
+        assert_eq!(cgroups.list_children(&parent).unwrap(), BTreeSet::from(["b".to_owned()]));
+        assert!(cgroups.list_children(&child.join("c").unwrap()).unwrap().is_empty());
     }
 }

@@ -43,15 +43,9 @@ pub(crate) fn remove_tree(directory: &Path, timeout: Duration) -> Result<(), Cgr
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        let remove = |source| CgroupError::Remove {
-            path: directory.to_owned(),
-            source,
-        };
+        let remove = |source| CgroupError::Remove { path: directory.to_owned(), source };
         // ENOTEMPTY: a child was made while its parent was being removed.
-        if !matches!(
-            source.kind(),
-            ErrorKind::ResourceBusy | ErrorKind::DirectoryNotEmpty
-        ) {
+        if !matches!(source.kind(), ErrorKind::ResourceBusy | ErrorKind::DirectoryNotEmpty) {
             return Err(remove(source));
         }
         if started.elapsed() >= timeout {
@@ -74,10 +68,7 @@ fn kill_tree(directory: &Path) -> Result<(), CgroupError> {
     };
     match result {
         Err(error) if is_gone(&error) => Ok(()),
-        result => result.map_err(|source| CgroupError::Kill {
-            path: directory.to_owned(),
-            source,
-        }),
+        result => result.map_err(|source| CgroupError::Kill { path: directory.to_owned(), source }),
     }
 }
 
@@ -186,9 +177,10 @@ mod tests {
     #[test]
     fn an_absent_cgroup_is_already_killed() {
         let dir = tempfile::tempdir().unwrap();
-        kill_all(&Entry::Directory(dir.path().join("gone"))).unwrap();
-        kill_all(&Entry::Files(vec![dir.path().join("gone/cgroup.procs")])).unwrap();
-        kill_all(&Entry::Files(Vec::new())).unwrap();
+        let gone = dir.path().join("gone");
+        kill_all(&Entry { directory: Some(gone.clone()), tasks: Vec::new() }).unwrap();
+        kill_all(&Entry { directory: None, tasks: vec![gone.join("tasks")] }).unwrap();
+        kill_all(&Entry::default()).unwrap();
     }
 
     #[test]
@@ -200,14 +192,11 @@ mod tests {
             fs::write(directory.join("cgroup.procs"), "").unwrap();
             fs::write(directory.join(file), "").unwrap();
         }
-        kill_all(&Entry::Files(vec![
-            v1.join("cgroup.procs"),
-            v2.join("cgroup.procs"),
-        ]))
-        .unwrap();
+        let tasks = vec![v1.join("tasks")];
+        kill_all(&Entry { directory: Some(v2.clone()), tasks: tasks.clone() }).unwrap();
         assert_eq!(fs::read_to_string(v2.join("cgroup.kill")).unwrap(), "1");
         assert_eq!(fs::read_to_string(v1.join("freezer.state")).unwrap(), "");
-        kill_all(&Entry::Files(vec![v1.join("cgroup.procs")])).unwrap();
+        kill_all(&Entry { directory: None, tasks }).unwrap();
         assert_eq!(fs::read_to_string(v1.join("freezer.state")).unwrap(), "THAWED");
     }
 }

@@ -108,12 +108,7 @@ struct Settings(Vec<Setting>);
 impl Settings {
     fn add(&mut self, need: Need, field: &'static str, file: &str, value: Option<impl ToString>) {
         if let Some(value) = value {
-            self.0.push(Setting {
-                field,
-                file: file.to_owned(),
-                value: value.to_string(),
-                need,
-            });
+            self.0.push(Setting { field, file: file.to_owned(), value: value.to_string(), need });
         }
     }
 }
@@ -130,45 +125,18 @@ pub(crate) fn v2_settings(limits: &Limits, current_quota: &str) -> Result<Vec<Se
         (None, Some(period_us)) => Some(format!("{current_quota} {period_us}")),
     };
     let mut settings = Settings::default();
-    settings.add(
-        Required,
-        "cpu shares",
-        "cpu.weight",
-        limits.cpu_shares.map(weight_from_shares),
-    );
+    settings.add(Required, "cpu shares", "cpu.weight", limits.cpu_shares.map(weight_from_shares));
     settings.add(Required, "cpu quota", "cpu.max", cpu_max);
-    settings.add(
-        Required,
-        "cpuset cpus",
-        "cpuset.cpus",
-        limits.cpuset_cpus.as_ref(),
-    );
-    settings.add(
-        Required,
-        "cpuset mems",
-        "cpuset.mems",
-        limits.cpuset_mems.as_ref(),
-    );
+    settings.add(Required, "cpuset cpus", "cpuset.cpus", limits.cpuset_cpus.as_ref());
+    settings.add(Required, "cpuset mems", "cpuset.mems", limits.cpuset_mems.as_ref());
     settings.add(Required, "memory limit", "memory.max", limits.memory_bytes);
     settings.add(IfPresent, "memory swap limit", "memory.swap.max", swap);
     for (size, bytes) in &limits.hugepages_bytes {
-        settings.add(
-            IfPresent,
-            "hugepage limit",
-            &format!("hugetlb.{size}.max"),
-            Some(bytes),
-        );
-        settings.add(
-            IfPresent,
-            "hugepage limit",
-            &format!("hugetlb.{size}.rsvd.max"),
-            Some(bytes),
-        );
+        settings.add(IfPresent, "hugepage limit", &format!("hugetlb.{size}.max"), Some(bytes));
+        settings.add(IfPresent, "hugepage limit", &format!("hugetlb.{size}.rsvd.max"), Some(bytes));
     }
     settings.add(Required, "pids limit", "pids.max", limits.pids);
-    settings
-        .0
-        .retain(|setting| !limits.unified.contains_key(&setting.file));
+    settings.0.retain(|setting| !limits.unified.contains_key(&setting.file));
     for (file, value) in &limits.unified {
         settings.add(Required, "unified", file, Some(value));
     }
@@ -189,45 +157,15 @@ pub(crate) fn v1_settings(limits: &Limits) -> Result<Vec<Setting>, CgroupError> 
     let mut settings = Settings::default();
     settings.add(Required, "cpu shares", "cpu.shares", limits.cpu_shares);
     settings.add(Required, "cpu period", "cpu.cfs_period_us", limits.cpu_period_us);
-    settings.add(
-        Required,
-        "cpu quota",
-        "cpu.cfs_quota_us",
-        limits.cpu_quota_us.map(Limit::or_minus_one),
-    );
-    settings.add(
-        Required,
-        "cpuset cpus",
-        "cpuset.cpus",
-        limits.cpuset_cpus.as_ref(),
-    );
-    settings.add(
-        Required,
-        "cpuset mems",
-        "cpuset.mems",
-        limits.cpuset_mems.as_ref(),
-    );
+    settings.add(Required, "cpu quota", "cpu.cfs_quota_us", limits.cpu_quota_us.map(Limit::or_minus_one));
+    settings.add(Required, "cpuset cpus", "cpuset.cpus", limits.cpuset_cpus.as_ref());
+    settings.add(Required, "cpuset mems", "cpuset.mems", limits.cpuset_mems.as_ref());
     let memory = "memory.limit_in_bytes";
-    settings.add(
-        Required,
-        "memory limit",
-        memory,
-        limits.memory_bytes.map(Limit::or_minus_one),
-    );
+    settings.add(Required, "memory limit", memory, limits.memory_bytes.map(Limit::or_minus_one));
     let memsw = "memory.memsw.limit_in_bytes";
-    settings.add(
-        IfPresent,
-        "memory swap limit",
-        memsw,
-        memory_and_swap.map(Limit::or_minus_one),
-    );
+    settings.add(IfPresent, "memory swap limit", memsw, memory_and_swap.map(Limit::or_minus_one));
     for (size, bytes) in &limits.hugepages_bytes {
-        settings.add(
-            IfPresent,
-            "hugepage limit",
-            &format!("hugetlb.{size}.limit_in_bytes"),
-            Some(bytes),
-        );
+        settings.add(IfPresent, "hugepage limit", &format!("hugetlb.{size}.limit_in_bytes"), Some(bytes));
         settings.add(
             IfPresent,
             "hugepage limit",
@@ -266,10 +204,7 @@ fn swap_alone(limits: &Limits) -> Result<Option<Limit>, CgroupError> {
         (Some(swap), Some(Limit::Max)) => invalid(swap, "it includes the memory, which is unlimited"),
         (Some(Limit::At(both)), Some(Limit::At(memory))) => match both.checked_sub(memory) {
             Some(alone) => Ok(Some(Limit::At(alone))),
-            None => invalid(
-                Limit::At(both),
-                "it includes the memory, and is less than the memory limit",
-            ),
+            None => invalid(Limit::At(both), "it includes the memory, and is less than the memory limit"),
         },
     }
 }
@@ -297,11 +232,7 @@ fn check(limits: &Limits) -> Result<(), CgroupError> {
 }
 
 fn refuse(field: &'static str, value: &str, reason: &'static str) -> CgroupError {
-    CgroupError::InvalidLimit {
-        field,
-        value: value.to_owned(),
-        reason,
-    }
+    CgroupError::InvalidLimit { field, value: value.to_owned(), reason }
 }
 
 #[cfg(test)]

@@ -13,14 +13,9 @@ const KEY: &str = "oom_kill";
 /// in an exec session or a nested cgroup, not only the container's first process.
 /// Source: kernel `memory.events` (version 2) and `memory.oom_control` (version 1, Linux 4.13), the same line in both.
 pub fn read_oom_kills(path: &Path) -> Result<u64, CgroupError> {
-    let text = fs::read_to_string(path).map_err(|source| CgroupError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
-    files::keyed_number(&text, KEY).ok_or_else(|| CgroupError::Format {
-        path: path.to_owned(),
-        key: KEY,
-    })
+    let text =
+        fs::read_to_string(path).map_err(|source| CgroupError::Read { path: path.to_owned(), source })?;
+    files::keyed_number(&text, KEY).ok_or_else(|| CgroupError::Format { path: path.to_owned(), key: KEY })
 }
 
 #[cfg(test)]
@@ -35,10 +30,7 @@ mod tests {
 
     #[test]
     fn both_versions_name_the_same_line() {
-        check(
-            "low 0\nhigh 0\nmax 12\noom 1\noom_kill 3\noom_group_kill 1\n",
-            Some(3),
-        );
+        check("low 0\nhigh 0\nmax 12\noom 1\noom_kill 3\noom_group_kill 1\n", Some(3));
         check("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n", Some(2));
         check("oom_kill_disable 0\nunder_oom 0\n", None);
         check("oom_kill many\n", None);

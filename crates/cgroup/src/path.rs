@@ -19,10 +19,7 @@ impl CgroupPath {
     ///
     /// Errors: relative, the root, `.` or `..`, control characters, or a component that no directory can be named.
     pub fn new(path: &str) -> Result<Self, CgroupError> {
-        let refuse = |reason| CgroupError::InvalidPath {
-            path: path.to_owned(),
-            reason,
-        };
+        let refuse = |reason| CgroupError::InvalidPath { path: path.to_owned(), reason };
         if !path.starts_with('/') {
             return Err(refuse("it is not absolute"));
         }
@@ -72,12 +69,7 @@ impl CgroupPath {
 
     /// The directories from the first below `mount` down to the cgroup's own.
     pub(crate) fn each_below<'a>(&'a self, mount: &'a Path) -> impl Iterator<Item = PathBuf> + 'a {
-        let ends = self
-            .0
-            .match_indices('/')
-            .map(|(at, _)| at)
-            .skip(1)
-            .chain([self.0.len()]);
+        let ends = self.0.match_indices('/').map(|(at, _)| at).skip(1).chain([self.0.len()]);
         ends.map(move |end| mount.join(&self.0[1..end]))
     }
 }
@@ -103,10 +95,7 @@ fn check_component(name: &str) -> Result<(), &'static str> {
 fn expand_slice(stem: &str, given: &str) -> Result<String, CgroupError> {
     if stem.split('-').any(str::is_empty) {
         let reason = "a slice name has an empty part between dashes";
-        return Err(CgroupError::InvalidPath {
-            path: given.to_owned(),
-            reason,
-        });
+        return Err(CgroupError::InvalidPath { path: given.to_owned(), reason });
     }
     let ends = stem.match_indices('-').map(|(at, _)| at).chain([stem.len()]);
     Ok(ends.map(|end| format!("/{}.slice", &stem[..end])).collect())
@@ -117,20 +106,14 @@ mod tests {
     use super::*;
 
     fn check(result: Result<CgroupPath, CgroupError>, expected: Option<&str>) {
-        assert_eq!(
-            result.as_ref().ok().map(CgroupPath::as_str),
-            expected,
-            "{result:?}"
-        );
+        assert_eq!(result.as_ref().ok().map(CgroupPath::as_str), expected, "{result:?}");
     }
 
     #[test]
     fn paths_are_absolute_and_stay_below_the_root() {
         check(CgroupPath::new("/a"), Some("/a"));
         check(CgroupPath::new("//a/b//c/"), Some("/a/b/c"));
-        for bad in [
-            "", "/", "//", "a", "a/b", "/a/../b", "/..", "/a/./b", "/a\0b", "/a\nb",
-        ] {
+        for bad in ["", "/", "//", "a", "a/b", "/a/../b", "/..", "/a/./b", "/a\0b", "/a\nb"] {
             check(CgroupPath::new(bad), None);
         }
         check(CgroupPath::new(&format!("/{}", "x".repeat(256))), None);
@@ -153,26 +136,12 @@ mod tests {
             Some("/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1_2.slice"),
         );
         check(CgroupPath::from_parent("/a-b.slice"), Some("/a.slice/a-b.slice"));
-        check(
-            CgroupPath::from_parent("/a.slice/a-b.slice"),
-            Some("/a.slice/a-b.slice"),
-        );
-        check(
-            CgroupPath::from_parent("/kubepods/burstable/pod1"),
-            Some("/kubepods/burstable/pod1"),
-        );
+        check(CgroupPath::from_parent("/a.slice/a-b.slice"), Some("/a.slice/a-b.slice"));
+        check(CgroupPath::from_parent("/kubepods/burstable/pod1"), Some("/kubepods/burstable/pod1"));
         check(CgroupPath::from_parent("berth"), Some("/berth"));
-        for bad in [
-            "",
-            "/",
-            "-.slice",
-            ".slice",
-            "a--b.slice",
-            "-a.slice",
-            "a-.slice",
-            "../a",
-            "a/../b.slice",
-        ] {
+        for bad in
+            ["", "/", "-.slice", ".slice", "a--b.slice", "-a.slice", "a-.slice", "../a", "a/../b.slice"]
+        {
             check(CgroupPath::from_parent(bad), None);
         }
     }
@@ -181,10 +150,7 @@ mod tests {
     fn directories_are_listed_from_the_top() {
         let path = CgroupPath::new("/a/b/c").unwrap();
         let below: Vec<_> = path.each_below(Path::new("/m")).collect();
-        assert_eq!(
-            below,
-            [Path::new("/m/a"), Path::new("/m/a/b"), Path::new("/m/a/b/c")]
-        );
+        assert_eq!(below, [Path::new("/m/a"), Path::new("/m/a/b"), Path::new("/m/a/b/c")]);
         assert_eq!(path.below(Path::new("/m")), Path::new("/m/a/b/c"));
     }
 }

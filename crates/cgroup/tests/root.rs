@@ -27,10 +27,7 @@ struct Scratch {
 impl Scratch {
     fn new(name: &str) -> Self {
         let top = CgroupPath::new(&format!("/berth-test-{}-{name}", std::process::id())).unwrap();
-        Self {
-            cgroups: Cgroups::detect().unwrap(),
-            top,
-        }
+        Self { cgroups: Cgroups::detect().unwrap(), top }
     }
 
     fn create(&self, name: &str) -> Cgroup {
@@ -40,10 +37,7 @@ impl Scratch {
     /// What `find` sees of this test in all hierarchies.
     fn directories(&self) -> usize {
         let name = self.top.as_str().trim_start_matches('/');
-        let output = Command::new("find")
-            .args(["/sys/fs/cgroup", "-name", name])
-            .output()
-            .unwrap();
+        let output = Command::new("find").args(["/sys/fs/cgroup", "-name", name]).output().unwrap();
         String::from_utf8(output.stdout).unwrap().lines().count()
     }
 }
@@ -59,37 +53,22 @@ impl Drop for Scratch {
 }
 
 fn procs_files(entry: &Entry) -> Vec<PathBuf> {
-    match entry {
-        Entry::Directory(directory) => vec![directory.join("cgroup.procs")],
-        Entry::Files(files) => files.clone(),
-    }
+    let version_2 = entry.directory.iter().map(|directory| directory.join("cgroup.procs"));
+    version_2.chain(entry.tasks.iter().cloned()).collect()
 }
 
 /// Runs a shell script in the cgroup, which the shell enters by itself as a launched container does.
 fn spawn(entry: &Entry, script: &str) -> Child {
-    let enter: String = procs_files(entry)
-        .iter()
-        .map(|file| format!("echo 0 > {} &&\n", file.display()))
-        .collect();
-    Command::new("sh")
-        .arg("-c")
-        .arg(format!("{enter} {script}"))
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap()
+    let enter: String =
+        procs_files(entry).iter().map(|file| format!("echo 0 > {} &&\n", file.display())).collect();
+    Command::new("sh").arg("-c").arg(format!("{enter} {script}")).stdout(Stdio::null()).spawn().unwrap()
 }
 
 /// Reads a file of the cgroup with `cat`, in whichever hierarchy has it.
 fn cat(cgroup: &Cgroup, file: &str) -> String {
     let files = procs_files(&cgroup.entry());
-    let path = files
-        .iter()
-        .map(|procs| procs.with_file_name(file))
-        .find(|path| path.exists());
-    let output = Command::new("cat")
-        .arg(path.unwrap_or_else(|| panic!("no {file}")))
-        .output()
-        .unwrap();
+    let path = files.iter().map(|procs| procs.with_file_name(file)).find(|path| path.exists());
+    let output = Command::new("cat").arg(path.unwrap_or_else(|| panic!("no {file}"))).output().unwrap();
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
@@ -113,13 +92,7 @@ fn create_and_remove_are_idempotent_and_leave_nothing() {
     scratch.create("pod");
     assert!(procs_files(&cgroup.entry()).iter().all(|file| file.exists()));
     assert_eq!(scratch.directories(), procs_files(&cgroup.entry()).len());
-    assert!(
-        scratch
-            .cgroups
-            .list_children(&scratch.top)
-            .unwrap()
-            .contains("pod")
-    );
+    assert!(scratch.cgroups.list_children(&scratch.top).unwrap().contains("pod"));
     cgroup.remove(PATIENCE).unwrap();
     cgroup.remove(PATIENCE).unwrap();
     assert!(scratch.cgroups.list_children(&scratch.top).unwrap().is_empty());
@@ -131,11 +104,8 @@ fn limits_are_what_the_kernel_says_afterwards() {
     let scratch = Scratch::new("limits");
     let cgroup = scratch.create("web");
     let mib = |mib: u64| Some(Limit::At(mib << 20));
-    let both = |memory, both| Limits {
-        memory_bytes: memory,
-        memory_and_swap_bytes: both,
-        ..Limits::default()
-    };
+    let both =
+        |memory, both| Limits { memory_bytes: memory, memory_and_swap_bytes: both, ..Limits::default() };
     cgroup
         .apply(&Limits {
             cpu_shares: Some(512),
@@ -149,11 +119,7 @@ fn limits_are_what_the_kernel_says_afterwards() {
         })
         .unwrap();
     let expected: &[(&str, &str)] = if is_unified(&scratch) {
-        &[
-            ("cpu.weight", "59"),
-            ("cpu.max", "20000 50000"),
-            ("memory.max", "67108864"),
-        ]
+        &[("cpu.weight", "59"), ("cpu.max", "20000 50000"), ("memory.max", "67108864")]
     } else {
         &[
             ("cpu.shares", "512"),
@@ -164,37 +130,20 @@ fn limits_are_what_the_kernel_says_afterwards() {
         ]
     };
     for (file, value) in
-        expected
-            .iter()
-            .chain(&[("cpuset.cpus", "0"), ("cpuset.mems", "0"), ("pids.max", "33")])
+        expected.iter().chain(&[("cpuset.cpus", "0"), ("cpuset.mems", "0"), ("pids.max", "33")])
     {
         assert_eq!(cat(&cgroup, file), *value, "{file}");
     }
     // Raising, lowering and lifting, each of which needs another order of the two on version 1.
-    let file = if is_unified(&scratch) {
-        "memory.max"
-    } else {
-        "memory.limit_in_bytes"
-    };
+    let file = if is_unified(&scratch) { "memory.max" } else { "memory.limit_in_bytes" };
     for bytes in [128 << 20, 32 << 20] {
-        cgroup
-            .apply(&both(Some(Limit::At(bytes)), Some(Limit::At(bytes))))
-            .unwrap();
+        cgroup.apply(&both(Some(Limit::At(bytes)), Some(Limit::At(bytes)))).unwrap();
         assert_eq!(cat(&cgroup, file), bytes.to_string());
     }
     cgroup.apply(&both(Some(Limit::Max), None)).unwrap();
     assert!(["max", "9223372036854771712"].contains(&&*cat(&cgroup, file)));
-    cgroup
-        .apply(&Limits {
-            cpu_period_us: Some(100_000),
-            ..Limits::default()
-        })
-        .unwrap();
-    let file = if is_unified(&scratch) {
-        "cpu.max"
-    } else {
-        "cpu.cfs_quota_us"
-    };
+    cgroup.apply(&Limits { cpu_period_us: Some(100_000), ..Limits::default() }).unwrap();
+    let file = if is_unified(&scratch) { "cpu.max" } else { "cpu.cfs_quota_us" };
     assert!(cat(&cgroup, file).starts_with("20000"));
 }
 
@@ -203,17 +152,9 @@ fn limits_are_what_the_kernel_says_afterwards() {
 fn a_refused_value_names_its_field() {
     let scratch = Scratch::new("refused");
     let cgroup = scratch.create("web");
-    let limits = Limits {
-        cpuset_cpus: Some("4095".to_owned()),
-        ..Limits::default()
-    };
+    let limits = Limits { cpuset_cpus: Some("4095".to_owned()), ..Limits::default() };
     let error = cgroup.apply(&limits).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .starts_with("set cpuset cpus: write \"4095\" to /sys/fs/cgroup/"),
-        "{error}"
-    );
+    assert!(error.to_string().starts_with("set cpuset cpus: write \"4095\" to /sys/fs/cgroup/"), "{error}");
 }
 
 #[test]
@@ -224,13 +165,9 @@ fn killing_reaches_the_whole_tree() {
     let exec = ExecCgroup::create(&cgroup.entry(), "exec").unwrap();
     let mut children =
         [&cgroup.entry(), exec.entry()].map(|entry| spawn(entry, "(setsid sleep 60 & sleep 60 & wait)"));
-    wait_until("the start of eight processes", || {
-        cgroup.procs().unwrap().len() == 8
-    });
+    wait_until("the start of eight processes", || cgroup.procs().unwrap().len() == 8);
     kill_all(&cgroup.entry()).unwrap();
-    children
-        .iter_mut()
-        .for_each(|child| assert!(!child.wait().unwrap().success()));
+    children.iter_mut().for_each(|child| assert!(!child.wait().unwrap().success()));
     wait_until("the end of all processes", || cgroup.procs().unwrap().is_empty());
     kill_all(&cgroup.entry()).unwrap();
 }
@@ -241,9 +178,7 @@ fn killing_an_exec_session_spares_its_container() {
     let scratch = Scratch::new("exec");
     let cgroup = scratch.create("web");
     let mut container = spawn(&cgroup.entry(), "exec sleep 60");
-    wait_until("the container's start", || {
-        cgroup.procs().unwrap() == [container.id()]
-    });
+    wait_until("the container's start", || cgroup.procs().unwrap() == [container.id()]);
     let exec = ExecCgroup::create(&cgroup.entry(), "exec").unwrap();
     let mut session = spawn(exec.entry(), "(setsid sleep 60 & wait)");
     wait_until("the session's start", || cgroup.procs().unwrap().len() == 4);
@@ -290,11 +225,7 @@ fn oom_kills_are_counted() {
     let scratch = Scratch::new("oom");
     let cgroup = scratch.create("web");
     let sixteen = Some(Limit::At(16 << 20));
-    let limits = Limits {
-        memory_bytes: sixteen,
-        memory_and_swap_bytes: sixteen,
-        ..Limits::default()
-    };
+    let limits = Limits { memory_bytes: sixteen, memory_and_swap_bytes: sixteen, ..Limits::default() };
     cgroup.apply(&limits).unwrap();
     let file = cgroup.oom_file().unwrap();
     assert_eq!(read_oom_kills(&file).unwrap(), 0);
@@ -311,17 +242,12 @@ fn only_default_devices_can_be_opened() {
     if cgroup.allow_devices(&DEFAULT_DEVICES).unwrap() == DeviceControl::Absent {
         return;
     }
-    assert_eq!(
-        cat(&cgroup, "devices.list").lines().count(),
-        DEFAULT_DEVICES.len()
-    );
+    assert_eq!(cat(&cgroup, "devices.list").lines().count(), DEFAULT_DEVICES.len());
     for (device, allowed) in [("/dev/null", true), ("/dev/urandom", true), ("/dev/kmsg", false)] {
         if fs::metadata(device).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
             continue;
         }
-        let status = spawn(&cgroup.entry(), &format!("exec 3< {device}"))
-            .wait()
-            .unwrap();
+        let status = spawn(&cgroup.entry(), &format!("exec 3< {device}")).wait().unwrap();
         assert_eq!(status.success(), allowed, "{device}");
     }
 }

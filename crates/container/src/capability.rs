@@ -109,11 +109,7 @@ impl CapabilityNames {
 
 /// The set of a container for which nothing was said.
 pub fn default_set() -> u64 {
-    DEFAULT
-        .iter()
-        .filter_map(|name| number(name))
-        .map(|number| 1 << number)
-        .sum()
+    DEFAULT.iter().filter_map(|name| number(name)).map(|number| 1 << number).sum()
 }
 
 #[derive(Default)]
@@ -148,11 +144,7 @@ mod tests {
 
     fn check(add: &[&str], drop: &[&str], want: u64) {
         let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        let names = CapabilityNames {
-            add: own(add),
-            drop: own(drop),
-            add_ambient: vec![],
-        };
+        let names = CapabilityNames { add: own(add), drop: own(drop), add_ambient: vec![] };
         assert_eq!(names.resolve(), Ok((want, 0)), "add {add:?} drop {drop:?}");
     }
 
@@ -169,10 +161,7 @@ mod tests {
 
     #[test]
     fn an_unknown_name_is_refused() {
-        let names = CapabilityNames {
-            add: vec!["CAP_FLY".to_owned()],
-            ..CapabilityNames::default()
-        };
+        let names = CapabilityNames { add: vec!["CAP_FLY".to_owned()], ..CapabilityNames::default() };
         assert_eq!(names.resolve(), Err(UnknownCapability("CAP_FLY".to_owned())));
     }
 }

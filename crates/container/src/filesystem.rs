@@ -22,32 +22,18 @@ pub(crate) fn plan_mounts(spec: &ContainerSpec, surroundings: &Surroundings) -> 
 }
 
 fn kernel_mounts(spec: &ContainerSpec, surroundings: &Surroundings) -> Vec<Mount> {
-    let sys_access = if spec.security.privileged {
-        Access::ReadWrite
-    } else {
-        Access::ReadOnly
-    };
+    let sys_access = if spec.security.privileged { Access::ReadWrite } else { Access::ReadOnly };
     let shm = match surroundings.ipc {
         Sharing::Own => MountSource::PodShm,
         Sharing::Host => MountSource::Bind("/dev/shm".into()),
     };
     let mut mounts = vec![
         hardened(MountSource::Proc, "/proc"),
-        Mount {
-            nodev: false,
-            noexec: false,
-            ..hardened(tmpfs(64 << 20), "/dev")
-        },
-        Mount {
-            nodev: false,
-            ..hardened(MountSource::Devpts, "/dev/pts")
-        },
+        Mount { nodev: false, noexec: false, ..hardened(tmpfs(64 << 20), "/dev") },
+        Mount { nodev: false, ..hardened(MountSource::Devpts, "/dev/pts") },
         hardened(MountSource::Mqueue, "/dev/mqueue"),
         hardened(shm, "/dev/shm"),
-        Mount {
-            access: sys_access,
-            ..hardened(MountSource::Sysfs, "/sys")
-        },
+        Mount { access: sys_access, ..hardened(MountSource::Sysfs, "/sys") },
     ];
     // The host's message queues come with its IPC namespace and are mounted by nobody there.
     if surroundings.ipc == Sharing::Host {
@@ -58,23 +44,13 @@ fn kernel_mounts(spec: &ContainerSpec, surroundings: &Surroundings) -> Vec<Mount
 
 /// On v2 the hierarchy as the container's cgroup namespace shows it; on v1 the container's own directories.
 fn cgroup_mounts(spec: &ContainerSpec, view: &CgroupView) -> Vec<Mount> {
-    let access = if spec.security.privileged {
-        Access::ReadWrite
-    } else {
-        Access::ReadOnly
-    };
+    let access = if spec.security.privileged { Access::ReadWrite } else { Access::ReadOnly };
     match view {
-        CgroupView::Unified => vec![Mount {
-            access,
-            ..hardened(MountSource::Cgroup2, "/sys/fs/cgroup")
-        }],
+        CgroupView::Unified => vec![Mount { access, ..hardened(MountSource::Cgroup2, "/sys/fs/cgroup") }],
         CgroupView::PerController(directories) => {
             let own = |(name, directory): &(String, PathBuf)| Mount {
                 access,
-                ..hardened(
-                    MountSource::Bind(directory.clone()),
-                    Path::new("/sys/fs/cgroup").join(name),
-                )
+                ..hardened(MountSource::Bind(directory.clone()), Path::new("/sys/fs/cgroup").join(name))
             };
             let base = hardened(tmpfs(64 << 10), "/sys/fs/cgroup");
             std::iter::once(base).chain(directories.iter().map(own)).collect()
@@ -84,21 +60,14 @@ fn cgroup_mounts(spec: &ContainerSpec, view: &CgroupView) -> Vec<Mount> {
 
 /// The files that the pod's containers share; read-only where the root is.
 fn pod_files(spec: &ContainerSpec, surroundings: &Surroundings) -> Vec<Mount> {
-    let access = if spec.security.read_only_rootfs {
-        Access::ReadOnly
-    } else {
-        Access::ReadWrite
-    };
+    let access = if spec.security.read_only_rootfs { Access::ReadOnly } else { Access::ReadWrite };
     ["hosts", "hostname", "resolv.conf"]
         .map(|name| Mount {
             access,
             nosuid: false,
             nodev: false,
             noexec: false,
-            ..hardened(
-                MountSource::Bind(surroundings.pod_directory.join(name)),
-                Path::new("/etc").join(name),
-            )
+            ..hardened(MountSource::Bind(surroundings.pod_directory.join(name)), Path::new("/etc").join(name))
         })
         .into()
 }
@@ -128,32 +97,22 @@ fn hardened(source: MountSource, target: impl Into<PathBuf>) -> Mount {
 }
 
 fn tmpfs(size_bytes: u64) -> MountSource {
-    MountSource::Tmpfs {
-        mode: 0o755,
-        size_bytes: Some(size_bytes),
-    }
+    MountSource::Tmpfs { mode: 0o755, size_bytes: Some(size_bytes) }
 }
 
 /// The devices of every container. Source: OCI runtime-spec, config-linux.md, "Default Devices".
 pub(crate) fn default_devices() -> Vec<Device> {
-    [
-        ("null", 1, 3),
-        ("zero", 1, 5),
-        ("full", 1, 7),
-        ("random", 1, 8),
-        ("urandom", 1, 9),
-        ("tty", 5, 0),
-    ]
-    .map(|(name, major, minor)| Device {
-        path: Path::new("/dev").join(name),
-        kind: DeviceKind::Character,
-        major,
-        minor,
-        mode: 0o666,
-        uid: 0,
-        gid: 0,
-    })
-    .into()
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)]
+        .map(|(name, major, minor)| Device {
+            path: Path::new("/dev").join(name),
+            kind: DeviceKind::Character,
+            major,
+            minor,
+            mode: 0o666,
+            uid: 0,
+            gid: 0,
+        })
+        .into()
 }
 
 /// Source: OCI runtime-spec, config-linux.md, "Dev symbolic links" and "Default Devices" (ptmx).

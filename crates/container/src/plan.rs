@@ -107,29 +107,17 @@ pub fn plan_launch(
         container: surroundings.container,
         pid_namespace: surroundings.pid_namespace,
         // As with containerd: on v1 a cgroup namespace is not expected, and a privileged container sees the host's.
-        cgroup_namespace: if is_unified && !privileged {
-            Sharing::Own
-        } else {
-            Sharing::Host
-        },
+        cgroup_namespace: if is_unified && !privileged { Sharing::Own } else { Sharing::Host },
         cgroup: surroundings.cgroup,
         oom_file: surroundings.oom_file,
         rootfs: surroundings.rootfs,
         mounts,
         devices: default_devices(),
         links: default_links(),
-        masked_paths: if privileged {
-            Vec::new()
-        } else {
-            spec.security.masked_paths.clone()
-        },
+        masked_paths: if privileged { Vec::new() } else { spec.security.masked_paths.clone() },
         readonly_paths: if privileged { Vec::new() } else { readonly_paths },
         process,
-        stdio: StdioPlan {
-            stdin: spec.stdin,
-            tty: spec.tty,
-            log: surroundings.log_path,
-        },
+        stdio: StdioPlan { stdin: spec.stdin, tty: spec.tty, log: surroundings.log_path },
     };
     Ok(Planned { launch, stop_signal })
 }
@@ -195,7 +183,7 @@ pub(crate) mod tests {
             ipc: Sharing::Own,
             pod_is_privileged: false,
             pid_namespace: PidNamespace::Own,
-            cgroup: Entry::Files(vec![]),
+            cgroup: Entry::default(),
             oom_file: None,
             cgroup_view: CgroupView::PerController(vec![(
                 "memory".to_owned(),
@@ -218,38 +206,15 @@ pub(crate) mod tests {
             access: Access::ReadWrite,
             propagation: MountPropagation::Private,
         };
-        let mounts = vec![
-            volume("/data/deep/er"),
-            volume("/data"),
-            volume("/etc/hosts"),
-            volume("/dev/shm"),
-        ];
-        let planned = plan_launch(
-            &ContainerSpec { mounts, ..spec() },
-            &Default::default(),
-            surroundings(),
-        )
-        .unwrap();
+        let mounts = vec![volume("/data/deep/er"), volume("/data"), volume("/etc/hosts"), volume("/dev/shm")];
+        let planned =
+            plan_launch(&ContainerSpec { mounts, ..spec() }, &Default::default(), surroundings()).unwrap();
         let targets = targets(&planned.launch);
-        let names: Vec<_> = targets
-            .iter()
-            .rev()
-            .take(4)
-            .rev()
-            .map(|path| path.display().to_string())
-            .collect();
+        let names: Vec<_> =
+            targets.iter().rev().take(4).rev().map(|path| path.display().to_string()).collect();
         assert_eq!(names, ["/data", "/etc/hosts", "/dev/shm", "/data/deep/er"]);
-        assert_eq!(
-            targets.iter().filter(|path| path.ends_with("etc/hosts")).count(),
-            1
-        );
-        assert!(
-            planned
-                .launch
-                .mounts
-                .iter()
-                .all(|mount| mount.source != MountSource::PodShm)
-        );
+        assert_eq!(targets.iter().filter(|path| path.ends_with("etc/hosts")).count(), 1);
+        assert!(planned.launch.mounts.iter().all(|mount| mount.source != MountSource::PodShm));
     }
 
     #[test]
@@ -258,10 +223,7 @@ pub(crate) mod tests {
         spec.security.privileged = true;
         let refused = plan_launch(&spec, &Default::default(), surroundings());
         assert!(matches!(refused, Err(Error::PrivilegedInUnprivilegedPod)));
-        let pod = Surroundings {
-            pod_is_privileged: true,
-            ..surroundings()
-        };
+        let pod = Surroundings { pod_is_privileged: true, ..surroundings() };
         let launch = plan_launch(&spec, &Default::default(), pod).unwrap().launch;
         assert!(launch.masked_paths.is_empty() && launch.readonly_paths.is_empty());
     }
@@ -269,22 +231,12 @@ pub(crate) mod tests {
     #[test]
     fn the_cgroup_is_shown_as_the_hierarchy_has_it() {
         let launch = |view| {
-            let surroundings = Surroundings {
-                cgroup_view: view,
-                ..surroundings()
-            };
-            plan_launch(&spec(), &Default::default(), surroundings)
-                .unwrap()
-                .launch
+            let surroundings = Surroundings { cgroup_view: view, ..surroundings() };
+            plan_launch(&spec(), &Default::default(), surroundings).unwrap().launch
         };
         let unified = launch(CgroupView::Unified);
         assert_eq!(unified.cgroup_namespace, Sharing::Own);
-        assert!(
-            unified
-                .mounts
-                .iter()
-                .any(|mount| mount.source == MountSource::Cgroup2)
-        );
+        assert!(unified.mounts.iter().any(|mount| mount.source == MountSource::Cgroup2));
         let v1 = launch(surroundings().cgroup_view);
         assert_eq!(v1.cgroup_namespace, Sharing::Host);
         assert!(targets(&v1).contains(&Path::new("/sys/fs/cgroup/memory")));

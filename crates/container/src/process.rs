@@ -52,11 +52,7 @@ fn command_line(spec: &ContainerSpec, image: &ImageDefaults) -> Result<Vec<Strin
         (false, _) => (&spec.command, &spec.args),
     };
     let line: Vec<String> = command.iter().chain(args).cloned().collect();
-    if line.first().is_none_or(String::is_empty) {
-        Err(Error::NoCommand)
-    } else {
-        Ok(line)
-    }
+    if line.first().is_none_or(String::is_empty) { Err(Error::NoCommand) } else { Ok(line) }
 }
 
 /// The defaults, the image's, the request's; a later one replaces an earlier of the same name in its place.
@@ -81,48 +77,30 @@ fn name_of(entry: &str) -> &str {
 }
 
 fn working_directory(spec: &ContainerSpec, image: &ImageDefaults) -> PathBuf {
-    let wanted = spec
-        .working_dir
-        .as_deref()
-        .unwrap_or(Path::new(&image.working_dir));
+    let wanted = spec.working_dir.as_deref().unwrap_or(Path::new(&image.working_dir));
     Path::new("/").join(wanted)
 }
 
 /// A container gets no capability that the agent lacks: asking for it would fail the launch, and ALL means all there are.
 fn capabilities(spec: &ContainerSpec, agents: u64) -> Result<Capabilities> {
-    let (set, ambient) = if spec.security.privileged {
-        (ALL, 0)
-    } else {
-        spec.security.capabilities.resolve()?
-    };
+    let (set, ambient) =
+        if spec.security.privileged { (ALL, 0) } else { spec.security.capabilities.resolve()? };
     let (set, ambient) = (set & agents, ambient & agents);
-    Ok(Capabilities {
-        bounding: set,
-        effective: set,
-        inheritable: ambient,
-        ambient,
-    })
+    Ok(Capabilities { bounding: set, effective: set, inheritable: ambient, ambient })
 }
 
 /// `user`, `uid`, `user:group`, `uid:gid` and mixtures; empty is root. A number that no user can have is refused: read
 /// as a smaller one it could become root (CVE-2024-40635).
 fn parse_image_user(text: &str) -> Result<(NameOrId, Option<NameOrId>)> {
-    let (user, group) = text
-        .split_once(':')
-        .map_or((text, None), |(user, group)| (user, Some(group)));
+    let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
     let parse = |part: &str| match part.parse::<u32>() {
         Ok(id) if id < u32::MAX => Ok(NameOrId::Id(id)),
-        _ if part.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-') => Err(Error::ImageUser {
-            user: text.to_owned(),
-            reason: "the number is out of range",
-        }),
+        _ if part.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-') => {
+            Err(Error::ImageUser { user: text.to_owned(), reason: "the number is out of range" })
+        }
         _ => Ok(NameOrId::Name(part.to_owned())),
     };
-    let user = if user.is_empty() {
-        NameOrId::Id(0)
-    } else {
-        parse(user)?
-    };
+    let user = if user.is_empty() { NameOrId::Id(0) } else { parse(user)? };
     let group = group.filter(|group| !group.is_empty()).map(parse).transpose()?;
     Ok((user, group))
 }
@@ -135,9 +113,7 @@ pub(crate) fn stop_signal(spec: &ContainerSpec, image: &ImageDefaults) -> Result
     match (spec.stop_signal, image.stop_signal.as_str()) {
         (Some(signal), _) => Ok(signal),
         (None, "") => Ok(DEFAULT_STOP_SIGNAL),
-        (None, text) => parse_signal(text).ok_or_else(|| Error::ImageStopSignal {
-            signal: text.to_owned(),
-        }),
+        (None, text) => parse_signal(text).ok_or_else(|| Error::ImageStopSignal { signal: text.to_owned() }),
     }
 }
 
@@ -163,11 +139,7 @@ fn parse_signal(text: &str) -> Option<i32> {
 }
 
 fn offset(text: &str) -> Option<i32> {
-    if text.is_empty() {
-        Some(0)
-    } else {
-        text.parse().ok()
-    }
+    if text.is_empty() { Some(0) } else { text.parse().ok() }
 }
 
 #[cfg(test)]
@@ -181,53 +153,26 @@ mod tests {
 
     #[test]
     fn a_command_drops_the_images_arguments_and_args_keep_its_entrypoint() {
-        let image = ImageDefaults {
-            entrypoint: own(&["e"]),
-            cmd: own(&["c"]),
-            ..ImageDefaults::default()
-        };
+        let image = ImageDefaults { entrypoint: own(&["e"]), cmd: own(&["c"]), ..ImageDefaults::default() };
         for (command, args, want) in [
             (&[][..], &[][..], own(&["e", "c"])),
             (&[], &["a"], own(&["e", "a"])),
             (&["x"], &[], own(&["x"])),
             (&["x"], &["a"], own(&["x", "a"])),
         ] {
-            let spec = ContainerSpec {
-                command: own(command),
-                args: own(args),
-                ..spec()
-            };
+            let spec = ContainerSpec { command: own(command), args: own(args), ..spec() };
             assert_eq!(command_line(&spec, &image).unwrap(), want, "{command:?} {args:?}");
         }
-        let nothing = ContainerSpec {
-            command: vec![],
-            ..spec()
-        };
-        assert!(matches!(
-            command_line(&nothing, &ImageDefaults::default()),
-            Err(Error::NoCommand)
-        ));
+        let nothing = ContainerSpec { command: vec![], ..spec() };
+        assert!(matches!(command_line(&nothing, &ImageDefaults::default()), Err(Error::NoCommand)));
     }
 
     #[test]
     fn later_variables_replace_earlier_ones_of_the_same_name() {
-        let image = ImageDefaults {
-            env: own(&["A=1", "PATH=/x"]),
-            ..ImageDefaults::default()
-        };
-        let env = vec![
-            ("A".to_owned(), "2=3".to_owned()),
-            ("B".to_owned(), String::new()),
-        ];
-        let spec = ContainerSpec {
-            env,
-            tty: true,
-            ..spec()
-        };
-        assert_eq!(
-            environment(&spec, &image, "h"),
-            ["PATH=/x", "HOSTNAME=h", "TERM=xterm", "A=2=3", "B="]
-        );
+        let image = ImageDefaults { env: own(&["A=1", "PATH=/x"]), ..ImageDefaults::default() };
+        let env = vec![("A".to_owned(), "2=3".to_owned()), ("B".to_owned(), String::new())];
+        let spec = ContainerSpec { env, tty: true, ..spec() };
+        assert_eq!(environment(&spec, &image, "h"), ["PATH=/x", "HOSTNAME=h", "TERM=xterm", "A=2=3", "B="]);
     }
 
     #[test]

@@ -57,17 +57,8 @@ mod tests {
             identity_token: secret(),
             registry_token: secret(),
         };
-        let text = format!(
-            "{:?}",
-            PullImageRequest {
-                auth: Some(auth),
-                ..Default::default()
-            }
-        );
-        assert!(
-            text.contains("ann") && text.contains("registry.example"),
-            "{text}"
-        );
+        let text = format!("{:?}", PullImageRequest { auth: Some(auth), ..Default::default() });
+        assert!(text.contains("ann") && text.contains("registry.example"), "{text}");
         assert!(!text.contains("s3cret"), "{text}");
     }
 }

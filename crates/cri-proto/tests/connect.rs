@@ -23,19 +23,11 @@ async fn one_channel_carries_both_services() {
     let path = dir.path().join("with a space.sock");
     let listener = tokio::net::UnixListener::bind(&path).unwrap();
     let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
-    let server = tokio::spawn(
-        Server::builder()
-            .add_routes(Routes::default())
-            .serve_with_incoming(incoming),
-    );
+    let server = tokio::spawn(Server::builder().add_routes(Routes::default()).serve_with_incoming(incoming));
 
     let channel = connect(&path).await.unwrap();
-    let version = RuntimeServiceClient::new(channel.clone())
-        .version(VersionRequest::default())
-        .await;
-    let images = ImageServiceClient::new(channel)
-        .list_images(ListImagesRequest::default())
-        .await;
+    let version = RuntimeServiceClient::new(channel.clone()).version(VersionRequest::default()).await;
+    let images = ImageServiceClient::new(channel).list_images(ListImagesRequest::default()).await;
     assert_eq!(version.unwrap_err().code(), Code::Unimplemented);
     assert_eq!(images.unwrap_err().code(), Code::Unimplemented);
     server.abort();

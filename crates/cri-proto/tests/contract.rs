@@ -11,11 +11,7 @@
 //! method   SERVICE  METHOD  REQUEST  unary|stream  REPLY  unary|stream
 //! ```
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::wildcard_enum_match_arm,
-    reason = "a test fails by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
 
@@ -35,10 +31,7 @@ fn contract_is_exactly_the_known_facts() {
 
     let missing: Vec<_> = facts.difference(&contract).collect();
     let unknown: Vec<_> = contract.difference(&facts).collect();
-    assert!(
-        missing.is_empty() && unknown.is_empty(),
-        "missing: {missing:#?}\nunknown: {unknown:#?}"
-    );
+    assert!(missing.is_empty() && unknown.is_empty(), "missing: {missing:#?}\nunknown: {unknown:#?}");
 }
 
 /// Every part of the compiled contract, as a line in the form of the facts.
@@ -47,15 +40,9 @@ fn contract() -> BTreeSet<String> {
     let mut lines = BTreeSet::new();
     for file in &set.file {
         assert_eq!(file.package(), "runtime.v1");
-        file.message_type
-            .iter()
-            .for_each(|message| add_message(&mut lines, "", message));
-        file.enum_type
-            .iter()
-            .for_each(|values| add_enum(&mut lines, "", values));
-        file.service
-            .iter()
-            .for_each(|service| add_service(&mut lines, service));
+        file.message_type.iter().for_each(|message| add_message(&mut lines, "", message));
+        file.enum_type.iter().for_each(|values| add_enum(&mut lines, "", values));
+        file.service.iter().for_each(|service| add_service(&mut lines, service));
     }
     lines
 }
@@ -68,46 +55,24 @@ fn add_message(lines: &mut BTreeSet<String>, prefix: &str, message: &DescriptorP
         let options = field.options.clone().unwrap_or_default();
         let flag = if options.deprecated() { "deprecated" } else { "-" };
         let (field_name, number) = (field.name(), field.number());
-        lines.insert(format!(
-            "field\t{name}\t{field_name}\t{number}\t{type_name}\t{label}\t{flag}"
-        ));
+        lines.insert(format!("field\t{name}\t{field_name}\t{number}\t{type_name}\t{label}\t{flag}"));
     }
     let nested = format!("{name}.");
-    message
-        .enum_type
-        .iter()
-        .for_each(|values| add_enum(lines, &nested, values));
-    message
-        .nested_type
-        .iter()
-        .filter(|m| !is_map_entry(m))
-        .for_each(|m| add_message(lines, &nested, m));
+    message.enum_type.iter().for_each(|values| add_enum(lines, &nested, values));
+    message.nested_type.iter().filter(|m| !is_map_entry(m)).for_each(|m| add_message(lines, &nested, m));
 }
 
 fn is_map_entry(message: &DescriptorProto) -> bool {
-    message
-        .options
-        .as_ref()
-        .is_some_and(|options| options.map_entry())
+    message.options.as_ref().is_some_and(|options| options.map_entry())
 }
 
 /// A field's type and label; a map is told by the entry message that its type points at.
 fn shape(message: &DescriptorProto, field: &FieldDescriptorProto) -> (String, &'static str) {
-    assert!(
-        field.oneof_index.is_none(),
-        "the facts know no oneof: {}",
-        field.name()
-    );
+    assert!(field.oneof_index.is_none(), "the facts know no oneof: {}", field.name());
     let last = field.type_name().rsplit('.').next();
-    let entry = message
-        .nested_type
-        .iter()
-        .find(|inner| is_map_entry(inner) && last == Some(inner.name()));
+    let entry = message.nested_type.iter().find(|inner| is_map_entry(inner) && last == Some(inner.name()));
     match (entry, field.label()) {
-        (Some(entry), _) => (
-            format!("{},{}", type_name(&entry.field[0]), type_name(&entry.field[1])),
-            "map",
-        ),
+        (Some(entry), _) => (format!("{},{}", type_name(&entry.field[0]), type_name(&entry.field[1])), "map"),
         (None, Label::Repeated) => (type_name(field), "repeated"),
         (None, Label::Optional | Label::Required) => (type_name(field), "singular"),
     }
@@ -133,12 +98,7 @@ fn type_name(field: &FieldDescriptorProto) -> String {
 
 fn add_enum(lines: &mut BTreeSet<String>, prefix: &str, values: &EnumDescriptorProto) {
     for value in &values.value {
-        lines.insert(format!(
-            "enum\t{prefix}{}\t{}\t{}",
-            values.name(),
-            value.name(),
-            value.number()
-        ));
+        lines.insert(format!("enum\t{prefix}{}\t{}\t{}", values.name(), value.name(), value.number()));
     }
 }
 

@@ -25,23 +25,15 @@ impl Attributes {
     /// Reads an entry's headers; an error says what is wrong with them.
     pub(crate) fn of(entry: &mut Entry<'_, impl Read>) -> std::result::Result<Self, &'static str> {
         let header = entry.header();
-        let id = |id: io::Result<u64>| {
-            id.ok()
-                .and_then(|id| u32::try_from(id).ok())
-                .filter(|id| *id != u32::MAX)
-        };
+        let id =
+            |id: io::Result<u64>| id.ok().and_then(|id| u32::try_from(id).ok()).filter(|id| *id != u32::MAX);
         let owner = id(header.uid()).ok_or("its owner is no user id")?;
         let group = id(header.gid()).ok_or("its group is no group id")?;
         let mode = Mode::from_raw_mode(header.mode().map_err(|_| "its mode is no number")? & 0o7777);
         let seconds = header.mtime().map_err(|_| "its time is no number")?;
-        let mut modified = Timespec {
-            tv_sec: seconds as i64,
-            tv_nsec: 0,
-        };
+        let mut modified = Timespec { tv_sec: seconds as i64, tv_nsec: 0 };
         let mut xattrs = Vec::new();
-        let extensions = entry
-            .pax_extensions()
-            .map_err(|_| "its extended headers are unreadable")?;
+        let extensions = entry.pax_extensions().map_err(|_| "its extended headers are unreadable")?;
         for extension in extensions.into_iter().flatten() {
             let extension = extension.map_err(|_| "its extended headers are unreadable")?;
             let (key, value) = (extension.key_bytes(), extension.value_bytes());
@@ -55,13 +47,7 @@ impl Attributes {
                 xattrs.push((name.to_owned(), value.to_owned()));
             }
         }
-        Ok(Self {
-            owner: Uid::from_raw(owner),
-            group: Gid::from_raw(group),
-            mode,
-            modified,
-            xattrs,
-        })
+        Ok(Self { owner: Uid::from_raw(owner), group: Gid::from_raw(group), mode, modified, xattrs })
     }
 
     /// Sets all but the time. Owner first, because changing it takes away the set-user-id bit and file capabilities.
@@ -93,20 +79,14 @@ fn parse_time(text: &[u8]) -> Option<Timespec> {
     let digits: String = fraction.chars().chain(std::iter::repeat('0')).take(9).collect();
     let (tv_sec, tv_nsec) = (whole.parse().ok()?, digits.parse().ok()?);
     Some(match (whole.starts_with('-'), tv_nsec) {
-        (true, 1..) => Timespec {
-            tv_sec: tv_sec - 1,
-            tv_nsec: 1_000_000_000 - tv_nsec,
-        },
+        (true, 1..) => Timespec { tv_sec: tv_sec - 1, tv_nsec: 1_000_000_000 - tv_nsec },
         _ => Timespec { tv_sec, tv_nsec },
     })
 }
 
 /// Both of a file's times, from its one.
 pub(crate) fn timestamps(modified: Timespec) -> Timestamps {
-    Timestamps {
-        last_access: modified,
-        last_modification: modified,
-    }
+    Timestamps { last_access: modified, last_modification: modified }
 }
 
 #[cfg(test)]

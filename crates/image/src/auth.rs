@@ -43,10 +43,7 @@ impl Auth {
         let text = String::from_utf8(decoded).ok()?;
         let (username, password) = text.split_once(':')?;
         // Docker pads the password with zero bytes.
-        Some(Self::Basic {
-            username: username.into(),
-            password: password.trim_end_matches('\0').into(),
-        })
+        Some(Self::Basic { username: username.into(), password: password.trim_end_matches('\0').into() })
     }
 }
 
@@ -71,10 +68,7 @@ impl Challenge {
             return None;
         }
         let value = |name: &str| parameter(parameters, name);
-        Some(Self::Bearer {
-            realm: value("realm")?,
-            service: value("service"),
-        })
+        Some(Self::Bearer { realm: value("realm")?, service: value("service") })
     }
 }
 
@@ -89,20 +83,12 @@ pub(crate) async fn answer(
     match (challenge, auth) {
         (_, Some(Auth::RegistryToken(token))) => Ok(format!("Bearer {token}")),
         (Challenge::Basic, Some(Auth::Basic { username, password })) => Ok(basic(username, password)),
-        (Challenge::Basic, _) => Err(Error::Authenticate {
-            url: url.to_owned(),
-            reason: "it wants a user and a password",
-        }),
+        (Challenge::Basic, _) => {
+            Err(Error::Authenticate { url: url.to_owned(), reason: "it wants a user and a password" })
+        }
         (Challenge::Bearer { realm, service }, auth) => {
             let scope = format!("repository:{repository}:pull");
-            fetch_token(
-                client,
-                realm,
-                service.as_deref().unwrap_or_default(),
-                &scope,
-                auth,
-            )
-            .await
+            fetch_token(client, realm, service.as_deref().unwrap_or_default(), &scope, auth).await
         }
     }
 }
@@ -138,21 +124,13 @@ async fn fetch_token(
         }
     };
     let bytes = registry::read_document(request, realm).await?;
-    let answer: Answer = serde_json::from_slice(&bytes).map_err(|source| Error::Document {
-        what: format!("token from {realm}"),
-        source,
-    })?;
+    let answer: Answer = serde_json::from_slice(&bytes)
+        .map_err(|source| Error::Document { what: format!("token from {realm}"), source })?;
     // An empty token is as good as none; some services send both fields.
-    let token = [answer.token, answer.access_token]
-        .into_iter()
-        .flatten()
-        .find(|token| !token.is_empty());
+    let token = [answer.token, answer.access_token].into_iter().flatten().find(|token| !token.is_empty());
     match token {
         Some(token) => Ok(format!("Bearer {token}")),
-        None => Err(Error::Authenticate {
-            url: realm.to_owned(),
-            reason: "the answer has no token",
-        }),
+        None => Err(Error::Authenticate { url: realm.to_owned(), reason: "the answer has no token" }),
     }
 }
 
@@ -166,9 +144,7 @@ fn parameter(list: &str, name: &str) -> Option<String> {
     while let Some((key, after)) = rest.split_once('=') {
         let (value, next) = match after.trim_start().strip_prefix('"') {
             Some(quoted) => quoted.split_once('"')?,
-            None => after
-                .split_once(',')
-                .map_or((after, ""), |(value, _)| (value, &after[value.len()..])),
+            None => after.split_once(',').map_or((after, ""), |(value, _)| (value, &after[value.len()..])),
         };
         if key.trim_matches([' ', ',']).eq_ignore_ascii_case(name) {
             return Some(value.trim().to_owned());
@@ -185,10 +161,7 @@ mod tests {
     #[test]
     fn challenges_are_read_whatever_their_order_and_quoting() {
         let bearer = |realm: &str, service: Option<&str>| {
-            Some(Challenge::Bearer {
-                realm: realm.into(),
-                service: service.map(Into::into),
-            })
+            Some(Challenge::Bearer { realm: realm.into(), service: service.map(Into::into) })
         };
         let check = |header: &str, expected| assert_eq!(Challenge::parse(header), expected, "{header}");
         check("Basic realm=\"x\"", Some(Challenge::Basic));
@@ -197,10 +170,7 @@ mod tests {
             "Bearer realm=\"https://a/t\",service=\"s\",scope=\"r:x:pull,push\"",
             bearer("https://a/t", Some("s")),
         );
-        check(
-            "bearer scope=\"a,realm=b\", service=s, realm=\"https://a\"",
-            bearer("https://a", Some("s")),
-        );
+        check("bearer scope=\"a,realm=b\", service=s, realm=\"https://a\"", bearer("https://a", Some("s")));
         check("Bearer realm=https://a/t", bearer("https://a/t", None));
         check("Bearer service=\"s\"", None);
         check("Negotiate", None);
@@ -210,13 +180,7 @@ mod tests {
     #[test]
     fn encoded_credentials_are_read_and_never_shown() {
         let auth = Auth::from_encoded("dXNlcjpwYTpzcwA=").unwrap();
-        assert_eq!(
-            auth,
-            Auth::Basic {
-                username: "user".into(),
-                password: "pa:ss".into()
-            }
-        );
+        assert_eq!(auth, Auth::Basic { username: "user".into(), password: "pa:ss".into() });
         assert_eq!(format!("{auth:?}"), "Auth::Basic(..)");
         assert_eq!(Auth::from_encoded("!"), None);
         assert_eq!(Auth::from_encoded("dXNlcg=="), None);

@@ -60,14 +60,7 @@ pub(crate) struct Meter {
 /// A pipe of a few chunks; a slow reader slows the writer down.
 pub(crate) fn pipe() -> (PipeWriter, PipeReader) {
     let (sender, chunks) = mpsc::channel(PIPE_CHUNKS);
-    (
-        PipeWriter(sender),
-        PipeReader {
-            chunks,
-            current: Bytes::new(),
-            finished: false,
-        },
-    )
+    (PipeWriter(sender), PipeReader { chunks, current: Bytes::new(), finished: false })
 }
 
 impl PipeWriter {
@@ -89,10 +82,7 @@ impl Read for PipeReader {
                 Some(Some(chunk)) => self.current = chunk,
                 Some(None) => self.finished = true,
                 None => {
-                    return Err(io::Error::new(
-                        io::ErrorKind::UnexpectedEof,
-                        "the download was given up",
-                    ));
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the download was given up"));
                 }
             }
         }
@@ -111,15 +101,8 @@ pub(crate) fn consume<T>(
     expected: &Expected,
     consumer: impl FnOnce(&mut dyn Read) -> Result<T>,
 ) -> Result<T> {
-    let meter = Rc::new(RefCell::new(Meter {
-        hasher: Sha256::new(),
-        bytes: 0,
-        limit: expected.size,
-    }));
-    let mut metered = Metered {
-        inner: blob,
-        meter: Rc::clone(&meter),
-    };
+    let meter = Rc::new(RefCell::new(Meter { hasher: Sha256::new(), bytes: 0, limit: expected.size }));
+    let mut metered = Metered { inner: blob, meter: Rc::clone(&meter) };
     let mut magic = Vec::with_capacity(4);
     let outcome = match (&mut metered).take(4).read_to_end(&mut magic) {
         Ok(_) => {
@@ -132,10 +115,7 @@ pub(crate) fn consume<T>(
         Err(error) => Err(Error::Stream(error)),
     };
     let exhausted = |error: &Error| error.kind() == ErrorKind::Exhausted;
-    if outcome
-        .as_ref()
-        .is_err_and(|error| !matches!(error, Error::Stream(_)) || exhausted(error))
-    {
+    if outcome.as_ref().is_err_and(|error| !matches!(error, Error::Stream(_)) || exhausted(error)) {
         return outcome;
     }
     // Only a blob that was read to its end can be judged; decompressors stop before it.
@@ -165,11 +145,9 @@ impl Meter {
         }
         let actual = Digest::finish(self.hasher.clone());
         match &expected.digest {
-            Some(digest) if *digest != actual => Err(Error::Mismatch {
-                what: "blob".to_owned(),
-                expected: digest.clone(),
-                actual,
-            }),
+            Some(digest) if *digest != actual => {
+                Err(Error::Mismatch { what: "blob".to_owned(), expected: digest.clone(), actual })
+            }
             _ => Ok(()),
         }
     }
@@ -182,10 +160,7 @@ impl<R: Read> Read for Metered<R> {
         meter.hasher.update(&buffer[..count]);
         meter.bytes += count as u64;
         if meter.bytes > meter.limit {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "longer than its manifest says",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "longer than its manifest says"));
         }
         Ok(count)
     }
@@ -212,10 +187,7 @@ mod tests {
     #[test]
     fn every_compression_is_recognised_by_its_first_bytes() {
         let check = |blob: Vec<u8>, content: &[u8]| {
-            let expected = Expected {
-                digest: Some(Digest::of(&blob)),
-                size: blob.len() as u64,
-            };
+            let expected = Expected { digest: Some(Digest::of(&blob)), size: blob.len() as u64 };
             assert_eq!(consume(&blob[..], &expected, read_all).unwrap(), content);
         };
         check(b"plain".to_vec(), b"plain");
@@ -230,19 +202,8 @@ mod tests {
         let blob = gzip(b"text");
         let size = blob.len() as u64;
         let check = |blob: &[u8], size: u64, digest: Digest, expected: &str| {
-            let error = consume(
-                blob,
-                &Expected {
-                    digest: Some(digest),
-                    size,
-                },
-                read_all,
-            )
-            .unwrap_err();
-            let text = format!(
-                "{error} {:?}",
-                std::error::Error::source(&error).map(ToString::to_string)
-            );
+            let error = consume(blob, &Expected { digest: Some(digest), size }, read_all).unwrap_err();
+            let text = format!("{error} {:?}", std::error::Error::source(&error).map(ToString::to_string));
             assert!(text.contains(expected), "{text}");
         };
         let digest = Digest::of(&blob);
@@ -257,9 +218,6 @@ mod tests {
     fn a_writer_that_disappears_is_not_an_end() {
         let (writer, mut reader) = pipe();
         drop(writer);
-        assert_eq!(
-            reader.read(&mut [0]).unwrap_err().kind(),
-            io::ErrorKind::UnexpectedEof
-        );
+        assert_eq!(reader.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 }

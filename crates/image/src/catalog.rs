@@ -66,11 +66,7 @@ impl Catalog {
         for row in &loaded.quarantined {
             warn!(image.id = row.key, error = row.reason, "image record set aside");
         }
-        let usage = FsInfo {
-            mountpoint: layout.root.to_path_buf(),
-            used_bytes: 0,
-            inodes_used: 0,
-        };
+        let usage = FsInfo { mountpoint: layout.root.to_path_buf(), used_bytes: 0, inodes_used: 0 };
         let catalog = Self {
             store,
             layout,
@@ -91,14 +87,9 @@ impl Catalog {
         if !broken.is_empty() {
             catalog.store.commit(change, Durability::Power).await?;
         }
-        let snapshot: Snapshot = whole
-            .into_iter()
-            .map(|image| (image.id.clone(), Arc::new(image)))
-            .collect();
+        let snapshot: Snapshot = whole.into_iter().map(|image| (image.id.clone(), Arc::new(image))).collect();
         let layers = snapshot.values().flat_map(|image| image.layers.iter());
-        catalog.live().layers = layers
-            .map(|layer| (layer.chain_id.clone(), layer.clone()))
-            .collect();
+        catalog.live().layers = layers.map(|layer| (layer.chain_id.clone(), layer.clone())).collect();
         catalog.snapshot.store(Arc::new(snapshot));
         Ok(catalog)
     }
@@ -157,18 +148,13 @@ impl Catalog {
         {
             let mut live = self.live();
             if let Some((holder, _)) = live.pins.iter().find(|(_, pinned)| *pinned == id) {
-                return Err(Error::InUse {
-                    image: id.clone(),
-                    holder: holder.clone(),
-                });
+                return Err(Error::InUse { image: id.clone(), holder: holder.clone() });
             }
             // From here on nobody can pin it, so the check above stays true.
             live.leaving.insert(id.clone());
         }
-        let committed = self
-            .store
-            .commit(Change::new().delete::<Image>(id.to_string()), Durability::Power)
-            .await;
+        let committed =
+            self.store.commit(Change::new().delete::<Image>(id.to_string()), Durability::Power).await;
         if committed.is_ok() {
             let mut snapshot = Snapshot::clone(&self.snapshot.load());
             snapshot.remove(id);
@@ -185,12 +171,7 @@ impl Catalog {
 
     pub(crate) fn pin(&self, id: &ImageId, holder: &str) -> Result<Arc<Image>> {
         let mut live = self.live();
-        let image = self
-            .snapshot
-            .load()
-            .get(id)
-            .cloned()
-            .filter(|_| !live.leaving.contains(id));
+        let image = self.snapshot.load().get(id).cloned().filter(|_| !live.leaving.contains(id));
         let image = image.ok_or_else(|| Error::NotFound { text: id.to_string() })?;
         live.pins.insert(holder.to_owned(), id.clone());
         Ok(image)
@@ -207,15 +188,7 @@ impl Catalog {
     /// Everything that lies on the disk for an image.
     pub(crate) fn files_of(&self, image: &Image) -> Vec<PathBuf> {
         let blobs = [&image.id.0, &image.manifest].map(|digest| self.layout.blob(digest));
-        blobs
-            .into_iter()
-            .chain(
-                image
-                    .layers
-                    .iter()
-                    .map(|layer| self.layout.layer(&layer.chain_id)),
-            )
-            .collect()
+        blobs.into_iter().chain(image.layers.iter().map(|layer| self.layout.layer(&layer.chain_id))).collect()
     }
 
     /// Counts anew what the images use; each layer once.
@@ -234,11 +207,7 @@ impl Catalog {
             inodes_used += 2;
         }
         let mountpoint = self.layout.root.to_path_buf();
-        self.usage.store(Arc::new(FsInfo {
-            mountpoint,
-            used_bytes,
-            inodes_used,
-        }));
+        self.usage.store(Arc::new(FsInfo { mountpoint, used_bytes, inodes_used }));
         Ok(())
     }
 }
@@ -251,10 +220,7 @@ impl Hold {
             *live.holds.entry(path.clone()).or_default() += 1;
         }
         drop(live);
-        Self {
-            catalog: Arc::clone(catalog),
-            paths,
-        }
+        Self { catalog: Arc::clone(catalog), paths }
     }
 
     /// Holds one more file.
@@ -295,9 +261,7 @@ fn find_in(images: &Snapshot, text: &str) -> Result<Option<Arc<Image>>> {
         let digest = reference.digest().map(|digest| reference.repo_digest(digest));
         let is_named = |image: &&Arc<Image>| {
             tag.as_ref().is_some_and(|tag| image.repo_tags.contains(tag))
-                || digest
-                    .as_ref()
-                    .is_some_and(|digest| image.repo_digests.contains(digest))
+                || digest.as_ref().is_some_and(|digest| image.repo_digests.contains(digest))
         };
         if let Some(image) = images.values().find(is_named) {
             return Ok(Some(Arc::clone(image)));
@@ -307,13 +271,9 @@ fn find_in(images: &Snapshot, text: &str) -> Result<Option<Arc<Image>>> {
     if !is_hex(prefix) {
         return Ok(None);
     }
-    let mut fitting = images
-        .values()
-        .filter(|image| image.id.0.hex().starts_with(prefix));
+    let mut fitting = images.values().filter(|image| image.id.0.hex().starts_with(prefix));
     match (fitting.next(), fitting.next()) {
-        (Some(_), Some(_)) => Err(Error::Ambiguous {
-            text: text.to_owned(),
-        }),
+        (Some(_), Some(_)) => Err(Error::Ambiguous { text: text.to_owned() }),
         (only, _) => Ok(only.cloned()),
     }
 }
@@ -335,10 +295,7 @@ mod tests {
         Image {
             id: ImageId(id),
             repo_tags: vec![format!("docker.io/library/{tag}")],
-            repo_digests: vec![format!(
-                "docker.io/library/{}@{manifest}",
-                tag.split(':').next().unwrap()
-            )],
+            repo_digests: vec![format!("docker.io/library/{}@{manifest}", tag.split(':').next().unwrap())],
             manifest,
             platform: Platform::default(),
             config: ImageConfig::default(),
@@ -348,14 +305,10 @@ mod tests {
     }
 
     fn images() -> Snapshot {
-        [
-            image("abc1", "busybox:latest"),
-            image("abc2", "cafe:1"),
-            image("d", "busybox:1"),
-        ]
-        .into_iter()
-        .map(|image| (image.id.clone(), Arc::new(image)))
-        .collect()
+        [image("abc1", "busybox:latest"), image("abc2", "cafe:1"), image("d", "busybox:1")]
+            .into_iter()
+            .map(|image| (image.id.clone(), Arc::new(image)))
+            .collect()
     }
 
     #[test]
@@ -363,9 +316,7 @@ mod tests {
         let images = images();
         let digest = Digest::of(b"abc2");
         let check = |text: &str, expected: Option<&str>| {
-            let found = find_in(&images, text)
-                .unwrap()
-                .map(|image| image.id.0.hex()[..4].to_owned());
+            let found = find_in(&images, text).unwrap().map(|image| image.id.0.hex()[..4].to_owned());
             assert_eq!(found.as_deref(), expected, "{text}");
         };
         check("busybox", Some("abc1"));

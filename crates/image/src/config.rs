@@ -80,10 +80,7 @@ impl RegistryConfig {
             (self.max_layer_gib == 0, "max_layer_gib"),
         ];
         if let Some((_, key)) = zero.iter().find(|(is_zero, _)| *is_zero) {
-            return Err(Error::Config {
-                host: "(all)".into(),
-                reason: format!("{key} must be at least 1"),
-            });
+            return Err(Error::Config { host: "(all)".into(), reason: format!("{key} must be at least 1") });
         }
         for (host, settings) in &self.hosts {
             if settings.password.is_some() && settings.username.is_none() {
@@ -112,11 +109,7 @@ impl RegistryConfig {
             })?);
         }
         let plain_http = self.host(host).plain_http;
-        let server = if host == "docker.io" {
-            "registry-1.docker.io"
-        } else {
-            host
-        };
+        let server = if host == "docker.io" { "registry-1.docker.io" } else { host };
         endpoints.push(Endpoint {
             host: host.to_owned(),
             base: format!("{}{server}", scheme(plain_http)),
@@ -149,11 +142,7 @@ impl RegistryConfig {
         let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
         let path = path.trim_matches('/');
         let plain_http = plain_http.unwrap_or_else(|| self.host(host).plain_http);
-        let prefix = if path.is_empty() {
-            String::new()
-        } else {
-            format!("{path}/")
-        };
+        let prefix = if path.is_empty() { String::new() } else { format!("{path}/") };
         (!host.is_empty() && !mirror.contains(['?', '#', '@', ' '])).then(|| Endpoint {
             host: host.to_owned(),
             base: format!("{}{host}", scheme(plain_http)),
@@ -168,10 +157,7 @@ impl HostConfig {
     /// The credentials for pulls that bring none.
     pub(crate) fn auth(&self) -> Option<Auth> {
         let username = self.username.clone()?;
-        Some(Auth::Basic {
-            username,
-            password: self.password.clone().unwrap_or_default(),
-        })
+        Some(Auth::Basic { username, password: self.password.clone().unwrap_or_default() })
     }
 }
 
@@ -196,58 +182,29 @@ mod tests {
     use super::*;
 
     fn config(hosts: &[(&str, HostConfig)]) -> RegistryConfig {
-        let hosts = hosts
-            .iter()
-            .map(|(host, settings)| ((*host).to_owned(), settings.clone()))
-            .collect();
-        RegistryConfig {
-            hosts,
-            ..RegistryConfig::default()
-        }
+        let hosts = hosts.iter().map(|(host, settings)| ((*host).to_owned(), settings.clone())).collect();
+        RegistryConfig { hosts, ..RegistryConfig::default() }
     }
 
     #[test]
     fn mirrors_come_before_the_registry_with_their_own_settings() {
         let mirrors = vec!["m1:5000".into(), "https://m2/cache/".into(), "http://m3".into()];
         let config = config(&[
-            (
-                "docker.io",
-                HostConfig {
-                    mirrors,
-                    ..HostConfig::default()
-                },
-            ),
-            (
-                "m1:5000",
-                HostConfig {
-                    plain_http: true,
-                    ..HostConfig::default()
-                },
-            ),
+            ("docker.io", HostConfig { mirrors, ..HostConfig::default() }),
+            ("m1:5000", HostConfig { plain_http: true, ..HostConfig::default() }),
         ]);
         let endpoints = config.endpoints("docker.io").unwrap();
-        let urls: Vec<_> = endpoints
-            .iter()
-            .map(|e| format!("{} {}", e.base, e.prefix))
-            .collect();
+        let urls: Vec<_> = endpoints.iter().map(|e| format!("{} {}", e.base, e.prefix)).collect();
         assert_eq!(
             urls,
-            [
-                "http://m1:5000 ",
-                "https://m2 cache/",
-                "http://m3 ",
-                "https://registry-1.docker.io "
-            ]
+            ["http://m1:5000 ", "https://m2 cache/", "http://m3 ", "https://registry-1.docker.io "]
         );
         assert_eq!(endpoints.iter().filter(|e| e.is_origin).count(), 1);
     }
 
     #[test]
     fn loopback_is_https_unless_configured_otherwise() {
-        assert_eq!(
-            config(&[]).endpoints("127.0.0.1:5000").unwrap()[0].base,
-            "https://127.0.0.1:5000"
-        );
+        assert_eq!(config(&[]).endpoints("127.0.0.1:5000").unwrap()[0].base, "https://127.0.0.1:5000");
     }
 
     #[test]
@@ -256,35 +213,10 @@ mod tests {
             let error = config(&[("r", settings)]).validate().unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         };
-        check(
-            HostConfig {
-                mirrors: vec!["ftp://x".into()],
-                ..HostConfig::default()
-            },
-            "ftp://x",
-        );
-        check(
-            HostConfig {
-                mirrors: vec!["https://u:p@x".into()],
-                ..HostConfig::default()
-            },
-            "mirror",
-        );
-        check(
-            HostConfig {
-                password: Some("x".into()),
-                ..HostConfig::default()
-            },
-            "no username",
-        );
-        assert!(
-            RegistryConfig {
-                parallel_layers: 0,
-                ..RegistryConfig::default()
-            }
-            .validate()
-            .is_err()
-        );
+        check(HostConfig { mirrors: vec!["ftp://x".into()], ..HostConfig::default() }, "ftp://x");
+        check(HostConfig { mirrors: vec!["https://u:p@x".into()], ..HostConfig::default() }, "mirror");
+        check(HostConfig { password: Some("x".into()), ..HostConfig::default() }, "no username");
+        assert!(RegistryConfig { parallel_layers: 0, ..RegistryConfig::default() }.validate().is_err());
         RegistryConfig::default().validate().unwrap();
     }
 }

@@ -126,18 +126,11 @@ mod tests {
     #[test]
     fn only_whole_lower_case_sha256_digests_are_accepted() {
         let good = Digest::of(b"");
-        assert_eq!(
-            good.hex(),
-            "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-        );
+        assert_eq!(good.hex(), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
         assert_eq!(Digest::parse(good.as_str()), Some(good.clone()));
-        for bad in [
-            "",
-            "sha256:",
-            &good.as_str()[..70],
-            &good.as_str().to_uppercase(),
-            "sha256:../../etc/passwd",
-        ] {
+        for bad in
+            ["", "sha256:", &good.as_str()[..70], &good.as_str().to_uppercase(), "sha256:../../etc/passwd"]
+        {
             assert_eq!(Digest::parse(bad), None, "{bad}");
         }
     }

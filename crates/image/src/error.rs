@@ -223,11 +223,7 @@ impl Error {
         path: impl Into<PathBuf>,
     ) -> impl FnOnce(E) -> Self {
         let path = path.into();
-        move |source| Self::Io {
-            action,
-            path,
-            source: source.into(),
-        }
+        move |source| Self::Io { action, path, source: source.into() }
     }
 }
 

@@ -26,9 +26,7 @@ pub(crate) struct Flights<K, V: Clone> {
 
 impl<K: Eq + Hash, V: Clone + Send + Sync + 'static> Flights<K, V> {
     pub(crate) fn new() -> Self {
-        Self {
-            under_way: Mutex::default(),
-        }
+        Self { under_way: Mutex::default() }
     }
 
     /// Joins the work under way for the key, or begins it.
@@ -53,9 +51,7 @@ impl<K: Eq + Hash, V: Clone + Send + Sync + 'static> Flights<K, V> {
                 }
             }
         };
-        flight
-            .await
-            .map_err(|shared| Arc::try_unwrap(shared).unwrap_or_else(Error::Joined))
+        flight.await.map_err(|shared| Arc::try_unwrap(shared).unwrap_or_else(Error::Joined))
     }
 }
 
@@ -86,9 +82,8 @@ mod tests {
     async fn a_joined_flight_survives_the_one_who_began_it() {
         let flights = Flights::<u8, ()>::new();
         let (open, gate) = tokio::sync::oneshot::channel::<()>();
-        let mut first = Box::pin(flights.join(1, || {
-            async { gate.await.map_err(|_| Error::Gone("gate")) }.boxed()
-        }));
+        let mut first =
+            Box::pin(flights.join(1, || async { gate.await.map_err(|_| Error::Gone("gate")) }.boxed()));
         assert!(futures_util::poll!(&mut first).is_pending());
         let mut second = Box::pin(flights.join(1, || async { Err(Error::Gone("twice")) }.boxed()));
         assert!(futures_util::poll!(&mut second).is_pending());

@@ -15,11 +15,8 @@ pub(crate) fn collect(layout: &Layout, catalog: &Catalog, candidates: Vec<PathBu
     {
         let mut live = catalog.live();
         // Read under the lock: an image is published before its pull lets go.
-        let owned: HashSet<PathBuf> = catalog
-            .snapshot()
-            .values()
-            .flat_map(|image| catalog.files_of(image))
-            .collect();
+        let owned: HashSet<PathBuf> =
+            catalog.snapshot().values().flat_map(|image| catalog.files_of(image)).collect();
         for path in candidates {
             if owned.contains(&path) || live.holds.contains_key(&path) {
                 continue;
@@ -40,11 +37,8 @@ pub(crate) fn collect(layout: &Layout, catalog: &Catalog, candidates: Vec<PathBu
 pub(crate) fn reconcile(layout: &Layout, catalog: &Catalog) -> Result<()> {
     // Leftovers first: they may be what keeps the disk full.
     for path in entries(&layout.ingest)? {
-        let removed = if path.is_dir() {
-            std::fs::remove_dir_all(&path)
-        } else {
-            std::fs::remove_file(&path)
-        };
+        let removed =
+            if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
         removed.map_err(Error::io("delete", &path))?;
         debug!(path = %path.display(), "leftover removed");
     }

@@ -124,19 +124,13 @@ impl Platform {
             "powerpc64" => ("ppc64le", None),
             other => (other, None),
         };
-        Self {
-            os: "linux".into(),
-            architecture: architecture.into(),
-            variant: variant.map(Into::into),
-        }
+        Self { os: "linux".into(), architecture: architecture.into(), variant: variant.map(Into::into) }
     }
 
     /// How well an image for another platform fits this one; higher is better, none is not at all.
     pub(crate) fn rank(&self, image: &Self) -> Option<u32> {
         let level = |platform: &Self| match (platform.variant.as_deref(), platform.architecture.as_str()) {
-            (Some(variant), _) => variant
-                .strip_prefix('v')
-                .and_then(|digits| digits.parse::<u32>().ok()),
+            (Some(variant), _) => variant.strip_prefix('v').and_then(|digits| digits.parse::<u32>().ok()),
             (None, "arm64") => Some(8),
             (None, "arm") => Some(7),
             (None, _) => Some(1),

@@ -80,15 +80,7 @@ impl ImageStore {
         });
         let machine = Platform::of_this_machine();
         let (pulls, board) = (Flights::new(), Board::default());
-        Ok(Self(Arc::new(Inner {
-            layout,
-            catalog,
-            intake,
-            transport,
-            machine,
-            pulls,
-            board,
-        })))
+        Ok(Self(Arc::new(Inner { layout, catalog, intake, transport, machine, pulls, board })))
     }
 
     /// Pulls an image from its registry, or from a mirror of it; what is here already is not fetched again.
@@ -105,14 +97,10 @@ impl ImageStore {
             store
                 .0
                 .pulls
-                .join(key, || {
-                    async move { work.pull_from_registry(&reference, auth).await }.boxed()
-                })
+                .join(key, || async move { work.pull_from_registry(&reference, auth).await }.boxed())
                 .await
         };
-        tokio::spawn(pull.instrument(span))
-            .await
-            .map_err(|_| Error::Gone("pull image"))?
+        tokio::spawn(pull.instrument(span)).await.map_err(|_| Error::Gone("pull image"))?
     }
 
     /// All images, in the order of their ids.
@@ -142,9 +130,7 @@ impl ImageStore {
             info!(image.id = %image.id, "image removed");
             Ok(())
         };
-        tokio::spawn(removal.in_current_span())
-            .await
-            .map_err(|_| Error::Gone("remove image"))?
+        tokio::spawn(removal.in_current_span()).await.map_err(|_| Error::Gone("remove image"))?
     }
 
     /// Removes every image that no holder has pinned, and tells which.
@@ -198,9 +184,7 @@ impl ImageStore {
     pub async fn import(&self, path: &Path) -> Result<Vec<Arc<Image>>> {
         let (store, path) = (self.clone(), path.to_owned());
         let import = async move { store.import_file(path).await };
-        tokio::spawn(import.in_current_span())
-            .await
-            .map_err(|_| Error::Gone("import images"))?
+        tokio::spawn(import.in_current_span()).await.map_err(|_| Error::Gone("import images"))?
     }
 
     /// Imports from a tarball that arrives as a stream.
@@ -213,10 +197,8 @@ impl ImageStore {
         tokio::io::copy(&mut stream, &mut file).await.map_err(failed())?;
         file.flush().await.map_err(failed())?;
         let imported = self.import(&path).await;
-        let _ = blocking("delete archive", move || {
-            directory.close().map_err(Error::io("delete", "archive"))
-        })
-        .await;
+        let _ = blocking("delete archive", move || directory.close().map_err(Error::io("delete", "archive")))
+            .await;
         imported
     }
 
@@ -225,22 +207,15 @@ impl ImageStore {
     pub async fn export(&self, images: &[String], path: &Path) -> Result<()> {
         let mut exports = Vec::new();
         for text in images {
-            let image = self
-                .find(text)?
-                .ok_or_else(|| Error::NotFound { text: text.clone() })?;
-            let tag = Reference::parse(text)
-                .ok()
-                .and_then(|reference| reference.repo_tag());
+            let image = self.find(text)?.ok_or_else(|| Error::NotFound { text: text.clone() })?;
+            let tag = Reference::parse(text).ok().and_then(|reference| reference.repo_tag());
             let tags = match tag.filter(|tag| image.repo_tags.contains(tag)) {
                 Some(tag) => vec![tag],
                 None => image.repo_tags.clone(),
             };
             exports.push(Export { image, tags });
         }
-        let files = exports
-            .iter()
-            .flat_map(|export| self.0.catalog.files_of(&export.image))
-            .collect();
+        let files = exports.iter().flat_map(|export| self.0.catalog.files_of(&export.image)).collect();
         let hold = Hold::new(&self.0.catalog, files);
         let (layout, path) = (self.0.layout.clone(), path.to_owned());
         let exported = blocking("export images", move || archive::export(&layout, &exports, &path)).await;
@@ -254,20 +229,14 @@ impl ImageStore {
         let counters = self.0.board.register(reference.to_string());
         let (store, named) = (self.clone(), reference.clone());
         // Building an HTTP client reads the machine's certificates.
-        let session = blocking("prepare pull", move || {
-            store.0.transport.session(&named, auth.as_ref())
-        })
-        .await?;
+        let session =
+            blocking("prepare pull", move || store.0.transport.session(&named, auth.as_ref())).await?;
         let what = reference.to_string();
         let (digest, resolved) =
             resolve_at_registry(session, &what, reference.manifest(), &self.0.machine).await?;
         let tags: Vec<_> = reference.repo_tag().into_iter().collect();
         let digests = [reference.repo_digest(&digest)];
-        let id = self
-            .0
-            .intake
-            .take_in(resolved, &tags, &digests, Arc::clone(&counters))
-            .await?;
+        let id = self.0.intake.take_in(resolved, &tags, &digests, Arc::clone(&counters)).await?;
         let elapsed_ms = begun.elapsed().as_millis() as u64;
         let bytes = counters.bytes_done.load(std::sync::atomic::Ordering::Relaxed);
         info!(image.id = %id, digest = %digest, bytes, elapsed_ms, "image pulled");
@@ -288,18 +257,12 @@ impl ImageStore {
             }
         }
         let snapshot = self.0.catalog.snapshot();
-        Ok(imported
-            .iter()
-            .filter_map(|id| snapshot.get(id).cloned())
-            .collect())
+        Ok(imported.iter().filter_map(|id| snapshot.get(id).cloned()).collect())
     }
 
     async fn collect(&self, candidates: Vec<PathBuf>) -> Result<()> {
         let (layout, catalog) = (self.0.layout.clone(), Arc::clone(&self.0.catalog));
-        blocking("collect garbage", move || {
-            gc::collect(&layout, &catalog, candidates)
-        })
-        .await
+        blocking("collect garbage", move || gc::collect(&layout, &catalog, candidates)).await
     }
 }
 
@@ -313,7 +276,5 @@ async fn blocking<T: Send + 'static>(
     what: &'static str,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|_| Error::Gone(what))?
+    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Gone(what))?
 }

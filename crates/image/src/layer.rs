@@ -52,12 +52,8 @@ impl Layout {
     /// Makes the directories. Other users see nothing of them: an image may have set-user-id files.
     pub(crate) fn create(root: &Path) -> Result<Self> {
         let sub = |name: &str| Arc::from(root.join(name));
-        let layout = Self {
-            root: root.into(),
-            layers: sub("layers"),
-            blobs: sub("blobs"),
-            ingest: sub("ingest"),
-        };
+        let layout =
+            Self { root: root.into(), layers: sub("layers"), blobs: sub("blobs"), ingest: sub("ingest") };
         for directory in [&layout.root, &layout.layers, &layout.blobs, &layout.ingest] {
             fs::create_dir_all(directory).map_err(Error::io("make directory", &**directory))?;
         }
@@ -92,17 +88,9 @@ impl Layout {
         let unpacked = blob::consume(blob, expected, |content| unpack(content, &tree, record, limit))?;
         if unpacked.tar.diff_id != *diff_id {
             let (expected, actual) = (diff_id.clone(), unpacked.tar.diff_id);
-            return Err(Error::Mismatch {
-                what: "unpacked layer".to_owned(),
-                expected,
-                actual,
-            });
+            return Err(Error::Mismatch { what: "unpacked layer".to_owned(), expected, actual });
         }
-        Ok(StagedLayer {
-            directory: Some(directory),
-            unpacked,
-            working,
-        })
+        Ok(StagedLayer { directory: Some(directory), unpacked, working })
     }
 
     /// Gives a staged layer its place on top of the layers below it, which are given topmost first.
@@ -115,15 +103,10 @@ impl Layout {
         chain_id: ChainId,
         below: &[ChainId],
     ) -> Result<LayerInfo> {
-        let directory = staged
-            .directory
-            .as_ref()
-            .map(TempDir::path)
-            .unwrap_or(&self.ingest);
+        let directory = staged.directory.as_ref().map(TempDir::path).unwrap_or(&self.ingest);
         let tree = directory.join("fs");
         for path in &staged.unpacked.implied {
-            self.inherit(&tree, path, below)
-                .map_err(Error::io("give its attributes to", tree.join(path)))?;
+            self.inherit(&tree, path, below).map_err(Error::io("give its attributes to", tree.join(path)))?;
         }
         let (used_bytes, used_inodes) = tree::usage(directory).map_err(Error::io("measure", directory))?;
         let place = self.layer(&chain_id);
@@ -177,14 +160,9 @@ impl Layout {
 
     /// Writes out everything on the store's filesystem, once for all files of an image.
     pub(crate) fn sync(&self) -> Result<()> {
-        let open = openat(
-            CWD,
-            &*self.root,
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        );
-        open.and_then(rustix::fs::syncfs)
-            .map_err(Error::io::<Errno>("sync", &*self.root))
+        let open =
+            openat(CWD, &*self.root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        open.and_then(rustix::fs::syncfs).map_err(Error::io::<Errno>("sync", &*self.root))
     }
 
     /// Bytes and inodes of the store's own directories, which grow with their entries.

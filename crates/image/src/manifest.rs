@@ -100,21 +100,14 @@ impl Document {
         }
         let either: Either = parse(what, bytes)?;
         match either {
-            Either {
-                schema_version: 1, ..
-            } => Err(malformed(what, "Docker schema 1 is not supported")),
-            Either {
-                manifests: Some(_),
-                config: Some(_),
-                ..
-            } => Err(malformed(what, "it is an index and a manifest at once")),
-            Either {
-                manifests: Some(manifests),
-                ..
-            } => Ok(Self::Index(manifests)),
-            Either { .. } => parse(what, bytes)
-                .and_then(|manifest| checked(what, manifest))
-                .map(Self::Manifest),
+            Either { schema_version: 1, .. } => Err(malformed(what, "Docker schema 1 is not supported")),
+            Either { manifests: Some(_), config: Some(_), .. } => {
+                Err(malformed(what, "it is an index and a manifest at once"))
+            }
+            Either { manifests: Some(manifests), .. } => Ok(Self::Index(manifests)),
+            Either { .. } => {
+                parse(what, bytes).and_then(|manifest| checked(what, manifest)).map(Self::Manifest)
+            }
         }
     }
 }
@@ -125,10 +118,7 @@ impl ConfigFile {
         let config: Self = parse(what, bytes)?;
         let diff_ids = config.rootfs.diff_ids.len();
         if diff_ids != layers {
-            return Err(malformed(
-                what,
-                &format!("it has {diff_ids} diff ids for {layers} layers"),
-            ));
+            return Err(malformed(what, &format!("it has {diff_ids} diff ids for {layers} layers")));
         }
         if layers > MAX_LAYERS {
             return Err(too_many_layers(what));
@@ -144,37 +134,21 @@ pub(crate) fn choose<'a>(
     machine: &Platform,
 ) -> Result<&'a Descriptor> {
     let is_image = |entry: &&Descriptor| {
-        matches!(
-            entry.media_type.as_str(),
-            "" | OCI_INDEX | OCI_MANIFEST | DOCKER_LIST | DOCKER_MANIFEST
-        )
+        matches!(entry.media_type.as_str(), "" | OCI_INDEX | OCI_MANIFEST | DOCKER_LIST | DOCKER_MANIFEST)
     };
     let rank = |entry: &Descriptor| match &entry.platform {
         Some(platform) => machine.rank(platform),
         None => Some(0),
     };
-    let ranked = entries
-        .iter()
-        .filter(is_image)
-        .filter_map(|entry| Some((rank(entry)?, entry)));
+    let ranked = entries.iter().filter(is_image).filter_map(|entry| Some((rank(entry)?, entry)));
     // `max_by_key` keeps the last of equals, so the first listed is found from the end.
     let best = ranked.rev().max_by_key(|(rank, _)| *rank);
     best.map(|(_, entry)| entry).ok_or_else(|| {
-        let offered: Vec<_> = entries
-            .iter()
-            .filter_map(|entry| entry.platform.as_ref())
-            .map(ToString::to_string)
-            .collect();
-        let offered = if offered.is_empty() {
-            "entries without a platform".to_owned()
-        } else {
-            offered.join(", ")
-        };
-        Error::NoPlatform {
-            what: what.to_owned(),
-            wanted: machine.to_string(),
-            offered,
-        }
+        let offered: Vec<_> =
+            entries.iter().filter_map(|entry| entry.platform.as_ref()).map(ToString::to_string).collect();
+        let offered =
+            if offered.is_empty() { "entries without a platform".to_owned() } else { offered.join(", ") };
+        Error::NoPlatform { what: what.to_owned(), wanted: machine.to_string(), offered }
     })
 }
 
@@ -188,10 +162,7 @@ fn checked(what: &str, manifest: Manifest) -> Result<Manifest> {
             limit: format!("{MAX_DOCUMENT_BYTES} bytes"),
         });
     }
-    let total = manifest
-        .layers
-        .iter()
-        .fold(0u64, |sum, layer| sum.saturating_add(layer.size));
+    let total = manifest.layers.iter().fold(0u64, |sum, layer| sum.saturating_add(layer.size));
     if total > MAX_BLOB_BYTES {
         return Err(Error::TooLarge {
             what: format!("layers of {what}"),
@@ -202,24 +173,15 @@ fn checked(what: &str, manifest: Manifest) -> Result<Manifest> {
 }
 
 fn parse<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
-    serde_json::from_slice(bytes).map_err(|source| Error::Document {
-        what: what.to_owned(),
-        source,
-    })
+    serde_json::from_slice(bytes).map_err(|source| Error::Document { what: what.to_owned(), source })
 }
 
 fn malformed(what: &str, reason: &str) -> Error {
-    Error::Malformed {
-        what: what.to_owned(),
-        reason: reason.to_owned(),
-    }
+    Error::Malformed { what: what.to_owned(), reason: reason.to_owned() }
 }
 
 fn too_many_layers(what: &str) -> Error {
-    Error::TooLarge {
-        what: what.to_owned(),
-        limit: format!("{MAX_LAYERS} layers"),
-    }
+    Error::TooLarge { what: what.to_owned(), limit: format!("{MAX_LAYERS} layers") }
 }
 
 #[cfg(test)]
@@ -231,11 +193,7 @@ mod tests {
     fn platform(text: &str) -> Platform {
         let mut parts = text.split('/').map(str::to_owned);
         let mut next = || parts.next().unwrap_or_default();
-        Platform {
-            os: next(),
-            architecture: next(),
-            variant: Some(next()).filter(|v| !v.is_empty()),
-        }
+        Platform { os: next(), architecture: next(), variant: Some(next()).filter(|v| !v.is_empty()) }
     }
 
     fn index(platforms: &[&str]) -> Vec<Descriptor> {
@@ -253,37 +211,19 @@ mod tests {
     fn the_best_variant_that_the_machine_can_run_is_chosen() {
         let check = |machine: &str, offered: &[&str], expected: Option<&str>| {
             let entries = index(offered);
-            let chosen = choose("x", &entries, &platform(machine))
-                .ok()
-                .map(|entry| entry.digest.clone());
-            assert_eq!(
-                chosen,
-                expected.map(|text| Digest::of(text.as_bytes())),
-                "{machine} {offered:?}"
-            );
+            let chosen = choose("x", &entries, &platform(machine)).ok().map(|entry| entry.digest.clone());
+            assert_eq!(chosen, expected.map(|text| Digest::of(text.as_bytes())), "{machine} {offered:?}");
         };
         let amd64 = "linux/amd64/v3";
         check(amd64, &["linux/arm64/v8", "linux/amd64"], Some("linux/amd64"));
-        check(
-            amd64,
-            &["linux/amd64", "linux/amd64/v2", "linux/amd64/v4"],
-            Some("linux/amd64/v2"),
-        );
+        check(amd64, &["linux/amd64", "linux/amd64/v2", "linux/amd64/v4"], Some("linux/amd64/v2"));
         check(amd64, &["linux/amd64/v3", "linux/amd64"], Some("linux/amd64/v3"));
         check(amd64, &["windows/amd64", "linux/386"], None);
         check(amd64, &["unknown/unknown", "linux/amd64"], Some("linux/amd64"));
         check(amd64, &[""], Some(""));
         check(amd64, &["", "linux/amd64"], Some("linux/amd64"));
-        check(
-            "linux/arm64/v8",
-            &["linux/arm/v7", "linux/arm64"],
-            Some("linux/arm64"),
-        );
-        check(
-            "linux/arm/v7",
-            &["linux/arm/v6", "linux/arm/v5", "linux/arm64"],
-            Some("linux/arm/v6"),
-        );
+        check("linux/arm64/v8", &["linux/arm/v7", "linux/arm64"], Some("linux/arm64"));
+        check("linux/arm/v7", &["linux/arm/v6", "linux/arm/v5", "linux/arm64"], Some("linux/arm/v6"));
     }
 
     #[test]
@@ -299,28 +239,16 @@ mod tests {
             assert!(found.contains(expected), "{found}");
         };
         check(json!({"schemaVersion": 2, "manifests": [descriptor]}), "index");
-        check(
-            json!({"schemaVersion": 2, "config": descriptor, "layers": [descriptor]}),
-            "manifest",
-        );
-        check(
-            json!({"schemaVersion": 2, "config": descriptor, "manifests": []}),
-            "at once",
-        );
+        check(json!({"schemaVersion": 2, "config": descriptor, "layers": [descriptor]}), "manifest");
+        check(json!({"schemaVersion": 2, "config": descriptor, "manifests": []}), "at once");
         check(json!({"schemaVersion": 1, "fsLayers": []}), "schema 1");
         check(
             json!({"schemaVersion": 2, "config": descriptor, "layers": vec![&descriptor; 128]}),
             "127 layers",
         );
         let absurd = json!({"digest": Digest::of(b""), "size": 1u64 << 50});
-        check(
-            json!({"schemaVersion": 2, "config": descriptor, "layers": [absurd]}),
-            "limit",
-        );
-        check(
-            json!({"schemaVersion": 2, "config": absurd, "layers": []}),
-            "limit",
-        );
+        check(json!({"schemaVersion": 2, "config": descriptor, "layers": [absurd]}), "limit");
+        check(json!({"schemaVersion": 2, "config": absurd, "layers": []}), "limit");
         check(
             json!({"schemaVersion": 2, "config": {"digest": "sha256:../x", "size": 1}, "layers": []}),
             "parse x",

@@ -31,15 +31,8 @@ pub(crate) struct Resolved {
 /// Where one layer's blob is.
 #[derive(Clone)]
 pub(crate) enum LayerSource {
-    Registry {
-        session: Arc<Session>,
-        blob: Descriptor,
-    },
-    Archive {
-        archive: Arc<Archive>,
-        member: String,
-        expected: Expected,
-    },
+    Registry { session: Arc<Session>, blob: Descriptor },
+    Archive { archive: Arc<Archive>, member: String, expected: Expected },
 }
 
 /// Resolves an image at a registry. The digest is that of what the tag means: the index, if there is one.
@@ -60,10 +53,7 @@ pub(crate) async fn resolve_at_registry(
             Document::Manifest(manifest) => {
                 let config = session.small_blob(&manifest.config).await?;
                 let session = Arc::new(session);
-                let layer = |blob| LayerSource::Registry {
-                    session: Arc::clone(&session),
-                    blob,
-                };
+                let layer = |blob| LayerSource::Registry { session: Arc::clone(&session), blob };
                 return Ok((digest, resolved(what, bytes, manifest, config, layer)?));
             }
         }
@@ -89,10 +79,7 @@ pub(crate) fn resolve_in_layout(
                 let layer = |blob: Descriptor| LayerSource::Archive {
                     archive: Arc::clone(archive),
                     member: Archive::blob_member(&blob.digest),
-                    expected: Expected {
-                        digest: Some(blob.digest),
-                        size: blob.size,
-                    },
+                    expected: Expected { digest: Some(blob.digest), size: blob.size },
                 };
                 return resolved(what, bytes, manifest, config, layer);
             }
@@ -115,10 +102,7 @@ impl LayerSource {
         let layer = self.digest(&diff_id);
         let staged = match self {
             Self::Registry { session, blob } => {
-                let expected = Expected {
-                    digest: Some(blob.digest.clone()),
-                    size: blob.size,
-                };
+                let expected = Expected { digest: Some(blob.digest.clone()), size: blob.size };
                 let (writer, reader) = pipe();
                 let unpack = tokio::task::spawn_blocking(move || {
                     layout.stage_layer(reader, &expected, &diff_id, limit, working)
@@ -127,30 +111,15 @@ impl LayerSource {
                 // A download that failed is also why the unpacking did.
                 sent.and_then(|()| staged.map_err(|_| Error::Gone("unpack layer"))?)
             }
-            Self::Archive {
-                archive,
-                member,
-                expected,
-            } => {
+            Self::Archive { archive, member, expected } => {
                 counters.bytes_done.fetch_add(expected.size, Ordering::Relaxed);
                 let unpack = move || {
-                    layout.stage_layer(
-                        archive.open_member(&member)?.1,
-                        &expected,
-                        &diff_id,
-                        limit,
-                        working,
-                    )
+                    layout.stage_layer(archive.open_member(&member)?.1, &expected, &diff_id, limit, working)
                 };
-                tokio::task::spawn_blocking(unpack)
-                    .await
-                    .map_err(|_| Error::Gone("unpack layer"))?
+                tokio::task::spawn_blocking(unpack).await.map_err(|_| Error::Gone("unpack layer"))?
             }
         };
-        staged.map_err(|source| Error::Layer {
-            layer,
-            source: Box::new(source),
-        })
+        staged.map_err(|source| Error::Layer { layer, source: Box::new(source) })
     }
 
     /// The compressed size.
@@ -178,17 +147,9 @@ fn resolved(
 ) -> Result<Resolved> {
     let config = ConfigFile::parse(&format!("config of {what}"), &config_bytes, manifest.layers.len())?;
     let layers = manifest.layers.into_iter().map(layer).collect();
-    Ok(Resolved {
-        manifest: Some(manifest_bytes),
-        config_bytes,
-        config,
-        layers,
-    })
+    Ok(Resolved { manifest: Some(manifest_bytes), config_bytes, config, layers })
 }
 
 fn too_deep(what: &str) -> Error {
-    Error::TooLarge {
-        what: format!("index of {what}"),
-        limit: format!("{MAX_INDEX_DEPTH} nested indexes"),
-    }
+    Error::TooLarge { what: format!("index of {what}"), limit: format!("{MAX_INDEX_DEPTH} nested indexes") }
 }

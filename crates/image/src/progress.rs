@@ -36,10 +36,7 @@ pub(crate) struct Board(Mutex<Vec<Weak<Counters>>>);
 
 impl Board {
     pub(crate) fn register(&self, reference: String) -> Arc<Counters> {
-        let counters = Arc::new(Counters {
-            reference,
-            ..Counters::default()
-        });
+        let counters = Arc::new(Counters { reference, ..Counters::default() });
         let mut board = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         board.retain(|other| other.strong_count() > 0);
         board.push(Arc::downgrade(&counters));
@@ -48,11 +45,7 @@ impl Board {
 
     pub(crate) fn read(&self) -> Vec<PullProgress> {
         let board = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        board
-            .iter()
-            .filter_map(Weak::upgrade)
-            .map(|counters| counters.read())
-            .collect()
+        board.iter().filter_map(Weak::upgrade).map(|counters| counters.read()).collect()
     }
 }
 

@@ -66,18 +66,11 @@ impl Intake {
         let config = Digest::of(&resolved.config_bytes);
         let mut paths: Vec<PathBuf> = chain.iter().map(|chain_id| self.layout.layer(chain_id)).collect();
         paths.push(self.layout.blob(&config));
-        paths.extend(
-            resolved
-                .manifest
-                .as_ref()
-                .map(|bytes| self.layout.blob(&Digest::of(bytes))),
-        );
+        paths.extend(resolved.manifest.as_ref().map(|bytes| self.layout.blob(&Digest::of(bytes))));
         let mut hold = Hold::new(&self.catalog, paths);
         let (working, mut idle) = mpsc::channel(1);
         let run = Run { counters, working };
-        let outcome = self
-            .fetch_and_publish(resolved, chain, config, (tags, digests), run, &mut hold)
-            .await;
+        let outcome = self.fetch_and_publish(resolved, chain, config, (tags, digests), run, &mut hold).await;
         // Work on the disk cannot be dropped as flights can; it ends soon, and then it is time to clear up.
         let _ = idle.recv().await;
         // After success nothing of this is collected, but what is used is counted anew.
@@ -95,17 +88,9 @@ impl Intake {
         run: Run,
         hold: &mut Hold,
     ) -> Result<ImageId> {
-        let Resolved {
-            manifest,
-            config_bytes,
-            config: file,
-            layers,
-        } = resolved;
+        let Resolved { manifest, config_bytes, config: file, layers } = resolved;
         run.counters.layers.store(layers.len() as u64, Ordering::Relaxed);
-        run.counters.bytes.store(
-            layers.iter().map(LayerSource::blob_bytes).sum(),
-            Ordering::Relaxed,
-        );
+        run.counters.bytes.store(layers.iter().map(LayerSource::blob_bytes).sum(), Ordering::Relaxed);
         let diff_ids = file.rootfs.diff_ids;
         let stack: Arc<[_]> = chain
             .into_iter()
@@ -114,15 +99,7 @@ impl Intake {
             .map(|((chain, diff), source)| (chain, diff, source))
             .collect();
         let all = (0..stack.len()).map(async |top| {
-            let layer = self
-                .layer(
-                    Stack {
-                        layers: Arc::clone(&stack),
-                        top,
-                    },
-                    &run,
-                )
-                .await?;
+            let layer = self.layer(Stack { layers: Arc::clone(&stack), top }, &run).await?;
             run.counters.layers_done.fetch_add(1, Ordering::Relaxed);
             Ok::<_, Error>(layer)
         });
@@ -133,11 +110,7 @@ impl Intake {
         let digest = manifest_digest.clone();
         hold.extend(self.layout.blob(&digest));
         // An import may have left a manifest of its own making for the same image.
-        let known = self
-            .catalog
-            .snapshot()
-            .get(&id)
-            .map(|image| self.layout.blob(&image.manifest));
+        let known = self.catalog.snapshot().get(&id).map(|image| self.layout.blob(&image.manifest));
         known.into_iter().for_each(|path| hold.extend(path));
         let write = move || {
             layout.write_blob(&config, &config_bytes)?;
@@ -145,9 +118,8 @@ impl Intake {
             layout.sync()?;
             Ok::<_, Error>(layout.blob_usage(&config)? + layout.blob_usage(&digest)?)
         };
-        let documents_bytes = tokio::task::spawn_blocking(write)
-            .await
-            .map_err(|_| Error::Gone("write manifest"))??;
+        let documents_bytes =
+            tokio::task::spawn_blocking(write).await.map_err(|_| Error::Gone("write manifest"))??;
         let image = Image {
             id,
             repo_tags: Vec::new(),
@@ -167,10 +139,7 @@ impl Intake {
         async move {
             let chain_id = stack.layers[stack.top].0.clone();
             let again = Arc::clone(&intake);
-            intake
-                .layers
-                .join(chain_id, || again.fetch_layer(stack, run).boxed())
-                .await
+            intake.layers.join(chain_id, || again.fetch_layer(stack, run).boxed()).await
         }
         .boxed()
     }
@@ -182,11 +151,7 @@ impl Intake {
             return Ok(layer.clone());
         }
         let staged = {
-            let _slot = self
-                .slots
-                .acquire()
-                .await
-                .map_err(|_| Error::Gone("unpack layer"))?;
+            let _slot = self.slots.acquire().await.map_err(|_| Error::Gone("unpack layer"))?;
             source
                 .stage(
                     self.layout.clone(),
@@ -198,17 +163,11 @@ impl Intake {
                 .await?
         };
         if stack.top > 0 {
-            let below = Stack {
-                layers: Arc::clone(&stack.layers),
-                top: stack.top - 1,
-            };
+            let below = Stack { layers: Arc::clone(&stack.layers), top: stack.top - 1 };
             self.layer(below, &run).await?;
         }
-        let below: Vec<_> = stack.layers[..stack.top]
-            .iter()
-            .rev()
-            .map(|(chain_id, ..)| chain_id.clone())
-            .collect();
+        let below: Vec<_> =
+            stack.layers[..stack.top].iter().rev().map(|(chain_id, ..)| chain_id.clone()).collect();
         let (layout, id) = (self.layout.clone(), chain_id.clone());
         let install = tokio::task::spawn_blocking(move || layout.install_layer(staged, id, &below));
         let layer = install.await.map_err(|_| Error::Gone("install layer"))??;

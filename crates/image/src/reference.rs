@@ -26,10 +26,7 @@ impl Reference {
     ///
     /// Errors: invalid, with what is wrong.
     pub fn parse(text: &str) -> Result<Self> {
-        let invalid = |reason| Error::Reference {
-            text: text.to_owned(),
-            reason,
-        };
+        let invalid = |reason| Error::Reference { text: text.to_owned(), reason };
         let (rest, digest) = match text.split_once('@') {
             Some((rest, digest)) => (
                 rest,
@@ -41,9 +38,7 @@ impl Reference {
         if let Some(tag) = tag
             && !is_tag(tag)
         {
-            return Err(invalid(
-                "its tag has a character that tags cannot have, or more than 128 of them",
-            ));
+            return Err(invalid("its tag has a character that tags cannot have, or more than 128 of them"));
         }
         if name.len() == 64 && is_hex(name) {
             return Err(invalid("a name of 64 hex digits is an image id"));
@@ -65,15 +60,8 @@ impl Reference {
         if host.len() + 1 + repository.len() > MAX_NAME {
             return Err(invalid("its name is longer than 255 characters"));
         }
-        let tag = tag
-            .map(str::to_owned)
-            .or_else(|| digest.is_none().then(|| DEFAULT_TAG.to_owned()));
-        Ok(Self {
-            host: host.to_owned(),
-            repository,
-            tag,
-            digest,
-        })
+        let tag = tag.map(str::to_owned).or_else(|| digest.is_none().then(|| DEFAULT_TAG.to_owned()));
+        Ok(Self { host: host.to_owned(), repository, tag, digest })
     }
 
     /// The registry's host with its port, as written; `docker.io` when none was.
@@ -159,20 +147,13 @@ fn is_host(host: &str) -> bool {
             if address.parse::<std::net::Ipv6Addr>().is_err() {
                 return false;
             }
-            (
-                "localhost",
-                port.strip_prefix(':').or(port.is_empty().then_some("0")),
-            )
+            ("localhost", port.strip_prefix(':').or(port.is_empty().then_some("0")))
         }
-        None => host
-            .split_once(':')
-            .map_or((host, Some("0")), |(name, port)| (name, Some(port))),
+        None => host.split_once(':').map_or((host, Some("0")), |(name, port)| (name, Some(port))),
     };
     let is_label = |label: &str| {
         !label.is_empty()
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
@@ -194,9 +175,7 @@ fn is_tag(tag: &str) -> bool {
     let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     tag.len() <= MAX_TAG
         && tag.bytes().next().is_some_and(is_word)
-        && tag
-            .bytes()
-            .all(|byte| is_word(byte) || matches!(byte, b'.' | b'-'))
+        && tag.bytes().all(|byte| is_word(byte) || matches!(byte, b'.' | b'-'))
 }
 
 #[cfg(test)]
@@ -212,10 +191,7 @@ mod tests {
         check("busybox", "docker.io/library/busybox:latest");
         check("busybox:1.36", "docker.io/library/busybox:1.36");
         check("docker.io/busybox", "docker.io/library/busybox:latest");
-        check(
-            "index.docker.io/library/busybox",
-            "docker.io/library/busybox:latest",
-        );
+        check("index.docker.io/library/busybox", "docker.io/library/busybox:latest");
         check("user/app", "docker.io/user/app:latest");
         check("localhost/app", "localhost/app:latest");
         check("localhost:5000/a/b/c:v1", "localhost:5000/a/b/c:v1");
@@ -226,14 +202,8 @@ mod tests {
             "registry.k8s.io/e2e-test-images/busybox:1.29-4",
         );
         check("a__b/c-d.e--f", "docker.io/a__b/c-d.e--f:latest");
-        check(
-            &format!("busybox@{digest}"),
-            &format!("docker.io/library/busybox@{digest}"),
-        );
-        check(
-            &format!("busybox:1@{digest}"),
-            &format!("docker.io/library/busybox:1@{digest}"),
-        );
+        check(&format!("busybox@{digest}"), &format!("docker.io/library/busybox@{digest}"));
+        check(&format!("busybox:1@{digest}"), &format!("docker.io/library/busybox:1@{digest}"));
     }
 
     #[test]
@@ -269,10 +239,7 @@ mod tests {
             &long_name,
             &hex,
         ] {
-            assert!(
-                matches!(Reference::parse(text), Err(Error::Reference { .. })),
-                "{text}"
-            );
+            assert!(matches!(Reference::parse(text), Err(Error::Reference { .. })), "{text}");
         }
     }
 

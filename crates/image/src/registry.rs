@@ -58,10 +58,7 @@ impl Transport {
         config.validate()?;
         // Ring, because it builds with a C compiler alone. A provider that is there already is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        Ok(Self {
-            config,
-            clients: Mutex::default(),
-        })
+        Ok(Self { config, clients: Mutex::default() })
     }
 
     /// Prepares a pull; nothing is sent yet.
@@ -71,17 +68,9 @@ impl Transport {
             let given = auth.filter(|_| endpoint.is_origin).cloned();
             let auth = given.or_else(|| self.config.host(&endpoint.host).auth());
             let client = self.client(&endpoint)?;
-            places.push(Place {
-                endpoint,
-                client,
-                auth,
-                authorization: Mutex::default(),
-            });
+            places.push(Place { endpoint, client, auth, authorization: Mutex::default() });
         }
-        Ok(Session {
-            repository: reference.repository().to_owned(),
-            places,
-        })
+        Ok(Session { repository: reference.repository().to_owned(), places })
     }
 
     fn client(&self, endpoint: &Endpoint) -> Result<Client> {
@@ -96,10 +85,7 @@ impl Transport {
     }
 
     fn build_client(&self, endpoint: &Endpoint) -> Result<Client> {
-        let failed = |reason: String| Error::Config {
-            host: endpoint.host.clone(),
-            reason,
-        };
+        let failed = |reason: String| Error::Config { host: endpoint.host.clone(), reason };
         let settings = self.config.host(&endpoint.host);
         let builder = || {
             Client::builder()
@@ -127,14 +113,12 @@ impl Transport {
 impl Session {
     /// Gets a manifest or index by tag or digest, whole.
     pub(crate) async fn manifest(&self, tag_or_digest: &str) -> Result<Vec<u8>> {
-        self.document(format!("manifests/{tag_or_digest}"), Digest::parse(tag_or_digest))
-            .await
+        self.document(format!("manifests/{tag_or_digest}"), Digest::parse(tag_or_digest)).await
     }
 
     /// Gets a small blob, such as a config, whole.
     pub(crate) async fn small_blob(&self, blob: &Descriptor) -> Result<Vec<u8>> {
-        self.document(format!("blobs/{}", blob.digest), Some(blob.digest.clone()))
-            .await
+        self.document(format!("blobs/{}", blob.digest), Some(blob.digest.clone())).await
     }
 
     /// Sends a blob into a pipe; the reading end verifies it. Ends early, without an error, when the reader has
@@ -146,9 +130,7 @@ impl Session {
         counters: &Counters,
     ) -> Result<()> {
         let path = format!("blobs/{}", blob.digest);
-        let (response, place) = self
-            .first_answer(&path, |response| async { Ok(response) }.boxed())
-            .await?;
+        let (response, place) = self.first_answer(&path, |response| async { Ok(response) }.boxed()).await?;
         let mut response = checked_length(response, &path, blob.size)?;
         let (mut sent, mut stalls) = (0u64, 0);
         loop {
@@ -156,9 +138,7 @@ impl Session {
                 Ok(Some(chunk)) => {
                     sent += chunk.len() as u64;
                     stalls = 0;
-                    counters
-                        .bytes_done
-                        .fetch_add(chunk.len() as u64, Ordering::Relaxed);
+                    counters.bytes_done.fetch_add(chunk.len() as u64, Ordering::Relaxed);
                     if pipe.send(chunk).await.is_err() {
                         return Ok(());
                     }
@@ -214,12 +194,7 @@ impl Session {
                 }
                 Err(error) => {
                     if !place.endpoint.is_origin {
-                        warn!(
-                            endpoint = place.endpoint.base,
-                            path,
-                            error = chain(&error),
-                            "mirror failed"
-                        );
+                        warn!(endpoint = place.endpoint.base, path, error = chain(&error), "mirror failed");
                     }
                     failure = Some(error);
                 }
@@ -234,20 +209,14 @@ impl Place {
     async fn get(&self, repository: &str, path: &str, from: Option<u64>) -> Result<Response> {
         let Endpoint { base, prefix, .. } = &self.endpoint;
         let url = format!("{base}/v2/{prefix}{repository}/{path}");
-        let authorization = self
-            .authorization
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let authorization = self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let response = self.send(&url, from, authorization.as_deref()).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
             return successful(response, &url).await;
         }
         let challenges = response.headers().get_all(header::WWW_AUTHENTICATE);
-        let Some(challenge) = challenges
-            .iter()
-            .filter_map(|value| Challenge::parse(value.to_str().ok()?))
-            .next()
+        let Some(challenge) =
+            challenges.iter().filter_map(|value| Challenge::parse(value.to_str().ok()?)).next()
         else {
             return successful(response, &url).await;
         };
@@ -259,16 +228,9 @@ impl Place {
     }
 
     async fn send(&self, url: &str, from: Option<u64>, authorization: Option<&str>) -> Result<Response> {
-        let types = [
-            manifest::OCI_INDEX,
-            manifest::OCI_MANIFEST,
-            manifest::DOCKER_LIST,
-            manifest::DOCKER_MANIFEST,
-        ];
-        let mut request = self
-            .client
-            .get(url)
-            .header(header::ACCEPT, format!("{}, */*", types.join(", ")));
+        let types =
+            [manifest::OCI_INDEX, manifest::OCI_MANIFEST, manifest::DOCKER_LIST, manifest::DOCKER_MANIFEST];
+        let mut request = self.client.get(url).header(header::ACCEPT, format!("{}, */*", types.join(", ")));
         if let Some(authorization) = authorization {
             request = request.header(header::AUTHORIZATION, authorization);
         }
@@ -287,11 +249,7 @@ pub(crate) async fn read_document(request: RequestBuilder, url: &str) -> Result<
 
 async fn read_body(mut response: Response, what: &str) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    while let Some(chunk) = response
-        .chunk()
-        .await
-        .map_err(|error| request_failed(what, error))?
-    {
+    while let Some(chunk) = response.chunk().await.map_err(|error| request_failed(what, error))? {
         if (bytes.len() + chunk.len()) as u64 > MAX_DOCUMENT_BYTES {
             return Err(Error::TooLarge {
                 what: what.to_owned(),
@@ -310,14 +268,8 @@ async fn successful(response: Response, url: &str) -> Result<Response> {
         return Ok(response);
     }
     let body = read_body(response, url).await.unwrap_or_default();
-    let detail = registry_message(&body)
-        .map(|message| format!(": {message}"))
-        .unwrap_or_default();
-    Err(Error::Refused {
-        url: url.to_owned(),
-        status,
-        detail,
-    })
+    let detail = registry_message(&body).map(|message| format!(": {message}")).unwrap_or_default();
+    Err(Error::Refused { url: url.to_owned(), status, detail })
 }
 
 /// The first message of a registry's error document, cut to one short line.
@@ -330,11 +282,9 @@ fn registry_message(body: &[u8]) -> Option<String> {
 
 fn checked_length(response: Response, what: &str, expected_bytes: u64) -> Result<Response> {
     match response.content_length() {
-        Some(actual) if actual != expected_bytes => Err(Error::Size {
-            what: what.to_owned(),
-            expected_bytes,
-            actual: actual.to_string(),
-        }),
+        Some(actual) if actual != expected_bytes => {
+            Err(Error::Size { what: what.to_owned(), expected_bytes, actual: actual.to_string() })
+        }
         _ => Ok(response),
     }
 }
@@ -345,19 +295,12 @@ pub(crate) fn verify(what: &str, bytes: &[u8], expected: &Digest) -> Result<()> 
     if actual == *expected {
         return Ok(());
     }
-    Err(Error::Mismatch {
-        what: what.to_owned(),
-        expected: expected.clone(),
-        actual,
-    })
+    Err(Error::Mismatch { what: what.to_owned(), expected: expected.clone(), actual })
 }
 
 /// The query can hold a token of a blob store, so no address is shown with it.
 fn request_failed(url: &str, error: reqwest::Error) -> Error {
-    Error::Request {
-        url: url.to_owned(),
-        source: error.without_url(),
-    }
+    Error::Request { url: url.to_owned(), source: error.without_url() }
 }
 
 /// An error with its causes, on one line.

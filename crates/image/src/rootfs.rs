@@ -6,12 +6,7 @@ use crate::{ChainId, Image};
 
 /// An image's layers as overlay lower directories, topmost first as overlayfs wants them.
 pub(crate) fn lower_dirs(layers: &Path, image: &Image) -> Vec<PathBuf> {
-    image
-        .layers
-        .iter()
-        .rev()
-        .map(|layer| tree_of(layers, &layer.chain_id))
-        .collect()
+    image.layers.iter().rev().map(|layer| tree_of(layers, &layer.chain_id)).collect()
 }
 
 /// The directory with a layer's files.

@@ -70,21 +70,9 @@ enum Passing {
 /// Taps a layer's content; the record goes to a new file, and `limit` is the most that may pass.
 pub(crate) fn tap(content: &mut dyn Read, record: File, limit: u64) -> io::Result<(Tap<'_>, TapControl)> {
     let record = zstd::stream::write::Encoder::new(record, 1)?;
-    let state = State {
-        passing: Passing::Recorded,
-        hasher: Sha256::new(),
-        bytes: 0,
-        limit,
-        record,
-    };
+    let state = State { passing: Passing::Recorded, hasher: Sha256::new(), bytes: 0, limit, record };
     let state = Rc::new(RefCell::new(state));
-    Ok((
-        Tap {
-            content,
-            state: Rc::clone(&state),
-        },
-        TapControl(state),
-    ))
+    Ok((Tap { content, state: Rc::clone(&state) }, TapControl(state)))
 }
 
 impl TapControl {
@@ -112,14 +100,10 @@ impl TapControl {
 
     /// Ends the record, and tells what passed. The tap must be gone by now.
     pub(crate) fn finish(self) -> io::Result<Tapped> {
-        let state = Rc::into_inner(self.0)
-            .ok_or_else(|| io::Error::other("the tap is still in use"))?
-            .into_inner();
+        let state =
+            Rc::into_inner(self.0).ok_or_else(|| io::Error::other("the tap is still in use"))?.into_inner();
         state.record.finish()?;
-        Ok(Tapped {
-            diff_id: Digest::finish(state.hasher),
-            tar_bytes: state.bytes,
-        })
+        Ok(Tapped { diff_id: Digest::finish(state.hasher), tar_bytes: state.bytes })
     }
 }
 
@@ -141,10 +125,7 @@ impl Read for Tap<'_> {
             Passing::Recorded => {}
             Passing::Headers(left) => {
                 *left = left.checked_sub(count as u64).ok_or_else(|| {
-                    io::Error::new(
-                        io::ErrorKind::InvalidData,
-                        "the headers of an entry are over 1 MiB",
-                    )
+                    io::Error::new(io::ErrorKind::InvalidData, "the headers of an entry are over 1 MiB")
                 })?;
             }
         }
@@ -162,20 +143,13 @@ impl Read for Tap<'_> {
 /// Errors: the output is not the tar that it was when the tree has been changed; the digest tells.
 pub(crate) fn replay(layer: &Path, output: &mut impl Write) -> Result<Digest> {
     let record = layer.join(RECORD);
-    let failed = |source| Error::Io {
-        action: "write layer again from",
-        path: layer.to_owned(),
-        source,
-    };
+    let failed = |source| Error::Io { action: "write layer again from", path: layer.to_owned(), source };
     let file = File::open(&record).map_err(failed)?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let tree =
         rustix::fs::open(layer.join("fs"), flags, Mode::empty()).map_err(|errno| failed(errno.into()))?;
     let mut segments = io::BufReader::new(zstd::stream::read::Decoder::new(file).map_err(failed)?);
-    let mut output = Hashing {
-        output,
-        hasher: Sha256::new(),
-    };
+    let mut output = Hashing { output, hasher: Sha256::new() };
     replay_segments(&mut segments, &tree, &mut output).map_err(failed)?;
     Ok(Digest::finish(output.hasher))
 }
@@ -212,10 +186,7 @@ fn copy_exactly(input: &mut impl Read, bytes: u64, output: &mut impl Write) -> i
     if io::copy(&mut input.take(bytes), output)? == bytes {
         return Ok(());
     }
-    Err(io::Error::new(
-        io::ErrorKind::UnexpectedEof,
-        "a file is shorter than it was",
-    ))
+    Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a file is shorter than it was"))
 }
 
 struct Hashing<'a, W> {

@@ -54,11 +54,7 @@ impl Tree {
     /// A tree in an empty directory.
     pub(crate) fn new(root: &Path) -> io::Result<Self> {
         let root = openat(CWD, root, OFlags::RDONLY | DIRECTORY, Mode::empty())?;
-        Ok(Self {
-            root,
-            last_parent: None,
-            implied: BTreeSet::from([PathBuf::new()]),
-        })
+        Ok(Self { root, last_parent: None, implied: BTreeSet::from([PathBuf::new()]) })
     }
 
     /// The parent of a path, made when missing, and the path's last component. The root has no parent.
@@ -70,19 +66,12 @@ impl Tree {
             let directory = self.make_directories(parent)?;
             self.last_parent = Some((parent.to_owned(), directory));
         }
-        Ok(self
-            .last_parent
-            .as_ref()
-            .map(|(_, directory)| (directory.as_fd(), name)))
+        Ok(self.last_parent.as_ref().map(|(_, directory)| (directory.as_fd(), name)))
     }
 
     /// The directory that a path leads to, links resolved within the tree.
     pub(crate) fn directory(&self, path: &Path) -> io::Result<OwnedFd> {
-        let path = if path.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            path
-        };
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         let confined = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         match self.open(path, confined | ResolveFlags::NO_SYMLINKS) {
             Err(Errno::LOOP) => {}
@@ -92,10 +81,7 @@ impl Tree {
         // Through links, a tree could grow deeper than any path, and then nobody could remove it.
         let real = std::fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd()))?;
         if real.components().count() > MAX_DEPTH {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidFilename,
-                "it is nested too deeply",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidFilename, "it is nested too deeply"));
         }
         Ok(directory)
     }
@@ -115,10 +101,7 @@ impl Tree {
     pub(crate) fn remove(&mut self, path: &Path) -> io::Result<()> {
         // What is removed may be, or be on the way to, the remembered parent.
         self.last_parent = None;
-        let below = self
-            .implied
-            .range(path.to_owned()..)
-            .take_while(|implied| implied.starts_with(path));
+        let below = self.implied.range(path.to_owned()..).take_while(|implied| implied.starts_with(path));
         for gone in below.cloned().collect::<Vec<_>>() {
             self.implied.remove(&gone);
         }
@@ -183,10 +166,7 @@ pub(crate) fn copy_attributes(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
     set_owner_and_mode(to, &stat)?;
     let mut names = vec![0; 64 << 10];
     let length = flistxattr(from, &mut names[..])?;
-    for name in names[..length]
-        .split(|byte| *byte == 0)
-        .filter(|name| !name.is_empty())
-    {
+    for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
         if name.starts_with(b"trusted.overlay.") || name == b"security.selinux" {
             continue;
         }
@@ -194,10 +174,8 @@ pub(crate) fn copy_attributes(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
         let length = fgetxattr(from, name, &mut value[..])?;
         fsetxattr(to, name, &value[..length], XattrFlags::empty())?;
     }
-    let time = |seconds, nanoseconds: u64| rustix::fs::Timespec {
-        tv_sec: seconds,
-        tv_nsec: nanoseconds as i64,
-    };
+    let time =
+        |seconds, nanoseconds: u64| rustix::fs::Timespec { tv_sec: seconds, tv_nsec: nanoseconds as i64 };
     let times = rustix::fs::Timestamps {
         last_access: time(stat.st_atime, stat.st_atime_nsec),
         last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
@@ -248,10 +226,7 @@ pub(crate) fn allocated(stat: &Stat) -> (u64, u64) {
 }
 
 fn set_owner_and_mode(file: &OwnedFd, stat: &Stat) -> io::Result<()> {
-    let (owner, group) = (
-        rustix::fs::Uid::from_raw(stat.st_uid),
-        rustix::fs::Gid::from_raw(stat.st_gid),
-    );
+    let (owner, group) = (rustix::fs::Uid::from_raw(stat.st_uid), rustix::fs::Gid::from_raw(stat.st_gid));
     rustix::fs::fchown(file, Some(owner), Some(group))?;
     Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(stat.st_mode))?)
 }
@@ -276,12 +251,7 @@ fn remove_at(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
 /// Makes a file that did not exist, open for writing.
 pub(crate) fn create_file(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(File::from(openat(
-        parent,
-        name,
-        flags,
-        Mode::from_raw_mode(0o600),
-    )?))
+    Ok(File::from(openat(parent, name, flags, Mode::from_raw_mode(0o600))?))
 }
 
 #[cfg(test)]

@@ -61,12 +61,8 @@ struct Unpacker {
 pub(crate) fn unpack(content: &mut dyn Read, root: &Path, record: File, limit: u64) -> Result<Unpacked> {
     let tree = Tree::new(root).map_err(Error::io("open layer directory", root))?;
     let (tap, control) = tap(content, record, limit).map_err(Error::Stream)?;
-    let mut unpacker = Unpacker {
-        tree,
-        control: control.clone(),
-        directory_times: Vec::new(),
-        buffer: vec![0; COPY_BYTES],
-    };
+    let mut unpacker =
+        Unpacker { tree, control: control.clone(), directory_times: Vec::new(), buffer: vec![0; COPY_BYTES] };
     let mut archive = Archive::new(tap);
     unpacker.unpack_entries(&mut archive)?;
     control.expect_anything();
@@ -99,15 +95,9 @@ impl Unpacker {
         Ok(())
     }
 
-    #[expect(
-        clippy::wildcard_enum_match_arm,
-        reason = "the types are open-ended, and the rest is refused"
-    )]
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the types are open-ended, and the rest is refused")]
     fn unpack_entry(&mut self, entry: &mut Entry<'_, Tap<'_>>, name: &[u8]) -> Result<()> {
-        let refused = |reason| Error::Entry {
-            path: display(name),
-            reason,
-        };
+        let refused = |reason| Error::Entry { path: display(name), reason };
         let kind = entry.header().entry_type();
         if kind.is_pax_global_extensions() {
             return Ok(());
@@ -115,19 +105,17 @@ impl Unpacker {
         let path = clean(name).ok_or_else(|| refused("its name leads out of the layer or is no path"))?;
         let base = path.file_name().unwrap_or_default().as_bytes();
         if base.starts_with(WHITEOUT) {
-            return self
-                .apply_whiteout(&path, base)
-                .map_err(failed(name, "apply the whiteout"));
+            return self.apply_whiteout(&path, base).map_err(failed(name, "apply the whiteout"));
         }
         let attributes = Attributes::of(entry).map_err(refused)?;
         match kind {
             // Before tar had a type for directories, a slash made one.
-            EntryType::Regular if name.ends_with(b"/") => self
-                .make_directory(&path, attributes)
-                .map_err(failed(name, "make the directory")),
-            EntryType::Directory => self
-                .make_directory(&path, attributes)
-                .map_err(failed(name, "make the directory")),
+            EntryType::Regular if name.ends_with(b"/") => {
+                self.make_directory(&path, attributes).map_err(failed(name, "make the directory"))
+            }
+            EntryType::Directory => {
+                self.make_directory(&path, attributes).map_err(failed(name, "make the directory"))
+            }
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 self.write_file(&path, entry, &attributes)
             }
@@ -135,18 +123,15 @@ impl Unpacker {
                 let target = entry.link_name_bytes().and_then(|target| clean(&target));
                 let target =
                     target.ok_or_else(|| refused("its link leads out of the layer or is no path"))?;
-                self.make_hard_link(&path, &target)
-                    .map_err(failed(name, "make the hard link"))
+                self.make_hard_link(&path, &target).map_err(failed(name, "make the hard link"))
             }
             EntryType::Symlink => {
                 let target = entry
                     .link_name_bytes()
                     .ok_or_else(|| refused("a symbolic link to nothing"))?
                     .into_owned();
-                self.make_node(&path, &attributes, |parent, name| {
-                    symlinkat(&target[..], parent, name)
-                })
-                .map_err(failed(name, "make the symbolic link"))
+                self.make_node(&path, &attributes, |parent, name| symlinkat(&target[..], parent, name))
+                    .map_err(failed(name, "make the symbolic link"))
             }
             EntryType::Char | EntryType::Block | EntryType::Fifo => {
                 let (kind, device) = device_of(entry).map_err(refused)?;
@@ -178,13 +163,9 @@ impl Unpacker {
             {
                 let name = cleaned.file_name().unwrap_or_default();
                 match statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
-                    Err(rustix::io::Errno::NOENT) => Ok(mknodat(
-                        parent,
-                        name,
-                        FileType::CharacterDevice,
-                        Mode::empty(),
-                        0,
-                    )?),
+                    Err(rustix::io::Errno::NOENT) => {
+                        Ok(mknodat(parent, name, FileType::CharacterDevice, Mode::empty(), 0)?)
+                    }
                     Ok(stat) if is_directory(&stat) => {
                         let directory = self.tree.directory(&cleaned)?;
                         Ok(fsetxattr(&directory, OPAQUE, b"y", XattrFlags::empty())?)
@@ -229,10 +210,7 @@ impl Unpacker {
             tree.remove_existing(path)?;
             match tree.parent(path)? {
                 Some((parent, name)) => create_file(parent, name),
-                None => Err(io::Error::new(
-                    io::ErrorKind::IsADirectory,
-                    "it would replace the root",
-                )),
+                None => Err(io::Error::new(io::ErrorKind::IsADirectory, "it would replace the root")),
             }
         };
         let mut file = make(&mut self.tree).map_err(failed(&name, "make the file"))?;
@@ -241,9 +219,7 @@ impl Unpacker {
             // Its bytes in the tar are not its bytes on the disk, so the record keeps them.
             copy_sparse(entry, &mut file, &mut self.buffer, &name)?;
         } else {
-            self.control
-                .expect_content(path, size)
-                .map_err(failed(&name, "record the file"))?;
+            self.control.expect_content(path, size).map_err(failed(&name, "record the file"))?;
             copy(entry, &mut file, &mut self.buffer, size, &name)?;
             self.control.expect_anything();
         }
@@ -260,18 +236,12 @@ impl Unpacker {
         }
         self.tree.remove_existing(path)?;
         let (Some(directory), Some(target)) = (target.parent(), target.file_name()) else {
-            return Err(io::Error::new(
-                io::ErrorKind::IsADirectory,
-                "it links to the root",
-            ));
+            return Err(io::Error::new(io::ErrorKind::IsADirectory, "it links to the root"));
         };
         let directory = self.tree.directory(directory)?;
         match self.tree.parent(path)? {
             Some((parent, name)) => Ok(linkat(&directory, target, parent, name, AtFlags::empty())?),
-            None => Err(io::Error::new(
-                io::ErrorKind::IsADirectory,
-                "it would replace the root",
-            )),
+            None => Err(io::Error::new(io::ErrorKind::IsADirectory, "it would replace the root")),
         }
     }
 
@@ -284,30 +254,16 @@ impl Unpacker {
     ) -> io::Result<()> {
         self.tree.remove_existing(path)?;
         let Some((parent, name)) = self.tree.parent(path)? else {
-            return Err(io::Error::new(
-                io::ErrorKind::IsADirectory,
-                "it would replace the root",
-            ));
+            return Err(io::Error::new(io::ErrorKind::IsADirectory, "it would replace the root"));
         };
         make(parent, name)?;
-        chownat(
-            parent,
-            name,
-            Some(attributes.owner),
-            Some(attributes.group),
-            AtFlags::SYMLINK_NOFOLLOW,
-        )?;
+        chownat(parent, name, Some(attributes.owner), Some(attributes.group), AtFlags::SYMLINK_NOFOLLOW)?;
         let made = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
         if FileType::from_raw_mode(made.st_mode) != FileType::Symlink {
             // We made it, in a directory that is ours alone: it cannot have become a link since.
             chmodat(parent, name, attributes.mode, AtFlags::empty())?;
         }
-        Ok(utimensat(
-            parent,
-            name,
-            &timestamps(attributes.modified),
-            AtFlags::SYMLINK_NOFOLLOW,
-        )?)
+        Ok(utimensat(parent, name, &timestamps(attributes.modified), AtFlags::SYMLINK_NOFOLLOW)?)
     }
 
     /// A directory that was replaced later has no time to set any more, which is no error.
@@ -338,11 +294,7 @@ fn device_of(entry: &Entry<'_, Tap<'_>>) -> std::result::Result<(FileType, u64),
     if kind.is_fifo() {
         return Ok((FileType::Fifo, 0));
     }
-    let kind = if kind.is_block_special() {
-        FileType::BlockDevice
-    } else {
-        FileType::CharacterDevice
-    };
+    let kind = if kind.is_block_special() { FileType::BlockDevice } else { FileType::CharacterDevice };
     match (header.device_major(), header.device_minor()) {
         (Ok(Some(major)), Ok(Some(minor))) => Ok((kind, makedev(major, minor))),
         _ => Err("its device has no number"),

@@ -30,10 +30,7 @@ use support::{
 use tar::EntryType;
 
 async fn pull(images: &ImageStore, reference: &str) -> Result<String, Error> {
-    let request = PullRequest {
-        reference: reference.to_owned(),
-        auth: None,
-    };
+    let request = PullRequest { reference: reference.to_owned(), auth: None };
     images.pull(&request).await.map(|id| id.to_string())
 }
 
@@ -58,10 +55,7 @@ fn du(path: &Path) -> (u64, u64) {
 
 /// Imports one layer and gives the directory that it was unpacked to.
 async fn import_layers(fixture: &Fixture, layers: &[Vec<u8>]) -> Result<Vec<std::path::PathBuf>, Error> {
-    let layers: Vec<_> = layers
-        .iter()
-        .map(|layer| (layer.clone(), Compression::Plain))
-        .collect();
+    let layers: Vec<_> = layers.iter().map(|layer| (layer.clone(), Compression::Plain)).collect();
     let path = fixture.dir.path().join("archive.tar");
     TestImage::new(&layers).docker_archive(&path, Some("test:1"));
     let images = fixture.images.import(&path).await?;

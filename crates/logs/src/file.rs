@@ -70,23 +70,11 @@ impl LogFile {
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, LogError> {
         let path = path.into();
         if let Some(directory) = path.parent() {
-            let created = std::fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o755)
-                .create(directory);
-            created.map_err(|source| LogError::CreateDirectory {
-                path: directory.to_owned(),
-                source,
-            })?;
+            let created = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(directory);
+            created.map_err(|source| LogError::CreateDirectory { path: directory.to_owned(), source })?;
         }
         let fd = open_regular(&path)?;
-        Ok(Self {
-            path,
-            fd,
-            torn: false,
-            dropped_bytes: 0,
-            last_error: None,
-        })
+        Ok(Self { path, fd, torn: false, dropped_bytes: 0, last_error: None })
     }
 
     /// Goes on in the file that the path names now, created where there is none.
@@ -109,11 +97,7 @@ impl LogFile {
         }
         if let Err(unwritten) = self.write_all(records) {
             let written = records.len() - unwritten;
-            self.torn = if written == 0 {
-                self.torn
-            } else {
-                records[written - 1] != b'\n'
-            };
+            self.torn = if written == 0 { self.torn } else { records[written - 1] != b'\n' };
             self.dropped_bytes += unwritten as u64;
         }
     }
@@ -151,10 +135,7 @@ impl LogFile {
 
 /// Opens or creates a regular file for appending.
 fn open_regular(path: &Path) -> Result<OwnedFd, LogError> {
-    let open = |source| LogError::Open {
-        path: path.to_owned(),
-        source,
-    };
+    let open = |source| LogError::Open { path: path.to_owned(), source };
     // NONBLOCK changes nothing for a regular file; without it a pipe would keep us here until somebody reads it.
     let flags = OFlags::WRONLY
         | OFlags::APPEND
@@ -172,10 +153,7 @@ fn open_regular(path: &Path) -> Result<OwnedFd, LogError> {
         FileType::CharacterDevice | FileType::BlockDevice => "device",
         FileType::Directory | FileType::Symlink | FileType::Unknown => "special file",
     };
-    Err(LogError::NotRegular {
-        path: path.to_owned(),
-        kind,
-    })
+    Err(LogError::NotRegular { path: path.to_owned(), kind })
 }
 
 #[cfg(test)]
@@ -228,18 +206,9 @@ mod tests {
         assert!(matches!(LogFile::open(&link), Err(LogError::Open { .. })));
         assert!(!dir.path().join("target").exists());
         rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, Mode::from_raw_mode(0o600)).unwrap();
-        assert!(matches!(
-            LogFile::open(&pipe),
-            Err(LogError::Open {
-                source: Errno::NXIO,
-                ..
-            })
-        ));
+        assert!(matches!(LogFile::open(&pipe), Err(LogError::Open { source: Errno::NXIO, .. })));
         let _reader = fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
-        assert!(matches!(
-            LogFile::open(&pipe),
-            Err(LogError::NotRegular { kind: "pipe", .. })
-        ));
+        assert!(matches!(LogFile::open(&pipe), Err(LogError::NotRegular { kind: "pipe", .. })));
     }
 
     #[test]

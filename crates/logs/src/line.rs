@@ -72,11 +72,7 @@ pub struct LineSplitter {
 impl LineSplitter {
     /// A splitter at the begin of a line; a limit of zero counts as one byte.
     pub fn new(stream: Stream, max_line_bytes: usize) -> Self {
-        Self {
-            stream,
-            max_line_bytes: max_line_bytes.max(1),
-            waiting: Vec::new(),
-        }
+        Self { stream, max_line_bytes: max_line_bytes.max(1), waiting: Vec::new() }
     }
 
     /// Appends the records that `input` completes to `records`, and returns what of `input` was not taken yet.
@@ -116,14 +112,7 @@ impl LineSplitter {
 
     /// Appends one record of what waits and `text`.
     fn put(&mut self, text: &[u8], tag: Tag, at: Timestamp, records: &mut Vec<u8>) {
-        for part in [
-            at.as_bytes(),
-            self.stream.field(),
-            tag.field(),
-            &self.waiting,
-            text,
-            b"\n",
-        ] {
+        for part in [at.as_bytes(), self.stream.field(), tag.field(), &self.waiting, text, b"\n"] {
             records.extend_from_slice(part);
         }
         if self.waiting.capacity() > KEPT_BYTES {
@@ -167,9 +156,7 @@ mod tests {
         let mut parsed = Vec::new();
         while !log.is_empty() {
             let end = log.iter().position(|&byte| byte == b'\n').unwrap();
-            let text = log[..end]
-                .strip_prefix(b"1970-01-01T00:00:00.000000000Z stderr ")
-                .unwrap();
+            let text = log[..end].strip_prefix(b"1970-01-01T00:00:00.000000000Z stderr ").unwrap();
             assert_eq!(text[1], b' ');
             parsed.push((char::from(text[0]), text[2..].to_vec()));
             log = &log[end + 1..];
@@ -179,10 +166,7 @@ mod tests {
 
     fn check(reads: &[&str], expected: &[(char, &str)]) {
         let reads: Vec<_> = reads.iter().map(|read| read.as_bytes()).collect();
-        let expected: Vec<_> = expected
-            .iter()
-            .map(|(tag, text)| (*tag, text.as_bytes().to_vec()))
-            .collect();
+        let expected: Vec<_> = expected.iter().map(|(tag, text)| (*tag, text.as_bytes().to_vec())).collect();
         assert_eq!(records(&reads, MAX), expected, "{reads:?}");
     }
 
@@ -193,10 +177,7 @@ mod tests {
         check(&["\n\n"], &[('F', ""), ('F', "")]);
         check(&["a\nb\r\n\0\n"], &[('F', "a"), ('F', "b\r"), ('F', "\0")]);
         check(&["a", "b", "\n", "c\n"], &[('F', "ab"), ('F', "c")]);
-        check(
-            &["one\ntw", "o\nthr", "ee"],
-            &[('F', "one"), ('F', "two"), ('P', "three")],
-        );
+        check(&["one\ntw", "o\nthr", "ee"], &[('F', "one"), ('F', "two"), ('P', "three")]);
     }
 
     #[test]
@@ -209,12 +190,7 @@ mod tests {
         check(&["12345678", "9", "\n"], &[('P', "12345678"), ('F', "9")]);
         check(
             &["1234", "5678abcdefgh12345678\nx"],
-            &[
-                ('P', "12345678"),
-                ('P', "abcdefgh"),
-                ('F', "12345678"),
-                ('P', "x"),
-            ],
+            &[('P', "12345678"), ('P', "abcdefgh"), ('F', "12345678"), ('P', "x")],
         );
     }
 
@@ -234,21 +210,13 @@ mod tests {
     fn bytes_survive_any_cutting_of_the_reads() {
         let mut state = 1_u64;
         let mut random = move |below: u64| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 33) % below
         };
         for round in 0..400 {
             let max_line_bytes = 1 + random(40) as usize;
             let data: Vec<u8> = (0..random(3000))
-                .map(|_| {
-                    if random(1 + round % 60) == 0 {
-                        b'\n'
-                    } else {
-                        random(256) as u8
-                    }
-                })
+                .map(|_| if random(1 + round % 60) == 0 { b'\n' } else { random(256) as u8 })
                 .collect();
             let mut reads = Vec::new();
             let mut rest = &data[..];
@@ -258,11 +226,7 @@ mod tests {
                 rest = after;
             }
             let cut = records(&reads, max_line_bytes);
-            assert_eq!(
-                cut,
-                records(&[&data], max_line_bytes),
-                "the same records however it was read"
-            );
+            assert_eq!(cut, records(&[&data], max_line_bytes), "the same records however it was read");
             let mut joined = Vec::new();
             for (tag, text) in &cut {
                 assert!(text.len() <= max_line_bytes);

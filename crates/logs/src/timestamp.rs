@@ -20,10 +20,8 @@ impl Timestamp {
     /// Formats `time`; a time before 1970 becomes 1970 (a machine with no clock yet still logs).
     pub fn new(time: SystemTime) -> Self {
         let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let (days, second) = (
-            since_epoch.as_secs() / SECONDS_PER_DAY,
-            since_epoch.as_secs() % SECONDS_PER_DAY,
-        );
+        let (days, second) =
+            (since_epoch.as_secs() / SECONDS_PER_DAY, since_epoch.as_secs() % SECONDS_PER_DAY);
         let (year, month, day) = civil_from_days(days);
         let mut text = SHAPE;
         put(&mut text[0..4], year);
@@ -58,11 +56,7 @@ fn civil_from_days(days: u64) -> (u64, u64, u64) {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let march_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 {
-        march_month + 3
-    } else {
-        march_month - 9
-    };
+    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
     (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 

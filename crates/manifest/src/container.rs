@@ -32,15 +32,8 @@ pub(crate) fn container_config(
     let image = container.image.clone().unwrap_or_default();
     let qos = qos(&manifest.spec)?;
     let mut config = ContainerConfig {
-        metadata: Some(ContainerMetadata {
-            name: container.name.clone(),
-            attempt: 0,
-        }),
-        image: Some(ImageSpec {
-            image: image.clone(),
-            user_specified_image: image,
-            ..Default::default()
-        }),
+        metadata: Some(ContainerMetadata { name: container.name.clone(), attempt: 0 }),
+        image: Some(ImageSpec { image: image.clone(), user_specified_image: image, ..Default::default() }),
         command: expand_all(&container.command),
         args: expand_all(&container.args),
         working_dir: container.working_dir.clone().unwrap_or_default(),
@@ -51,26 +44,13 @@ pub(crate) fn container_config(
         stdin_once: container.stdin_once == Some(true),
         tty: container.tty == Some(true),
         linux: Some(LinuxContainerConfig {
-            resources: Some(container_resources(
-                container,
-                path,
-                qos,
-                facts.machine_memory_bytes,
-            )?),
+            resources: Some(container_resources(container, path, qos, facts.machine_memory_bytes)?),
             security_context: Some(container_security(&manifest.spec, container, path)?),
         }),
         ..Default::default()
     };
-    config.envs = env
-        .into_iter()
-        .map(|(key, value)| KeyValue {
-            key,
-            value: value.into_bytes(),
-        })
-        .collect();
-    config
-        .labels
-        .insert(CONTAINER_NAME_LABEL.to_owned(), container.name.clone());
+    config.envs = env.into_iter().map(|(key, value)| KeyValue { key, value: value.into_bytes() }).collect();
+    config.labels.insert(CONTAINER_NAME_LABEL.to_owned(), container.name.clone());
     Ok(config)
 }
 
@@ -99,30 +79,17 @@ spec:
     env: [{name: NAME, value: x}]
     resources: {limits: {memory: 64Mi}}",
         );
-        let facts = PodFacts {
-            uid: "u".to_owned(),
-            dir: "/pods/u".into(),
-            ..Default::default()
-        };
+        let facts = PodFacts { uid: "u".to_owned(), dir: "/pods/u".into(), ..Default::default() };
         let config = container_config(&manifest, &manifest.spec.containers[0], "c", &facts).unwrap();
         assert_eq!(config.command, ["/bin/web", "--name=x"]);
         assert_eq!(config.args, ["$(NAME)", "$(NONE)"]);
         assert_eq!(config.working_dir, "/srv");
         assert_eq!((config.stdin, config.tty), (false, true));
-        assert_eq!(
-            config.envs,
-            [KeyValue {
-                key: "NAME".to_owned(),
-                value: b"x".to_vec()
-            }]
-        );
+        assert_eq!(config.envs, [KeyValue { key: "NAME".to_owned(), value: b"x".to_vec() }]);
         assert_eq!(config.labels[CONTAINER_NAME_LABEL], "web");
         assert_eq!(config.labels["io.kubernetes.pod.name"], "p");
         assert_eq!(config.log_path, "web/0.log");
         assert_eq!(config.image.unwrap().user_specified_image, "example/web:1");
-        assert_eq!(
-            config.linux.unwrap().resources.unwrap().memory_limit_in_bytes,
-            64 << 20
-        );
+        assert_eq!(config.linux.unwrap().resources.unwrap().memory_limit_in_bytes, 64 << 20);
     }
 }

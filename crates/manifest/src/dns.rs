@@ -39,10 +39,7 @@ pub(crate) fn dns_config(manifest: &PodManifest, host: &HostDns) -> Result<Optio
     let base = if spec.dns_policy.as_deref() == Some("None") {
         let has_server = |config: &PodDNSConfig| config.nameservers.iter().flatten().next().is_some();
         if !spec.dns_config.as_ref().is_some_and(has_server) {
-            return Err(FieldError::new(
-                "spec.dnsConfig.nameservers",
-                "is required when dnsPolicy is None",
-            ));
+            return Err(FieldError::new("spec.dnsConfig.nameservers", "is required when dnsPolicy is None"));
         }
         DnsConfig::default()
     } else {
@@ -64,8 +61,7 @@ fn merge(mut dns: DnsConfig, config: &PodDNSConfig) -> DnsConfig {
     append(&mut dns.searches, &config.searches);
     for option in config.options.iter().flatten() {
         let name = option.name.clone().unwrap_or_default();
-        dns.options
-            .retain(|known| known.split(':').next() != Some(name.as_str()));
+        dns.options.retain(|known| known.split(':').next() != Some(name.as_str()));
         dns.options.push(match &option.value {
             Some(value) => format!("{name}:{value}"),
             None => name,
@@ -123,9 +119,7 @@ mod tests {
     use crate::parse::tests::{manifest, refused_path};
 
     fn pod(spec: &str) -> PodManifest {
-        manifest(&format!(
-            "metadata: {{name: p}}\nspec: {{containers: [{{name: c, image: i}}], {spec}}}"
-        ))
+        manifest(&format!("metadata: {{name: p}}\nspec: {{containers: [{{name: c, image: i}}], {spec}}}"))
     }
 
     #[test]
@@ -156,34 +150,20 @@ mod tests {
     #[test]
     fn the_hosts_file_knows_the_pod_and_its_aliases() {
         let ips = vec!["10.1.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
-        let facts = PodFacts {
-            ips,
-            ..Default::default()
-        };
+        let facts = PodFacts { ips, ..Default::default() };
         let aliases = "hostAliases: [{ip: 10.0.0.9, hostnames: [db, db.local]}]";
 
         let own = hosts_file(&pod(&format!("hostname: me, {aliases}")), &facts, "");
-        assert!(
-            own.ends_with("10.1.0.2\tme\nfd00::2\tme\n10.0.0.9\tdb\tdb.local\n"),
-            "{own}"
-        );
-        let hosts = hosts_file(
-            &pod(&format!("hostNetwork: true, {aliases}")),
-            &facts,
-            "127.0.0.1 node",
-        );
-        assert!(
-            hosts.ends_with("127.0.0.1 node\n10.0.0.9\tdb\tdb.local\n"),
-            "{hosts}"
-        );
+        assert!(own.ends_with("10.1.0.2\tme\nfd00::2\tme\n10.0.0.9\tdb\tdb.local\n"), "{own}");
+        let hosts = hosts_file(&pod(&format!("hostNetwork: true, {aliases}")), &facts, "127.0.0.1 node");
+        assert!(hosts.ends_with("127.0.0.1 node\n10.0.0.9\tdb\tdb.local\n"), "{hosts}");
     }
 
     #[test]
     fn a_long_pod_name_is_cut_to_a_host_name() {
         let name = format!("{}-{}", "a".repeat(62), "b");
-        let manifest = manifest(&format!(
-            "metadata: {{name: {name}}}\nspec: {{containers: [{{name: c, image: i}}]}}"
-        ));
+        let manifest =
+            manifest(&format!("metadata: {{name: {name}}}\nspec: {{containers: [{{name: c, image: i}}]}}"));
         assert_eq!(hostname(&manifest), "a".repeat(62));
     }
 }

@@ -146,24 +146,9 @@ spec:
     - {name: IPS, valueFrom: {fieldRef: {fieldPath: status.podIPs}}}",
         );
         let ips = vec!["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
-        let facts = PodFacts {
-            ips,
-            ..Default::default()
-        };
+        let facts = PodFacts { ips, ..Default::default() };
         let env = container_env(&manifest, &manifest.spec.containers[0], "c", &facts).unwrap();
         let values: Vec<_> = env.iter().map(|(_, value)| value.as_str()).collect();
-        assert_eq!(
-            values,
-            [
-                "$(LATE)",
-                "now",
-                "$(LATE)-now",
-                "",
-                "p",
-                "default",
-                "shop",
-                "10.0.0.2,fd00::2"
-            ]
-        );
+        assert_eq!(values, ["$(LATE)", "now", "$(LATE)-now", "", "p", "default", "shop", "10.0.0.2,fd00::2"]);
     }
 }

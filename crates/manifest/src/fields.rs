@@ -152,9 +152,7 @@ fn check_node(node: &mut Value, path: &str, pattern: &str) -> Result<(), FieldEr
         (_, Some(Scalar | Map | QuantityMap)) => Ok(()),
         (_, None) if !has_rows_below(pattern) => Err(unsupported()),
         (Value::Mapping(children), None) => children.iter_mut().try_for_each(|(key, child)| {
-            let key = key
-                .as_str()
-                .ok_or_else(|| FieldError::new(path, "has a key that is not text"))?;
+            let key = key.as_str().ok_or_else(|| FieldError::new(path, "has a key that is not text"))?;
             check_node(child, &join(path, key), &join(pattern, key))
         }),
         (Value::Sequence(items), None) => items
@@ -166,11 +164,7 @@ fn check_node(node: &mut Value, path: &str, pattern: &str) -> Result<(), FieldEr
 }
 
 fn join(path: &str, key: &str) -> String {
-    if path.is_empty() {
-        key.to_owned()
-    } else {
-        format!("{path}.{key}")
-    }
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
 fn write_as_text(node: &mut Value) {
@@ -180,29 +174,21 @@ fn write_as_text(node: &mut Value) {
 }
 
 fn shape_of(pattern: &str) -> Option<Shape> {
-    let row = |wanted: &str| {
-        SUPPORTED
-            .iter()
-            .find(|(row, ..)| *row == wanted)
-            .map(|(_, shape, _)| *shape)
-    };
+    let row = |wanted: &str| SUPPORTED.iter().find(|(row, ..)| *row == wanted).map(|(_, shape, _)| *shape);
     row(pattern).or_else(|| row(&as_container(pattern)?))
 }
 
 fn has_rows_below(pattern: &str) -> bool {
     let below = |wanted: &str| {
         SUPPORTED.iter().any(|(row, ..)| {
-            row.strip_prefix(wanted)
-                .is_some_and(|rest| wanted.is_empty() || rest.starts_with(['.', '[']))
+            row.strip_prefix(wanted).is_some_and(|rest| wanted.is_empty() || rest.starts_with(['.', '[']))
         })
     };
     below(pattern) || as_container(pattern).is_some_and(|pattern| below(&pattern))
 }
 
 fn as_container(pattern: &str) -> Option<String> {
-    pattern
-        .strip_prefix("spec.initContainers[]")
-        .map(|rest| format!("spec.containers[]{rest}"))
+    pattern.strip_prefix("spec.initContainers[]").map(|rest| format!("spec.containers[]{rest}"))
 }
 
 #[cfg(test)]
@@ -211,9 +197,7 @@ mod tests {
 
     fn check(yaml: &str) -> Result<Value, String> {
         let mut value: Value = serde_norway::from_str(yaml).unwrap();
-        check_fields(&mut value)
-            .map(|()| value)
-            .map_err(|error| error.path)
+        check_fields(&mut value).map(|()| value).map_err(|error| error.path)
     }
 
     #[test]
@@ -223,22 +207,10 @@ mod tests {
                 "spec: {containers: [{name: a}, {livenessProbe: {exec: {}}}]}",
                 "spec.containers[1].livenessProbe",
             ),
-            (
-                "spec: {containers: [{livenessProbe: {}}]}",
-                "spec.containers[0].livenessProbe",
-            ),
-            (
-                "spec: {initContainers: [{lifecycle: {preStop: 1}}]}",
-                "spec.initContainers[0].lifecycle",
-            ),
-            (
-                "spec: {containers: [{restartPolicy: Always}]}",
-                "spec.containers[0].restartPolicy",
-            ),
-            (
-                "spec: {volumes: [{configMap: {name: c}}]}",
-                "spec.volumes[0].configMap",
-            ),
+            ("spec: {containers: [{livenessProbe: {}}]}", "spec.containers[0].livenessProbe"),
+            ("spec: {initContainers: [{lifecycle: {preStop: 1}}]}", "spec.initContainers[0].lifecycle"),
+            ("spec: {containers: [{restartPolicy: Always}]}", "spec.containers[0].restartPolicy"),
+            ("spec: {volumes: [{configMap: {name: c}}]}", "spec.volumes[0].configMap"),
             ("spec: {nodeNaem: x}", "spec.nodeNaem"),
             ("status: {phase: Running}", "status"),
             ("metadata: {generateName: x}", "metadata.generateName"),
@@ -264,10 +236,7 @@ mod tests {
     fn plain_numbers_become_quantities() {
         let value = check("spec: {containers: [{resources: {limits: {cpu: 2, memory: 1Gi}}}]}").unwrap();
         let limits = &value["spec"]["containers"][0]["resources"]["limits"];
-        assert_eq!(
-            (limits["cpu"].as_str(), limits["memory"].as_str()),
-            (Some("2"), Some("1Gi"))
-        );
+        assert_eq!((limits["cpu"].as_str(), limits["memory"].as_str()), (Some("2"), Some("1Gi")));
     }
 
     #[test]

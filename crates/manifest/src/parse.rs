@@ -63,10 +63,7 @@ pub(crate) struct PodFacts {
 /// error names the document and the path of the field.
 pub fn load(file: impl AsRef<Path>) -> Result<Vec<PodManifest>, Error> {
     let file = file.as_ref();
-    let text = fs::read_to_string(file).map_err(|source| Error::Read {
-        file: file.to_owned(),
-        source,
-    })?;
+    let text = fs::read_to_string(file).map_err(|source| Error::Read { file: file.to_owned(), source })?;
     let mut pods = Vec::new();
     for (i, document) in serde_norway::Deserializer::from_str(&text).enumerate() {
         let (file, document_no) = (|| file.to_owned(), i + 1);
@@ -84,22 +81,13 @@ pub fn load(file: impl AsRef<Path>) -> Result<Vec<PodManifest>, Error> {
             pods.push(pod);
         }
     }
-    if pods.is_empty() {
-        Err(Error::Empty {
-            file: file.to_owned(),
-        })
-    } else {
-        Ok(pods)
-    }
+    if pods.is_empty() { Err(Error::Empty { file: file.to_owned() }) } else { Ok(pods) }
 }
 
 fn pod_from_value(mut value: Value) -> Result<PodManifest, FieldError> {
     for (field, wanted) in [("apiVersion", "v1"), ("kind", "Pod")] {
         if value.get(field).and_then(Value::as_str) != Some(wanted) {
-            return Err(FieldError::new(
-                field,
-                format!("is not {wanted}: only pods are supported"),
-            ));
+            return Err(FieldError::new(field, format!("is not {wanted}: only pods are supported")));
         }
     }
     check_fields(&mut value)?;
@@ -130,35 +118,18 @@ fn check_manifest(manifest: &PodManifest) -> Result<(), FieldError> {
     let spec = &manifest.spec;
     check_name("metadata.name", &manifest.name, 253, true)?;
     check_name("metadata.namespace", &manifest.namespace, 63, false)?;
-    check_choice(
-        "spec.restartPolicy",
-        &spec.restart_policy,
-        &["Always", "OnFailure", "Never"],
-    )?;
-    check_false(
-        "spec.automountServiceAccountToken",
-        spec.automount_service_account_token,
-    )?;
+    check_choice("spec.restartPolicy", &spec.restart_policy, &["Always", "OnFailure", "Never"])?;
+    check_false("spec.automountServiceAccountToken", spec.automount_service_account_token)?;
     check_false("spec.enableServiceLinks", spec.enable_service_links)?;
-    if spec
-        .termination_grace_period_seconds
-        .is_some_and(|seconds| !(0..=86_400).contains(&seconds))
-    {
-        return Err(FieldError::new(
-            "spec.terminationGracePeriodSeconds",
-            "is not between 0 and 86400",
-        ));
+    if spec.termination_grace_period_seconds.is_some_and(|seconds| !(0..=86_400).contains(&seconds)) {
+        return Err(FieldError::new("spec.terminationGracePeriodSeconds", "is not between 0 and 86400"));
     }
     if spec.containers.is_empty() {
         return Err(FieldError::new("spec.containers", "is empty"));
     }
     check_containers(manifest)?;
     // The conversions have their own refusals: meet them all now, with facts that stand in for the real ones.
-    let facts = PodFacts {
-        dir: "/".into(),
-        log_dir: "/".into(),
-        ..Default::default()
-    };
+    let facts = PodFacts { dir: "/".into(), log_dir: "/".into(), ..Default::default() };
     sandbox_config(manifest, &facts)?;
     containers(spec)
         .iter()
@@ -170,25 +141,14 @@ fn check_containers(manifest: &PodManifest) -> Result<(), FieldError> {
     for (path, container) in containers(&manifest.spec) {
         check_name(&format!("{path}.name"), &container.name, 63, false)?;
         if !names.insert(&container.name) {
-            return Err(FieldError::new(
-                format!("{path}.name"),
-                "is the name of another container too",
-            ));
+            return Err(FieldError::new(format!("{path}.name"), "is the name of another container too"));
         }
         if container.image.as_deref().unwrap_or("").is_empty() {
             return Err(FieldError::new(format!("{path}.image"), "is required"));
         }
         let pull_policies = &["Always", "IfNotPresent", "Never"];
-        check_choice(
-            &format!("{path}.imagePullPolicy"),
-            &container.image_pull_policy,
-            pull_policies,
-        )?;
-        check_choice(
-            &format!("{path}.restartPolicy"),
-            &container.restart_policy,
-            &["Always"],
-        )?;
+        check_choice(&format!("{path}.imagePullPolicy"), &container.image_pull_policy, pull_policies)?;
+        check_choice(&format!("{path}.restartPolicy"), &container.restart_policy, &["Always"])?;
     }
     Ok(())
 }
@@ -199,11 +159,7 @@ fn check_name(path: &str, name: &str, max_bytes: usize, dots: bool) -> Result<()
         let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
         !label.is_empty() && label.bytes().all(inner) && !label.starts_with('-') && !label.ends_with('-')
     };
-    let good = if dots {
-        name.split('.').all(is_label)
-    } else {
-        is_label(name)
-    };
+    let good = if dots { name.split('.').all(is_label) } else { is_label(name) };
     if good && name.len() <= max_bytes {
         return Ok(());
     }
@@ -214,20 +170,15 @@ fn check_name(path: &str, name: &str, max_bytes: usize, dots: bool) -> Result<()
 /// Refuses a value that is not among `choices`; absent is good.
 pub(crate) fn check_choice(path: &str, value: &Option<String>, choices: &[&str]) -> Result<(), FieldError> {
     match value {
-        Some(value) if !choices.contains(&value.as_str()) => Err(FieldError::new(
-            path,
-            format!("{value:?} is not one of {}", choices.join(", ")),
-        )),
+        Some(value) if !choices.contains(&value.as_str()) => {
+            Err(FieldError::new(path, format!("{value:?} is not one of {}", choices.join(", "))))
+        }
         _ => Ok(()),
     }
 }
 
 fn check_false(path: &str, value: Option<bool>) -> Result<(), FieldError> {
-    if value == Some(true) {
-        Err(FieldError::new(path, "is supported only as false"))
-    } else {
-        Ok(())
-    }
+    if value == Some(true) { Err(FieldError::new(path, "is supported only as false")) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -246,9 +197,7 @@ pub(crate) mod tests {
 
     /// The path that is refused in a pod whose spec, with a container given, is `spec`.
     pub(crate) fn refused_path(spec: &str) -> String {
-        parse(&format!("metadata: {{name: p}}\nspec: {spec}"))
-            .unwrap_err()
-            .path
+        parse(&format!("metadata: {{name: p}}\nspec: {spec}")).unwrap_err().path
     }
 
     #[test]
@@ -259,34 +208,16 @@ pub(crate) mod tests {
             ("{containers: {}}", "spec.containers"),
             ("{containers: [{name: a}]}", "spec.containers[0].image"),
             ("{containers: [{name: A, image: i}]}", "spec.containers[0].name"),
-            (
-                "{containers: [{name: ../x, image: i}]}",
-                "spec.containers[0].name",
-            ),
-            (
-                "{containers: [{name: a, image: i}, {name: a, image: i}]}",
-                "spec.containers[1].name",
-            ),
-            (
-                "{containers: [{name: a, image: i, tty: maybe}]}",
-                "spec.containers[0].tty",
-            ),
-            (
-                "{containers: [{name: a, image: i, command: ls}]}",
-                "spec.containers[0].command",
-            ),
+            ("{containers: [{name: ../x, image: i}]}", "spec.containers[0].name"),
+            ("{containers: [{name: a, image: i}, {name: a, image: i}]}", "spec.containers[1].name"),
+            ("{containers: [{name: a, image: i, tty: maybe}]}", "spec.containers[0].tty"),
+            ("{containers: [{name: a, image: i, command: ls}]}", "spec.containers[0].command"),
             (
                 "{containers: [{name: a, image: i, imagePullPolicy: Maybe}]}",
                 "spec.containers[0].imagePullPolicy",
             ),
-            (
-                "{restartPolicy: Sometimes, containers: [{name: a, image: i}]}",
-                "spec.restartPolicy",
-            ),
-            (
-                "{enableServiceLinks: true, containers: [{name: a, image: i}]}",
-                "spec.enableServiceLinks",
-            ),
+            ("{restartPolicy: Sometimes, containers: [{name: a, image: i}]}", "spec.restartPolicy"),
+            ("{enableServiceLinks: true, containers: [{name: a, image: i}]}", "spec.enableServiceLinks"),
             (
                 "{terminationGracePeriodSeconds: -1, containers: [{name: a, image: i}]}",
                 "spec.terminationGracePeriodSeconds",
@@ -306,10 +237,7 @@ pub(crate) mod tests {
         ] {
             assert_eq!(refused_path(spec), path, "{spec}");
         }
-        assert_eq!(
-            parse("metadata: {}\nspec: {containers: []}").unwrap_err().path,
-            "metadata.name"
-        );
+        assert_eq!(parse("metadata: {}\nspec: {containers: []}").unwrap_err().path, "metadata.name");
     }
 
     #[test]
@@ -340,25 +268,17 @@ pub(crate) mod tests {
             matches!(load(&file).unwrap_err(), Error::Field { source, .. } if source.path == "apiVersion")
         );
         write(&["a: [".to_owned()]);
-        assert!(matches!(
-            load(&file).unwrap_err(),
-            Error::Syntax { document: 1, .. }
-        ));
+        assert!(matches!(load(&file).unwrap_err(), Error::Syntax { document: 1, .. }));
         write(&[]);
         assert!(matches!(load(&file).unwrap_err(), Error::Empty { .. }));
-        assert!(matches!(
-            load(dir.path().join("absent")).unwrap_err(),
-            Error::Read { .. }
-        ));
+        assert!(matches!(load(dir.path().join("absent")).unwrap_err(), Error::Read { .. }));
     }
 
     #[test]
     fn the_samples_can_be_loaded() {
         let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../manifests");
         let files = fs::read_dir(samples).unwrap().map(|entry| entry.unwrap().path());
-        let yaml: Vec<_> = files
-            .filter(|file| file.extension().is_some_and(|e| e == "yaml"))
-            .collect();
+        let yaml: Vec<_> = files.filter(|file| file.extension().is_some_and(|e| e == "yaml")).collect();
         assert!(!yaml.is_empty());
         for file in yaml {
             load(&file).unwrap_or_else(|error| panic!("{file:?}: {error:?}"));

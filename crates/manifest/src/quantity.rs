@@ -14,19 +14,14 @@ impl Quantity {
     /// None when `text` is not a quantity, is negative, or is beyond every sensible size.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let text = text.strip_prefix('+').unwrap_or(text);
-        let digits_end = text
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .unwrap_or(text.len());
+        let digits_end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
         let (number, suffix) = text.split_at(digits_end);
         let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
         let digits = format!("{whole}{fraction}");
         let digits: i128 = digits.parse().ok()?;
         let scale = power(10, fraction.len().try_into().ok()?)?;
         let (multiplier, divisor) = multiplier(suffix)?;
-        Some(Self {
-            numerator: digits.checked_mul(multiplier)?,
-            denominator: scale.checked_mul(divisor)?,
-        })
+        Some(Self { numerator: digits.checked_mul(multiplier)?, denominator: scale.checked_mul(divisor)? })
     }
 
     /// Whole units, rounded up, at most `i64::MAX`.
@@ -73,8 +68,7 @@ fn multiplier(suffix: &str) -> Option<(i128, i128)> {
 }
 
 fn power(base: i128, exponent: u32) -> Option<i128> {
-    base.checked_pow(exponent)
-        .filter(|power| *power <= 1_000_000_000_000_000_000)
+    base.checked_pow(exponent).filter(|power| *power <= 1_000_000_000_000_000_000)
 }
 
 #[cfg(test)]
@@ -105,9 +99,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for text in [
-            "", "-1", "m", "1.2.3", "1 Gi", "1gi", "1e", "1e99", "abc", "0x10", "1_000", ".",
-        ] {
+        for text in ["", "-1", "m", "1.2.3", "1 Gi", "1gi", "1e", "1e99", "abc", "0x10", "1_000", "."] {
             assert_eq!(Quantity::parse(text), None, "{text}");
         }
     }

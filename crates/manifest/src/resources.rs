@@ -43,19 +43,11 @@ pub(crate) fn container_resources(
 ) -> Result<LinuxContainerResources, FieldError> {
     let wanted = read_wanted(container, path)?;
     Ok(LinuxContainerResources {
-        cpu_period: if wanted.cpu_limit_milli.is_some() {
-            QUOTA_PERIOD_US
-        } else {
-            0
-        },
+        cpu_period: if wanted.cpu_limit_milli.is_some() { QUOTA_PERIOD_US } else { 0 },
         cpu_quota: wanted.cpu_limit_milli.map_or(0, quota_us),
         cpu_shares: shares(wanted.cpu_request_milli.unwrap_or(0)),
         memory_limit_in_bytes: wanted.memory_limit_bytes.unwrap_or(0),
-        oom_score_adj: oom_score_adj(
-            qos,
-            wanted.memory_request_bytes.unwrap_or(0),
-            machine_memory_bytes,
-        ),
+        oom_score_adj: oom_score_adj(qos, wanted.memory_request_bytes.unwrap_or(0), machine_memory_bytes),
         hugepage_limits: wanted.hugepages,
         ..Default::default()
     })
@@ -104,12 +96,8 @@ fn read_wanted(container: &Container, path: &str) -> Result<Wanted, FieldError> 
         }
     }
     wanted.cpu_request_milli = request_within(wanted.cpu_request_milli, wanted.cpu_limit_milli, path, "cpu")?;
-    wanted.memory_request_bytes = request_within(
-        wanted.memory_request_bytes,
-        wanted.memory_limit_bytes,
-        path,
-        "memory",
-    )?;
+    wanted.memory_request_bytes =
+        request_within(wanted.memory_request_bytes, wanted.memory_limit_bytes, path, "memory")?;
     Ok(wanted)
 }
 
@@ -128,10 +116,9 @@ fn request_within(
     name: &str,
 ) -> Result<Option<i64>, FieldError> {
     match (request, limit) {
-        (Some(request), Some(limit)) if request > limit => Err(FieldError::new(
-            format!("{path}.resources.requests.{name}"),
-            "is more than the limit",
-        )),
+        (Some(request), Some(limit)) if request > limit => {
+            Err(FieldError::new(format!("{path}.resources.requests.{name}"), "is more than the limit"))
+        }
         _ => Ok(request.or(limit)),
     }
 }
@@ -144,10 +131,7 @@ fn hugepage_limit(size: &str, limit: Quantity, path: &str) -> Result<HugepageLim
         _ if bytes >= 1 << 20 => format!("{}MB", bytes >> 20),
         _ => format!("{}KB", bytes >> 10),
     };
-    Ok(HugepageLimit {
-        page_size,
-        limit: limit.units().unsigned_abs(),
-    })
+    Ok(HugepageLimit { page_size, limit: limit.units().unsigned_abs() })
 }
 
 fn shares(cpu_milli: i64) -> i64 {
@@ -186,20 +170,11 @@ mod tests {
             ("{requests: {cpu: 250m, memory: 1Gi}}", (0, 0, 256, 0, 750)),
             ("{limits: {cpu: 500m}}", (100_000, 50_000, 512, 0, 999)),
             ("{limits: {cpu: 1m}}", (100_000, 1000, 2, 0, 999)),
-            (
-                "{limits: {memory: 1Gi}, requests: {cpu: '1'}}",
-                (0, 0, 1024, GIB, 750),
-            ),
+            ("{limits: {memory: 1Gi}, requests: {cpu: '1'}}", (0, 0, 1024, GIB, 750)),
             ("{requests: {cpu: '1000', memory: 4Gi}}", (0, 0, 262_144, 0, 3)),
         ] {
             let r = container_resources(&container(resources), "c", Qos::Burstable, 4 << 30).unwrap();
-            let actual = (
-                r.cpu_period,
-                r.cpu_quota,
-                r.cpu_shares,
-                r.memory_limit_in_bytes,
-                r.oom_score_adj,
-            );
+            let actual = (r.cpu_period, r.cpu_quota, r.cpu_shares, r.memory_limit_in_bytes, r.oom_score_adj);
             assert_eq!(actual, expected, "{resources}");
         }
     }
@@ -208,11 +183,7 @@ mod tests {
     fn huge_pages_get_the_kernels_names() {
         let limits = "{limits: {hugepages-2Mi: 4Mi, hugepages-1Gi: 1Gi}}";
         let resources = container_resources(&container(limits), "c", Qos::Burstable, 1).unwrap();
-        let pairs: Vec<_> = resources
-            .hugepage_limits
-            .iter()
-            .map(|l| (&*l.page_size, l.limit))
-            .collect();
+        let pairs: Vec<_> = resources.hugepage_limits.iter().map(|l| (&*l.page_size, l.limit)).collect();
         assert_eq!(pairs, [("1GB", 1 << 30), ("2MB", 4 << 20)]);
     }
 
@@ -220,14 +191,8 @@ mod tests {
     fn bad_resources_name_their_path() {
         for (resources, path) in [
             ("{limits: {cpu: lots}}", "c.resources.limits.cpu"),
-            (
-                "{limits: {nvidia.com/gpu: '1'}}",
-                "c.resources.limits.nvidia.com/gpu",
-            ),
-            (
-                "{requests: {cpu: '2'}, limits: {cpu: '1'}}",
-                "c.resources.requests.cpu",
-            ),
+            ("{limits: {nvidia.com/gpu: '1'}}", "c.resources.limits.nvidia.com/gpu"),
+            ("{requests: {cpu: '2'}, limits: {cpu: '1'}}", "c.resources.requests.cpu"),
         ] {
             let error = container_resources(&container(resources), "c", Qos::Burstable, 1).unwrap_err();
             assert_eq!(error.path, path);
@@ -242,16 +207,10 @@ mod tests {
             (both, both, Qos::Guaranteed),
             (both, "{}", Qos::Burstable),
             ("{requests: {cpu: 1m}}", "{}", Qos::Burstable),
-            (
-                "{requests: {cpu: 500m}, limits: {cpu: '1', memory: 1Gi}}",
-                both,
-                Qos::Burstable,
-            ),
+            ("{requests: {cpu: 500m}, limits: {cpu: '1', memory: 1Gi}}", both, Qos::Burstable),
         ] {
-            let spec = PodSpec {
-                containers: vec![container(first), container(second)],
-                ..Default::default()
-            };
+            let spec =
+                PodSpec { containers: vec![container(first), container(second)], ..Default::default() };
             assert_eq!(qos(&spec).unwrap(), expected, "{first} {second}");
         }
     }

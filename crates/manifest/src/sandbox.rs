@@ -33,10 +33,7 @@ pub(crate) fn sandbox_config(
     let host_network = spec.host_network == Some(true);
     let mut labels: HashMap<_, _> = manifest.labels.clone().into_iter().collect();
     labels.extend(pod_labels(manifest, facts));
-    let sysctls = spec
-        .security_context
-        .iter()
-        .flat_map(|context| context.sysctls.iter().flatten());
+    let sysctls = spec.security_context.iter().flat_map(|context| context.sysctls.iter().flatten());
     Ok(PodSandboxConfig {
         metadata: Some(PodSandboxMetadata {
             name: manifest.name.clone(),
@@ -44,11 +41,7 @@ pub(crate) fn sandbox_config(
             namespace: manifest.namespace.clone(),
             attempt: 0,
         }),
-        hostname: if host_network {
-            String::new()
-        } else {
-            hostname(manifest).to_owned()
-        },
+        hostname: if host_network { String::new() } else { hostname(manifest).to_owned() },
         log_directory: facts.log_dir.display().to_string(),
         dns_config: dns_config(manifest, &facts.host_dns)?,
         port_mappings: port_mappings(manifest)?,
@@ -56,9 +49,7 @@ pub(crate) fn sandbox_config(
         annotations: manifest.annotations.clone().into_iter().collect(),
         linux: Some(LinuxPodSandboxConfig {
             security_context: Some(sandbox_security(spec)?),
-            sysctls: sysctls
-                .map(|sysctl| (sysctl.name.clone(), sysctl.value.clone()))
-                .collect(),
+            sysctls: sysctls.map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect(),
             ..Default::default()
         }),
         windows: None,
@@ -91,10 +82,7 @@ fn port_mappings(manifest: &PodManifest) -> Result<Vec<PortMapping>, FieldError>
 
 fn port_mapping(manifest: &PodManifest, port: &ContainerPort, path: &str) -> Result<PortMapping, FieldError> {
     if !(1..=65_535).contains(&port.container_port) {
-        return Err(FieldError::new(
-            format!("{path}.containerPort"),
-            "is not between 1 and 65535",
-        ));
+        return Err(FieldError::new(format!("{path}.containerPort"), "is not between 1 and 65535"));
     }
     let host_port = port.host_port.unwrap_or(0);
     let on_host = manifest.spec.host_network == Some(true) && host_port == port.container_port;
@@ -113,11 +101,7 @@ fn port_mapping(manifest: &PodManifest, port: &ContainerPort, path: &str) -> Res
             ));
         }
     };
-    Ok(PortMapping {
-        protocol: protocol.into(),
-        container_port: port.container_port,
-        ..Default::default()
-    })
+    Ok(PortMapping { protocol: protocol.into(), container_port: port.container_port, ..Default::default() })
 }
 
 #[cfg(test)]
@@ -133,11 +117,7 @@ spec:
   securityContext: {sysctls: [{name: net.core.somaxconn, value: '5'}]}
   containers: [{name: c, image: i, ports: [{containerPort: 53, protocol: UDP}]}]",
         );
-        let facts = PodFacts {
-            uid: "u".to_owned(),
-            log_dir: "/logs/ns_p_u".into(),
-            ..Default::default()
-        };
+        let facts = PodFacts { uid: "u".to_owned(), log_dir: "/logs/ns_p_u".into(), ..Default::default() };
         let config = sandbox_config(&manifest, &facts).unwrap();
         assert_eq!(config.hostname, "p");
         assert_eq!(config.log_directory, "/logs/ns_p_u");
@@ -148,10 +128,7 @@ spec:
         assert_eq!(config.dns_config, None);
         assert_eq!(config.linux.unwrap().sysctls["net.core.somaxconn"], "5");
         let port = &config.port_mappings[0];
-        assert_eq!(
-            (port.protocol(), port.container_port, port.host_port),
-            (Protocol::Udp, 53, 0)
-        );
+        assert_eq!((port.protocol(), port.container_port, port.host_port), (Protocol::Udp, 53, 0));
     }
 
     #[test]
@@ -160,34 +137,19 @@ spec:
             format!("{{containers: [{{name: c, image: i, ports: [{{{port}}}]}}]{rest}}}")
         };
         for (rest, port, path) in [
-            (
-                "",
-                "containerPort: 80, hostPort: 80",
-                "spec.containers[0].ports[0].hostPort",
-            ),
+            ("", "containerPort: 80, hostPort: 80", "spec.containers[0].ports[0].hostPort"),
             (
                 ", hostNetwork: true",
                 "containerPort: 80, hostPort: 81",
                 "spec.containers[0].ports[0].hostPort",
             ),
-            (
-                "",
-                "containerPort: 0",
-                "spec.containers[0].ports[0].containerPort",
-            ),
-            (
-                "",
-                "containerPort: 1, protocol: ICMP",
-                "spec.containers[0].ports[0].protocol",
-            ),
+            ("", "containerPort: 0", "spec.containers[0].ports[0].containerPort"),
+            ("", "containerPort: 1, protocol: ICMP", "spec.containers[0].ports[0].protocol"),
         ] {
             assert_eq!(refused_path(&spec(rest, port)), path, "{rest} {port}");
         }
         let on_host = spec(", hostNetwork: true", "containerPort: 80, hostPort: 80");
         let manifest = manifest(&format!("metadata: {{name: p}}\nspec: {on_host}"));
-        assert_eq!(
-            sandbox_config(&manifest, &PodFacts::default()).unwrap().hostname,
-            ""
-        );
+        assert_eq!(sandbox_config(&manifest, &PodFacts::default()).unwrap().hostname, "");
     }
 }

@@ -32,29 +32,16 @@ const MASKED_PATHS: &[&str] = &[
     "/sys/devices/virtual/powercap",
 ];
 
-const READONLY_PATHS: &[&str] = &[
-    "/proc/bus",
-    "/proc/fs",
-    "/proc/irq",
-    "/proc/sys",
-    "/proc/sysrq-trigger",
-];
+const READONLY_PATHS: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Which namespaces the pod shares among its containers or with the host.
 pub(crate) fn namespaces(spec: &PodSpec) -> Result<NamespaceOption, FieldError> {
     let node_if = |host: Option<bool>| {
-        if host == Some(true) {
-            NamespaceMode::Node
-        } else {
-            NamespaceMode::Pod
-        }
+        if host == Some(true) { NamespaceMode::Node } else { NamespaceMode::Pod }
     };
     let pid = match (spec.host_pid, spec.share_process_namespace) {
         (Some(true), Some(true)) => {
-            return Err(FieldError::new(
-                "spec.shareProcessNamespace",
-                "can't be combined with hostPID",
-            ));
+            return Err(FieldError::new("spec.shareProcessNamespace", "can't be combined with hostPID"));
         }
         (Some(true), _) => NamespaceMode::Node,
         (_, Some(true)) => NamespaceMode::Pod,
@@ -72,11 +59,7 @@ pub(crate) fn namespaces(spec: &PodSpec) -> Result<NamespaceOption, FieldError> 
 pub(crate) fn sandbox_security(spec: &PodSpec) -> Result<LinuxSandboxSecurityContext, FieldError> {
     let pod = spec.security_context.clone().unwrap_or_default();
     let privileged = |container: &Container| {
-        container
-            .security_context
-            .as_ref()
-            .and_then(|context| context.privileged)
-            == Some(true)
+        container.security_context.as_ref().and_then(|context| context.privileged) == Some(true)
     };
     Ok(LinuxSandboxSecurityContext {
         namespace_options: Some(namespaces(spec)?),
@@ -86,9 +69,7 @@ pub(crate) fn sandbox_security(spec: &PodSpec) -> Result<LinuxSandboxSecurityCon
         run_as_group: pod.run_as_group.filter(|_| pod.run_as_user.is_some()).map(number),
         supplemental_groups: groups(&pod),
         supplemental_groups_policy: groups_policy(&pod)?.into(),
-        privileged: containers(spec)
-            .iter()
-            .any(|(_, container)| privileged(container)),
+        privileged: containers(spec).iter().any(|(_, container)| privileged(container)),
         seccomp: Some(profile(ProfileType::RuntimeDefault, "")),
         ..Default::default()
     })
@@ -106,18 +87,10 @@ pub(crate) fn container_security(
     let privileged = own.privileged == Some(true);
     if privileged && own.allow_privilege_escalation == Some(false) {
         let reason = "can't be false for a privileged container";
-        return Err(FieldError::new(
-            format!("{path}.allowPrivilegeEscalation"),
-            reason,
-        ));
+        return Err(FieldError::new(format!("{path}.allowPrivilegeEscalation"), reason));
     }
     let unmasked = is_unmasked(&own, &path)? || privileged;
-    let paths = |list: &[&str]| {
-        list.iter()
-            .filter(|_| !unmasked)
-            .map(|&path| path.to_owned())
-            .collect()
-    };
+    let paths = |list: &[&str]| list.iter().filter(|_| !unmasked).map(|&path| path.to_owned()).collect();
     let capabilities = own.capabilities.clone().unwrap_or_default();
     Ok(LinuxContainerSecurityContext {
         capabilities: Some(Capability {
@@ -127,11 +100,7 @@ pub(crate) fn container_security(
         }),
         privileged,
         namespace_options: Some(namespaces(spec)?),
-        selinux_options: own
-            .se_linux_options
-            .as_ref()
-            .or(pod.se_linux_options.as_ref())
-            .map(selinux),
+        selinux_options: own.se_linux_options.as_ref().or(pod.se_linux_options.as_ref()).map(selinux),
         run_as_user: run_as_user(spec, container).map(number),
         run_as_group: own.run_as_group.or(pod.run_as_group).map(number),
         readonly_rootfs: own.read_only_root_filesystem == Some(true),
@@ -152,19 +121,13 @@ pub(crate) fn container_security(
 
 /// The user that the manifest asks for; None leaves it to the image.
 pub(crate) fn run_as_user(spec: &PodSpec, container: &Container) -> Option<i64> {
-    let own = container
-        .security_context
-        .as_ref()
-        .and_then(|context| context.run_as_user);
+    let own = container.security_context.as_ref().and_then(|context| context.run_as_user);
     own.or_else(|| spec.security_context.as_ref()?.run_as_user)
 }
 
 /// Whether the manifest forbids that the container runs as root.
 pub(crate) fn run_as_non_root(spec: &PodSpec, container: &Container) -> bool {
-    let own = container
-        .security_context
-        .as_ref()
-        .and_then(|context| context.run_as_non_root);
+    let own = container.security_context.as_ref().and_then(|context| context.run_as_non_root);
     own.or_else(|| spec.security_context.as_ref()?.run_as_non_root) == Some(true)
 }
 
@@ -173,21 +136,12 @@ fn number(value: i64) -> Int64Value {
 }
 
 fn is_unmasked(own: &SecurityContext, path: &str) -> Result<bool, FieldError> {
-    check_choice(
-        &format!("{path}.procMount"),
-        &own.proc_mount,
-        &["Default", "Unmasked"],
-    )?;
+    check_choice(&format!("{path}.procMount"), &own.proc_mount, &["Default", "Unmasked"])?;
     Ok(own.proc_mount.as_deref() == Some("Unmasked"))
 }
 
 fn groups(pod: &PodSecurityContext) -> Vec<i64> {
-    pod.supplemental_groups
-        .iter()
-        .flatten()
-        .copied()
-        .chain(pod.fs_group)
-        .collect()
+    pod.supplemental_groups.iter().flatten().copied().chain(pod.fs_group).collect()
 }
 
 fn groups_policy(pod: &PodSecurityContext) -> Result<SupplementalGroupsPolicy, FieldError> {
@@ -209,10 +163,7 @@ fn selinux(options: &SELinuxOptions) -> SeLinuxOption {
 }
 
 fn profile(kind: ProfileType, localhost_ref: &str) -> SecurityProfile {
-    SecurityProfile {
-        profile_type: kind.into(),
-        localhost_ref: localhost_ref.to_owned(),
-    }
+    SecurityProfile { profile_type: kind.into(), localhost_ref: localhost_ref.to_owned() }
 }
 
 fn seccomp(
@@ -262,10 +213,7 @@ mod tests {
 
     fn spec(pod: &str, own: &str) -> PodSpec {
         let container = format!("{{name: c, image: i, securityContext: {{{own}}}}}");
-        manifest(&format!(
-            "metadata: {{name: p}}\nspec: {{containers: [{container}], {pod}}}"
-        ))
-        .spec
+        manifest(&format!("metadata: {{name: p}}\nspec: {{containers: [{container}], {pod}}}")).spec
     }
 
     fn convert(pod: &str, own: &str) -> LinuxContainerSecurityContext {
@@ -283,11 +231,7 @@ mod tests {
             ("shareProcessNamespace: true", Pod, Pod, Pod),
         ] {
             let actual = namespaces(&spec(pod, "")).unwrap();
-            assert_eq!(
-                (actual.network(), actual.pid(), actual.ipc()),
-                (network, pid, ipc),
-                "{pod}"
-            );
+            assert_eq!((actual.network(), actual.pid(), actual.ipc()), (network, pid, ipc), "{pod}");
         }
     }
 
@@ -296,15 +240,9 @@ mod tests {
         let pod = "securityContext: {runAsUser: 1, runAsGroup: 2, fsGroup: 4, supplementalGroups: [3], \
                    seccompProfile: {type: RuntimeDefault}}";
         let merged = convert(pod, "runAsUser: 10");
-        assert_eq!(
-            (merged.run_as_user, merged.run_as_group),
-            (Some(number(10)), Some(number(2)))
-        );
+        assert_eq!((merged.run_as_user, merged.run_as_group), (Some(number(10)), Some(number(2))));
         assert_eq!(merged.supplemental_groups, [3, 4]);
-        assert_eq!(
-            merged.seccomp.unwrap().profile_type(),
-            ProfileType::RuntimeDefault
-        );
+        assert_eq!(merged.seccomp.unwrap().profile_type(), ProfileType::RuntimeDefault);
         let own = convert(pod, "seccompProfile: {type: Unconfined}");
         assert_eq!(own.seccomp.unwrap().profile_type(), ProfileType::Unconfined);
     }
@@ -318,57 +256,29 @@ mod tests {
             ("procMount: Unmasked", false),
         ] {
             let context = convert("", own);
-            assert_eq!(
-                context.masked_paths.contains(&"/proc/kcore".to_owned()),
-                masked,
-                "{own}"
-            );
-            assert_eq!(
-                context.readonly_paths.contains(&"/proc/sys".to_owned()),
-                masked,
-                "{own}"
-            );
+            assert_eq!(context.masked_paths.contains(&"/proc/kcore".to_owned()), masked, "{own}");
+            assert_eq!(context.readonly_paths.contains(&"/proc/sys".to_owned()), masked, "{own}");
         }
     }
 
     #[test]
     fn a_privileged_container_makes_the_sandbox_privileged() {
         assert!(!sandbox_security(&spec("", "")).unwrap().privileged);
-        assert!(
-            sandbox_security(&spec("", "privileged: true"))
-                .unwrap()
-                .privileged
-        );
+        assert!(sandbox_security(&spec("", "privileged: true")).unwrap().privileged);
     }
 
     #[test]
     fn contradictions_are_refused_by_path() {
         for (pod, own, path) in [
-            (
-                "hostPID: true, shareProcessNamespace: true",
-                "",
-                "spec.shareProcessNamespace",
-            ),
-            (
-                "",
-                "procMount: Odd",
-                "spec.containers[0].securityContext.procMount",
-            ),
+            ("hostPID: true, shareProcessNamespace: true", "", "spec.shareProcessNamespace"),
+            ("", "procMount: Odd", "spec.containers[0].securityContext.procMount"),
             (
                 "",
                 "seccompProfile: {type: Localhost}",
                 "spec.containers[0].securityContext.seccompProfile.type",
             ),
-            (
-                "securityContext: {seccompProfile: {type: X}}",
-                "",
-                "spec.securityContext.seccompProfile.type",
-            ),
-            (
-                "",
-                "appArmorProfile: {type: Localhost}",
-                "spec.containers[0].securityContext.appArmorProfile",
-            ),
+            ("securityContext: {seccompProfile: {type: X}}", "", "spec.securityContext.seccompProfile.type"),
+            ("", "appArmorProfile: {type: Localhost}", "spec.containers[0].securityContext.appArmorProfile"),
             (
                 "",
                 "privileged: true, allowPrivilegeEscalation: false",

@@ -78,11 +78,7 @@ fn pod_volume(volume: &Volume, path: &str, facts: &PodFacts) -> Result<PodVolume
         }
         (None, Some(host_path)) => {
             let source = VolumeSource::HostPath(host_path_type(host_path, &format!("{path}.hostPath"))?);
-            Ok(PodVolume {
-                name,
-                path: host_path.path.clone().into(),
-                source,
-            })
+            Ok(PodVolume { name, path: host_path.path.clone().into(), source })
         }
         _ => Err(FieldError::new(path, "needs one of emptyDir and hostPath")),
     }
@@ -97,9 +93,7 @@ fn empty_dir_source(empty_dir: &EmptyDirVolumeSource, path: &str) -> Result<Volu
         Some(limit) => {
             let limit = Quantity::parse(&limit.0)
                 .ok_or_else(|| FieldError::new(size_path, format!("{:?} is not a quantity", limit.0)))?;
-            Ok(VolumeSource::Memory {
-                size_limit_bytes: limit.units().unsigned_abs(),
-            })
+            Ok(VolumeSource::Memory { size_limit_bytes: limit.units().unsigned_abs() })
         }
         None if memory => Ok(VolumeSource::Memory { size_limit_bytes: 0 }),
         None => Ok(VolumeSource::EmptyDir),
@@ -108,10 +102,7 @@ fn empty_dir_source(empty_dir: &EmptyDirVolumeSource, path: &str) -> Result<Volu
 
 fn host_path_type(host_path: &HostPathVolumeSource, path: &str) -> Result<HostPathType, FieldError> {
     if !is_plain_absolute(Path::new(&host_path.path)) {
-        return Err(FieldError::new(
-            format!("{path}.path"),
-            "is not an absolute path without ..",
-        ));
+        return Err(FieldError::new(format!("{path}.path"), "is not an absolute path without .."));
     }
     Ok(match host_path.type_.as_deref() {
         None | Some("") => HostPathType::Anything,
@@ -168,36 +159,18 @@ fn volume_mount(
     mount: &VolumeMount,
     path: &str,
 ) -> Result<Mount, FieldError> {
-    let volume = volumes
-        .iter()
-        .find(|volume| volume.name == mount.name)
-        .ok_or_else(|| {
-            FieldError::new(
-                format!("{path}.name"),
-                format!("there is no volume {:?}", mount.name),
-            )
-        })?;
+    let volume = volumes.iter().find(|volume| volume.name == mount.name).ok_or_else(|| {
+        FieldError::new(format!("{path}.name"), format!("there is no volume {:?}", mount.name))
+    })?;
     if !is_plain_absolute(Path::new(&mount.mount_path)) {
-        return Err(FieldError::new(
-            format!("{path}.mountPath"),
-            "is not an absolute path without ..",
-        ));
+        return Err(FieldError::new(format!("{path}.mountPath"), "is not an absolute path without .."));
     }
     let sub_path = Path::new(mount.sub_path.as_deref().unwrap_or(""));
-    if !sub_path
-        .components()
-        .all(|part| matches!(part, Component::Normal(_)))
-    {
-        return Err(FieldError::new(
-            format!("{path}.subPath"),
-            "is not a relative path without ..",
-        ));
+    if !sub_path.components().all(|part| matches!(part, Component::Normal(_))) {
+        return Err(FieldError::new(format!("{path}.subPath"), "is not a relative path without .."));
     }
-    let source = if sub_path.as_os_str().is_empty() {
-        volume.path.clone()
-    } else {
-        volume.path.join(sub_path)
-    };
+    let source =
+        if sub_path.as_os_str().is_empty() { volume.path.clone() } else { volume.path.join(sub_path) };
     Ok(Mount {
         container_path: mount.mount_path.clone(),
         host_path: source.display().to_string(),
@@ -213,20 +186,13 @@ fn propagation(
     path: &str,
 ) -> Result<MountPropagation, FieldError> {
     let path = format!("{path}.mountPropagation");
-    let privileged = container
-        .security_context
-        .as_ref()
-        .and_then(|context| context.privileged)
-        == Some(true);
+    let privileged = container.security_context.as_ref().and_then(|context| context.privileged) == Some(true);
     match mount.mount_propagation.as_deref() {
         None | Some("None") => Ok(MountPropagation::PropagationPrivate),
         Some("HostToContainer") => Ok(MountPropagation::PropagationHostToContainer),
         Some("Bidirectional") if privileged => Ok(MountPropagation::PropagationBidirectional),
         Some("Bidirectional") => Err(FieldError::new(path, "is only for privileged containers")),
-        Some(other) => Err(FieldError::new(
-            path,
-            format!("{other:?} is not a kind of propagation"),
-        )),
+        Some(other) => Err(FieldError::new(path, format!("{other:?} is not a kind of propagation"))),
     }
 }
 
@@ -237,9 +203,7 @@ fn is_file_name(name: &str) -> bool {
 
 fn is_plain_absolute(path: &Path) -> bool {
     path.is_absolute()
-        && path
-            .components()
-            .all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
+        && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
 }
 
 #[cfg(test)]
@@ -265,29 +229,21 @@ spec:
     - {name: log, mountPath: /log, readOnly: true, mountPropagation: HostToContainer}
   - {name: b, image: i, volumeMounts: [{name: scratch, mountPath: /etc/hosts}]}",
         );
-        let facts = PodFacts {
-            dir: "/pods/u".into(),
-            ..Default::default()
-        };
+        let facts = PodFacts { dir: "/pods/u".into(), ..Default::default() };
         let volumes = volumes(&manifest, &facts).unwrap();
         let sources: Vec<_> = volumes.iter().map(|volume| volume.source.clone()).collect();
         assert_eq!(
             sources,
             [
                 VolumeSource::EmptyDir,
-                VolumeSource::Memory {
-                    size_limit_bytes: 1 << 20
-                },
+                VolumeSource::Memory { size_limit_bytes: 1 << 20 },
                 VolumeSource::HostPath(HostPathType::Directory),
             ]
         );
 
         let seen = |i: usize| -> Vec<_> {
             let mounts = mounts(&volumes, &manifest.spec.containers[i], "c", &facts).unwrap();
-            mounts
-                .into_iter()
-                .map(|m| (m.host_path, m.container_path, m.readonly, m.propagation))
-                .collect()
+            mounts.into_iter().map(|m| (m.host_path, m.container_path, m.readonly, m.propagation)).collect()
         };
         let mount = |from: &str, to: &str, readonly, propagation| {
             (from.to_owned(), to.to_owned(), readonly, propagation)
@@ -301,52 +257,21 @@ spec:
                 mount("/pods/u/etc-hosts", "/etc/hosts", false, 0),
             ]
         );
-        assert_eq!(
-            seen(1),
-            [mount("/pods/u/volumes/scratch", "/etc/hosts", false, 0)]
-        );
+        assert_eq!(seen(1), [mount("/pods/u/volumes/scratch", "/etc/hosts", false, 0)]);
     }
 
     #[test]
     fn bad_volumes_are_refused_by_path() {
         for (volume, mount, path) in [
             ("{name: v}", "", "spec.volumes[0]"),
-            (
-                "{name: v, emptyDir: {}, hostPath: {path: /x}}",
-                "",
-                "spec.volumes[0]",
-            ),
+            ("{name: v, emptyDir: {}, hostPath: {path: /x}}", "", "spec.volumes[0]"),
             ("{name: ../v, emptyDir: {}}", "", "spec.volumes[0].name"),
-            (
-                "{name: v, emptyDir: {}}, {name: v, emptyDir: {}}",
-                "",
-                "spec.volumes[1].name",
-            ),
-            (
-                "{name: v, emptyDir: {sizeLimit: 1Gi}}",
-                "",
-                "spec.volumes[0].emptyDir.sizeLimit",
-            ),
-            (
-                "{name: v, emptyDir: {medium: HugePages}}",
-                "",
-                "spec.volumes[0].emptyDir.medium",
-            ),
-            (
-                "{name: v, hostPath: {path: etc}}",
-                "",
-                "spec.volumes[0].hostPath.path",
-            ),
-            (
-                "{name: v, hostPath: {path: /a/../b}}",
-                "",
-                "spec.volumes[0].hostPath.path",
-            ),
-            (
-                "{name: v, hostPath: {path: /x, type: Pipe}}",
-                "",
-                "spec.volumes[0].hostPath.type",
-            ),
+            ("{name: v, emptyDir: {}}, {name: v, emptyDir: {}}", "", "spec.volumes[1].name"),
+            ("{name: v, emptyDir: {sizeLimit: 1Gi}}", "", "spec.volumes[0].emptyDir.sizeLimit"),
+            ("{name: v, emptyDir: {medium: HugePages}}", "", "spec.volumes[0].emptyDir.medium"),
+            ("{name: v, hostPath: {path: etc}}", "", "spec.volumes[0].hostPath.path"),
+            ("{name: v, hostPath: {path: /a/../b}}", "", "spec.volumes[0].hostPath.path"),
+            ("{name: v, hostPath: {path: /x, type: Pipe}}", "", "spec.volumes[0].hostPath.type"),
             ("{name: v, secret: {}}", "", "spec.volumes[0].secret"),
             (
                 "{name: v, emptyDir: {}}",

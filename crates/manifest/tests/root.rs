@@ -20,10 +20,7 @@ fn in_namespace(name: &str) -> bool {
         return false;
     }
     let mut child = Command::new("unshare");
-    child
-        .arg("--mount")
-        .arg(env::current_exe().unwrap())
-        .args(["--ignored", "--exact", name]);
+    child.arg("--mount").arg(env::current_exe().unwrap()).args(["--ignored", "--exact", name]);
     assert!(child.env(INSIDE, "1").status().unwrap().success());
     true
 }
@@ -50,13 +47,7 @@ async fn a_volume_in_memory_is_a_tmpfs_that_goes_with_the_pod() {
     let fake = Fake::default();
     fake.serve(&at("cri.sock"));
     let channel = berth_cri_proto::connect(at("cri.sock")).await.unwrap();
-    let runner = Runner::new(
-        channel,
-        Dirs {
-            pods: at("pods"),
-            logs: at("logs"),
-        },
-    );
+    let runner = Runner::new(channel, Dirs { pods: at("pods"), logs: at("logs") });
     let options = Options {
         mode: Mode::Follow,
         output: Output::plain(std::io::sink()),
@@ -74,17 +65,10 @@ async fn a_volume_in_memory_is_a_tmpfs_that_goes_with_the_pod() {
 
     let pod = fs::read_dir(at("pods")).unwrap().next().unwrap().unwrap().path();
     let volume = pod.join("volumes/fast").display().to_string();
-    let found = output_of(
-        "findmnt",
-        &["--noheadings", "--raw", "--output", "FSTYPE,SIZE", &volume],
-    );
+    let found = output_of("findmnt", &["--noheadings", "--raw", "--output", "FSTYPE,SIZE", &volume]);
     assert_eq!(found, "tmpfs 1M");
     for path in [&volume, &format!("{volume}/deep/er")] {
-        assert_eq!(
-            output_of("stat", &["--format", "%a %g", path]),
-            "2777 4321",
-            "{path}"
-        );
+        assert_eq!(output_of("stat", &["--format", "%a %g", path]), "2777 4321", "{path}");
     }
 
     stop.cancel();

@@ -31,18 +31,8 @@ async fn run(fake: Fake, spec: &str, mode: Mode, stop_after: Option<&str>) -> Se
     fs::write(at("pod.yaml"), yaml).unwrap();
     let (mut printed, output) = io::pipe().unwrap();
     let channel = berth_cri_proto::connect(at("cri.sock")).await.unwrap();
-    let runner = Runner::new(
-        channel,
-        Dirs {
-            pods: at("pods"),
-            logs: at("logs"),
-        },
-    );
-    let options = Options {
-        mode,
-        output: Output::plain(output),
-        runtime_handler: String::new(),
-    };
+    let runner = Runner::new(channel, Dirs { pods: at("pods"), logs: at("logs") });
+    let options = Options { mode, output: Output::plain(output), runtime_handler: String::new() };
 
     let stop = CancellationToken::new();
     let running = tokio::spawn({
@@ -83,11 +73,7 @@ async fn init_containers_run_in_turn_and_a_sidecar_is_stopped_last() {
         container("other", "exit, '3'", ""),
     );
     let seen = run(Fake::default(), &spec, Mode::Follow, None).await;
-    assert!(
-        matches!(seen.result, Ok(Outcome::Finished { exit_code: 3 })),
-        "{:?}",
-        seen.result
-    );
+    assert!(matches!(seen.result, Ok(Outcome::Finished { exit_code: 3 })), "{:?}", seen.result);
     let calls = [
         "run p",
         "start p/first.0",
@@ -117,11 +103,7 @@ async fn a_failed_init_container_ends_the_pod() {
         container("main", "serve", ""),
     );
     let seen = run(Fake::default(), &spec, Mode::Follow, None).await;
-    assert!(
-        matches!(seen.result, Ok(Outcome::Finished { exit_code: 4 })),
-        "{:?}",
-        seen.result
-    );
+    assert!(matches!(seen.result, Ok(Outcome::Finished { exit_code: 4 })), "{:?}", seen.result);
     assert_eq!(seen.calls, ["run p", "start p/first.0", "stopp p", "rmp p"]);
     assert!(seen.clean);
 }
@@ -132,53 +114,20 @@ async fn a_container_is_restarted_until_its_policy_is_content() {
     let spec = format!("{{restartPolicy: OnFailure, containers: [{main}]}}");
     let began = tokio::time::Instant::now();
     let seen = run(Fake::default(), &spec, Mode::Follow, None).await;
-    assert!(
-        matches!(seen.result, Ok(Outcome::Finished { exit_code: 0 })),
-        "{:?}",
-        seen.result
-    );
-    let starts: Vec<_> = seen
-        .calls
-        .iter()
-        .filter(|call| call.starts_with("start"))
-        .collect();
-    assert_eq!(
-        starts,
-        [
-            "start p/main.0",
-            "start p/main.1",
-            "start p/main.2",
-            "start p/main.3"
-        ]
-    );
-    assert_eq!(
-        seen.lines,
-        (0..4)
-            .map(|attempt| format!("main | attempt {attempt}"))
-            .collect::<Vec<_>>()
-    );
-    assert!(
-        began.elapsed().as_secs() >= 30,
-        "no back-off: {:?}",
-        began.elapsed()
-    );
+    assert!(matches!(seen.result, Ok(Outcome::Finished { exit_code: 0 })), "{:?}", seen.result);
+    let starts: Vec<_> = seen.calls.iter().filter(|call| call.starts_with("start")).collect();
+    assert_eq!(starts, ["start p/main.0", "start p/main.1", "start p/main.2", "start p/main.3"]);
+    assert_eq!(seen.lines, (0..4).map(|attempt| format!("main | attempt {attempt}")).collect::<Vec<_>>());
+    assert!(began.elapsed().as_secs() >= 30, "no back-off: {:?}", began.elapsed());
     assert!(seen.clean);
 }
 
 #[tokio::test]
 async fn a_stop_request_stops_every_container_and_removes_the_pod() {
-    let spec = format!(
-        "{{containers: [{}, {}]}}",
-        container("a", "serve", ""),
-        container("b", "serve", "")
-    );
+    let spec = format!("{{containers: [{}, {}]}}", container("a", "serve", ""), container("b", "serve", ""));
     let seen = run(Fake::default(), &spec, Mode::Follow, Some("start p/b.0")).await;
     assert!(matches!(seen.result, Ok(Outcome::Stopped)), "{:?}", seen.result);
-    let mut stops: Vec<_> = seen
-        .calls
-        .iter()
-        .filter(|call| call.starts_with("stop "))
-        .collect();
+    let mut stops: Vec<_> = seen.calls.iter().filter(|call| call.starts_with("stop ")).collect();
     stops.sort();
     assert_eq!(stops, ["stop p/a.0 30", "stop p/b.0 30"]);
     assert_eq!(seen.lines.len(), 2);
@@ -187,25 +136,11 @@ async fn a_stop_request_stops_every_container_and_removes_the_pod() {
 
 #[tokio::test]
 async fn a_container_that_cannot_start_takes_the_pod_down() {
-    let spec = format!(
-        "{{containers: [{}, {}]}}",
-        container("a", "serve", ""),
-        container("b", "broken", "")
-    );
+    let spec = format!("{{containers: [{}, {}]}}", container("a", "serve", ""), container("b", "broken", ""));
     let seen = run(Fake::default(), &spec, Mode::Follow, None).await;
     let error = seen.result.unwrap_err();
     assert_eq!(error.to_string(), "StartContainer of b");
-    assert_eq!(
-        seen.calls,
-        [
-            "run p",
-            "start p/a.0",
-            "start p/b.0",
-            "stop p/a.0 30",
-            "stopp p",
-            "rmp p"
-        ]
-    );
+    assert_eq!(seen.calls, ["run p", "start p/a.0", "start p/b.0", "stop p/a.0 30", "stopp p", "rmp p"]);
     assert!(seen.clean);
 }
 
@@ -213,11 +148,7 @@ async fn a_container_that_cannot_start_takes_the_pod_down() {
 async fn a_runtime_without_events_is_refused() {
     let spec = format!("{{containers: [{}]}}", container("a", "serve", ""));
     let seen = run(Fake::without_events(), &spec, Mode::Follow, None).await;
-    assert!(
-        matches!(seen.result, Err(RunError::Events { .. })),
-        "{:?}",
-        seen.result
-    );
+    assert!(matches!(seen.result, Err(RunError::Events { .. })), "{:?}", seen.result);
     assert!(seen.clean);
 }
 
@@ -243,23 +174,11 @@ async fn images_are_pulled_only_when_the_policy_says_so() {
             "{{restartPolicy: Never, containers: [{{name: a, image: '{image}', command: [exit, '0']{policy}}}]}}"
         );
         let seen = run(Fake::default(), &spec, Mode::Follow, None).await;
-        assert!(
-            matches!(seen.result, Ok(Outcome::Finished { exit_code: 0 })),
-            "{image} {:?}",
-            seen.result
-        );
-        assert_eq!(
-            seen.calls.contains(&format!("pull {image}")),
-            pulled,
-            "{image} {policy}"
-        );
+        assert!(matches!(seen.result, Ok(Outcome::Finished { exit_code: 0 })), "{image} {:?}", seen.result);
+        assert_eq!(seen.calls.contains(&format!("pull {image}")), pulled, "{image} {policy}");
     }
     let never = "{containers: [{name: a, image: absent, imagePullPolicy: Never}]}";
     let seen = run(Fake::default(), never, Mode::Follow, None).await;
-    assert!(
-        matches!(seen.result, Err(RunError::ImageAbsent { .. })),
-        "{:?}",
-        seen.result
-    );
+    assert!(matches!(seen.result, Err(RunError::ImageAbsent { .. })), "{:?}", seen.result);
     assert!(seen.clean);
 }

@@ -95,12 +95,7 @@ impl Container {
             Phase::Running { started_at_ns } => (Some(*started_at_ns), None),
             Phase::Exited { started_at_ns, exit } => (*started_at_ns, Some(exit.clone())),
         };
-        Some(ContainerReport {
-            container: container.clone(),
-            pid: self.pid(),
-            started_at_ns,
-            exit,
-        })
+        Some(ContainerReport { container: container.clone(), pid: self.pid(), started_at_ns, exit })
     }
 
     /// Its first process in the host's pid namespace.

@@ -33,10 +33,8 @@ pub(crate) fn assume(process: &ProcessPlan, user: &ResolvedUser) -> Result<(), S
     if let (false, Some(program)) = (process.no_new_privileges, &process.seccomp) {
         install(program).map_err(StageError::at(Stage::InstallSeccomp, "filter"))?;
     }
-    set_user(user, &process.capabilities).map_err(StageError::at(
-        Stage::SetUser,
-        format!("{}:{}", user.uid, user.gid),
-    ))?;
+    set_user(user, &process.capabilities)
+        .map_err(StageError::at(Stage::SetUser, format!("{}:{}", user.uid, user.gid)))?;
     if let (true, Some(program)) = (process.no_new_privileges, &process.seccomp) {
         install(program).map_err(StageError::at(Stage::InstallSeccomp, "filter"))?;
     }

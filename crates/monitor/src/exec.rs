@@ -12,10 +12,10 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::process::setsid;
 use rustix::thread::ThreadNameSpaceType;
 
+use crate::fork::join_cgroup;
 use crate::handshake::Gate;
 use crate::launch::{
-    START_ERROR_CODE, Stage, StageError, Streams, Terminal, become_workload, join, join_cgroup_v1,
-    wait_then_execute,
+    START_ERROR_CODE, Stage, StageError, Streams, Terminal, become_workload, join, wait_then_execute,
 };
 use crate::plan::ProcessPlan;
 use crate::protocol::ResolvedUser;
@@ -38,18 +38,8 @@ pub(crate) struct Newcomer<'a> {
 /// Runs in the child; never returns.
 pub(crate) fn become_session(newcomer: Newcomer<'_>, socket: OwnedFd, streams: Streams) -> ! {
     let gate = Gate::new(socket);
-    let Streams {
-        stdin,
-        stdout,
-        stderr,
-    } = &streams;
-    let _ = close_others(&[
-        gate.as_fd(),
-        newcomer.target,
-        stdin.as_fd(),
-        stdout.as_fd(),
-        stderr.as_fd(),
-    ]);
+    let Streams { stdin, stdout, stderr } = &streams;
+    let _ = close_others(&[gate.as_fd(), newcomer.target, stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]);
     let Err(error) = run(newcomer, &gate, streams);
     gate.fail(error);
     exit_now(START_ERROR_CODE)
@@ -61,7 +51,7 @@ fn run(
     streams: Streams,
 ) -> Result<std::convert::Infallible, StageError> {
     setsid().map_err(StageError::at(Stage::Fork, "session"))?;
-    join_cgroup_v1(&newcomer.cgroup)?;
+    join_cgroup(&newcomer.cgroup)?;
     join(
         newcomer.target,
         ThreadNameSpaceType::MOUNT
@@ -70,11 +60,7 @@ fn run(
             | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
             | ThreadNameSpaceType::NETWORK,
     )?;
-    let terminal = if newcomer.tty {
-        Some(open_terminal()?)
-    } else {
-        None
-    };
+    let terminal = if newcomer.tty { Some(open_terminal()?) } else { None };
     let terminal = become_workload(&newcomer.process, &newcomer.user, streams, terminal)?;
     wait_then_execute(&newcomer.process, gate, newcomer.user, Vec::new(), terminal)
 }

@@ -45,9 +45,7 @@ pub(crate) fn fork_pause(
         Heard::Failed(failure) => Err(failure),
         Heard::Nothing | Heard::End => {
             let _ = pidfd_send_signal(&pause.pidfd, Signal::KILL);
-            Err(Failure::Other {
-                detail: "pause died before it was ready".to_owned(),
-            })
+            Err(Failure::Other { detail: "pause died before it was ready".to_owned() })
         }
     }
 }
@@ -63,9 +61,7 @@ pub(crate) fn fork_container(
     reply: ReplyTo,
 ) -> Result<Container, Failure> {
     let log = plan.stdio.log.as_ref().map(LogFile::open).transpose();
-    let log = log.map_err(|error| Failure::Other {
-        detail: chain(&error),
-    })?;
+    let log = log.map_err(|error| Failure::Other { detail: chain(&error) })?;
     let cgroup = open_cgroup(&plan.cgroup)?;
     let (gate, child_gate) = packet::pair(Blocking::Yes).map_err(fork_error("socket"))?;
     let (streams, stdin, outputs) = make_streams(&plan).map_err(fork_error("standard streams"))?;
@@ -75,9 +71,8 @@ pub(crate) fn fork_container(
         ..NewNamespaces::default()
     };
 
-    let forked = in_pid_namespace(pid_target, || {
-        clone3(witness, namespaces, cgroup.as_ref().map(AsFd::as_fd))
-    });
+    let forked =
+        in_pid_namespace(pid_target, || clone3(witness, namespaces, cgroup.as_ref().map(AsFd::as_fd)));
     let child = match forked.map_err(fork_error("process"))? {
         Cloned::Child => {
             let birthright = Birthright {
@@ -97,13 +92,9 @@ pub(crate) fn fork_container(
     Ok(container)
 }
 
-/// Moves this process into a cgroup.
+/// Moves this process into its cgroups on v1; on v2 it was born there. It has one thread.
 pub(crate) fn join_cgroup(entry: &Entry) -> Result<(), StageError> {
-    let procs = match entry {
-        Entry::Directory(directory) => &[directory.join("cgroup.procs")][..],
-        Entry::Files(files) => files,
-    };
-    procs.iter().try_for_each(|file| {
+    entry.tasks.iter().try_for_each(|file| {
         std::fs::write(file, "0").map_err(|error| StageError {
             stage: Stage::JoinCgroup,
             object: file.display().to_string(),
@@ -112,41 +103,25 @@ pub(crate) fn join_cgroup(entry: &Entry) -> Result<(), StageError> {
     })
 }
 
-/// The directory to clone into on cgroup v2; `None` on v1, where the child joins by itself.
+/// The directory to clone into, where there is a cgroup v2 hierarchy.
 pub(crate) fn open_cgroup(entry: &Entry) -> Result<Option<OwnedFd>, Failure> {
-    let Entry::Directory(directory) = entry else {
-        return Ok(None);
-    };
+    let Some(directory) = &entry.directory else { return Ok(None) };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let opened = open(directory, flags, Mode::empty());
-    opened.map(Some).map_err(|errno| {
-        StageError {
-            stage: Stage::JoinCgroup,
-            object: directory.display().to_string(),
-            errno: Some(errno),
-        }
-        .into()
-    })
+    let fail = StageError::at(Stage::JoinCgroup, directory.display().to_string());
+    open(directory, flags, Mode::empty()).map(Some).map_err(|errno| fail(errno).into())
 }
 
 /// Runs `fork` so that the child lands in the pid namespace of `target`.
 ///
 /// setns(2) with a pid namespace moves only children born later, so the monitor enters it for the length of one fork
 /// and returns: the child stays its own child, with no process in between.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the monitor enters the pod's pid namespace for one fork"
-)]
+#[expect(clippy::disallowed_methods, reason = "the monitor enters the pod's pid namespace for one fork")]
 pub(crate) fn in_pid_namespace(
     target: Option<BorrowedFd<'_>>,
     fork: impl FnOnce() -> Result<Cloned, Errno>,
 ) -> Result<Cloned, Errno> {
     let Some(target) = target else { return fork() };
-    let home = open(
-        "/proc/self/ns/pid",
-        OFlags::RDONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
+    let home = open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     rustix::thread::move_into_thread_name_spaces(target, ThreadNameSpaceType::PROCESS_ID)?;
     let forked = fork();
     if let Ok(Cloned::Child) = forked {
@@ -162,11 +137,7 @@ pub(crate) enum Heard {
     /// Nothing more for now.
     Nothing,
     /// It is ready; `handles` are what it hands over.
-    Ready {
-        user: crate::protocol::ResolvedUser,
-        warnings: Vec<String>,
-        handles: Vec<OwnedFd>,
-    },
+    Ready { user: crate::protocol::ResolvedUser, warnings: Vec<String>, handles: Vec<OwnedFd> },
     /// A step failed.
     Failed(Failure),
     /// It has closed its end: exec, or death.
@@ -181,11 +152,7 @@ pub(crate) fn hear(gate: &OwnedFd) -> Heard {
         Ok(None) | Err(_) => return Heard::End,
     };
     match serde_json::from_slice(&bytes) {
-        Ok(ChildMessage::Ready { user, warnings }) => Heard::Ready {
-            user,
-            warnings,
-            handles: fds,
-        },
+        Ok(ChildMessage::Ready { user, warnings }) => Heard::Ready { user, warnings, handles: fds },
         Ok(ChildMessage::Failed(failure)) => Heard::Failed(failure),
         Err(_) => Heard::End,
     }
@@ -197,15 +164,7 @@ pub(crate) fn hear(gate: &OwnedFd) -> Heard {
 fn make_streams(plan: &LaunchPlan) -> Result<(Streams, Option<OwnedFd>, [Option<Output>; 2]), Errno> {
     let null = || open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
     if plan.stdio.tty {
-        return Ok((
-            Streams {
-                stdin: null()?,
-                stdout: null()?,
-                stderr: null()?,
-            },
-            None,
-            [None, None],
-        ));
+        return Ok((Streams { stdin: null()?, stdout: null()?, stderr: null()? }, None, [None, None]));
     }
     let (stdin, stdin_writer) = match plan.stdio.stdin {
         true => pipe_with(PipeFlags::CLOEXEC).map(|(read, write)| (read, Some(write)))?,
@@ -218,40 +177,22 @@ fn make_streams(plan: &LaunchPlan) -> Result<(Streams, Option<OwnedFd>, [Option<
     };
     let (stdout, out) = output(Stream::Stdout)?;
     let (stderr, err) = output(Stream::Stderr)?;
-    Ok((
-        Streams {
-            stdin,
-            stdout,
-            stderr,
-        },
-        stdin_writer,
-        [out, err],
-    ))
+    Ok((Streams { stdin, stdout, stderr }, stdin_writer, [out, err]))
 }
 
 fn namespaces_of(pod: &SandboxPlan) -> ThreadNameSpaceType {
     let mut namespaces = ThreadNameSpaceType::empty();
     namespaces.set(ThreadNameSpaceType::NETWORK, pod.net == Sharing::Own);
-    namespaces.set(
-        ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION,
-        pod.ipc == Sharing::Own,
-    );
-    namespaces.set(
-        ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME,
-        pod.hostname.is_some(),
-    );
+    namespaces.set(ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION, pod.ipc == Sharing::Own);
+    namespaces.set(ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME, pod.hostname.is_some());
     namespaces
 }
 
 /// Reads a plan from the memfd that came with a request.
 pub(crate) fn read_plan<T: serde::de::DeserializeOwned>(memfd: Option<OwnedFd>) -> Result<T, Failure> {
-    let memfd = memfd.ok_or_else(|| Failure::Other {
-        detail: "the request brought no plan".to_owned(),
-    })?;
+    let memfd = memfd.ok_or_else(|| Failure::Other { detail: "the request brought no plan".to_owned() })?;
     let plan = serde_json::from_reader(std::io::BufReader::new(File::from(memfd)));
-    plan.map_err(|error| Failure::Other {
-        detail: format!("read the plan: {error}"),
-    })
+    plan.map_err(|error| Failure::Other { detail: format!("read the plan: {error}") })
 }
 
 pub(crate) fn fork_error(object: &'static str) -> impl FnOnce(Errno) -> Failure {

@@ -56,13 +56,7 @@ impl Gate {
 
     /// Reports readiness of a process that has no gate to wait at, with what it hands over.
     pub(crate) fn ready(&self, handles: &[BorrowedFd<'_>]) -> Result<(), Errno> {
-        self.send(
-            &ChildMessage::Ready {
-                user: ResolvedUser::default(),
-                warnings: Vec::new(),
-            },
-            handles,
-        )
+        self.send(&ChildMessage::Ready { user: ResolvedUser::default(), warnings: Vec::new() }, handles)
     }
 
     /// Reports the step that failed. A monitor that is gone has nobody left to tell.

@@ -98,13 +98,7 @@ mod tests {
     fn only_64_lower_case_hexadecimal_digits_are_an_identifier() {
         let good = PodId::from_random([0xa5; 32]);
         assert_eq!(good.as_str().parse::<PodId>(), Ok(good.clone()));
-        for bad in [
-            "",
-            "a5",
-            &good.as_str()[1..],
-            &good.as_str().to_uppercase(),
-            &"../".repeat(22)[..64],
-        ] {
+        for bad in ["", "a5", &good.as_str()[1..], &good.as_str().to_uppercase(), &"../".repeat(22)[..64]] {
             assert!(bad.parse::<PodId>().is_err(), "{bad:?}");
         }
     }

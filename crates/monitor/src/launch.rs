@@ -10,7 +10,6 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use berth_cgroup::Entry;
 use berth_sys::clone::new_cgroup_namespace;
 use berth_sys::exec::{cloexec_from, close_others, execve, exit_now, reset_signals};
 use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
@@ -117,19 +116,11 @@ impl StageError {
     /// For `map_err`: the step and the object, when a call fails.
     pub(crate) fn at(stage: Stage, object: impl Into<String>) -> impl FnOnce(Errno) -> Self {
         let object = object.into();
-        move |errno| Self {
-            stage,
-            object,
-            errno: Some(errno),
-        }
+        move |errno| Self { stage, object, errno: Some(errno) }
     }
 
     fn mount(stage: Stage) -> impl FnOnce(MountError) -> Self {
-        move |MountError { object, errno }| Self {
-            stage,
-            object,
-            errno: Some(errno),
-        }
+        move |MountError { object, errno }| Self { stage, object, errno: Some(errno) }
     }
 }
 
@@ -167,18 +158,8 @@ pub(crate) struct Birthright<'a> {
 impl Birthright<'_> {
     /// Lets go of everything else of the monitor's: logs, connections, other containers' pipes.
     fn close_the_rest(&self) {
-        let Streams {
-            stdin,
-            stdout,
-            stderr,
-        } = &self.streams;
-        let _ = close_others(&[
-            self.gate.as_fd(),
-            self.pause,
-            stdin.as_fd(),
-            stdout.as_fd(),
-            stderr.as_fd(),
-        ]);
+        let Streams { stdin, stdout, stderr } = &self.streams;
+        let _ = close_others(&[self.gate.as_fd(), self.pause, stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]);
     }
 }
 
@@ -186,13 +167,7 @@ impl Birthright<'_> {
 pub(crate) fn become_container(plan: &LaunchPlan, birthright: Birthright<'_>) -> ! {
     birthright.close_the_rest();
     let gate = birthright.gate;
-    let Err(error) = run(
-        plan,
-        &gate,
-        birthright.pause,
-        birthright.pod_namespaces,
-        birthright.streams,
-    );
+    let Err(error) = run(plan, &gate, birthright.pause, birthright.pod_namespaces, birthright.streams);
     gate.fail(error);
     exit_now(START_ERROR_CODE)
 }
@@ -212,7 +187,7 @@ fn run(
     setsid().map_err(StageError::at(Stage::Fork, "session"))?;
 
     // The cgroup before anything that costs memory, so that the container pays for itself; on v2 clone3 did it.
-    join_cgroup_v1(&plan.cgroup)?;
+    join_cgroup(&plan.cgroup)?;
     // The cgroup namespace after that, since its root is where we are now; before cgroup2 is mounted.
     if plan.cgroup_namespace == Sharing::Own {
         new_cgroup_namespace().map_err(StageError::at(Stage::JoinCgroup, "cgroup namespace"))?;
@@ -232,11 +207,7 @@ fn run(
     rootfs::mount_all(&root, &plan.mounts, sources).map_err(StageError::mount(Stage::Mount))?;
     rootfs::make_devices(&root, &plan.devices).map_err(StageError::mount(Stage::MakeDevices))?;
     rootfs::make_links(&root, &plan.links).map_err(StageError::mount(Stage::MakeDevices))?;
-    let terminal = if plan.stdio.tty {
-        Some(open_container_terminal(&root)?)
-    } else {
-        None
-    };
+    let terminal = if plan.stdio.tty { Some(open_container_terminal(&root)?) } else { None };
 
     // Masks after all mounts, or a volume could be laid over one; the root's flag last, since places were made in it.
     rootfs::mask(&root, &plan.masked_paths).map_err(StageError::mount(Stage::ProtectPaths))?;
@@ -266,11 +237,7 @@ fn find_user(process: &ProcessPlan) -> Result<ResolvedUser, StageError> {
             user::UserError::Read { source, .. } => Some(*source),
             user::UserError::NoUser(_) | user::UserError::NoGroup(_) => None,
         };
-        StageError {
-            stage: Stage::FindUser,
-            object: error.to_string(),
-            errno,
-        }
+        StageError { stage: Stage::FindUser, object: error.to_string(), errno }
     })
 }
 
@@ -324,11 +291,7 @@ fn environment(env: &[String], user: &ResolvedUser) -> Vec<String> {
 /// Replaces this process by the program, found as execvp(3) would.
 fn execute(args: &[String], env: &[String]) -> Result<std::convert::Infallible, StageError> {
     let program = args.first().map(String::as_str).unwrap_or_default();
-    let fail = |errno| StageError {
-        stage: Stage::Execute,
-        object: program.to_owned(),
-        errno: Some(errno),
-    };
+    let fail = |errno| StageError { stage: Stage::Execute, object: program.to_owned(), errno: Some(errno) };
     let strings = |strings: &[String]| {
         strings
             .iter()
@@ -355,35 +318,14 @@ fn candidates(program: &str, env: &[String]) -> Vec<String> {
     if program.is_empty() || program.contains('/') {
         return vec![program.to_owned()];
     }
-    let path = env
-        .iter()
-        .rev()
-        .find_map(|entry| entry.strip_prefix("PATH="))
-        .unwrap_or(DEFAULT_PATH);
+    let path = env.iter().rev().find_map(|entry| entry.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
     path.split(':')
-        .map(|dir| {
-            if dir.is_empty() {
-                program.to_owned()
-            } else {
-                format!("{dir}/{program}")
-            }
-        })
+        .map(|dir| if dir.is_empty() { program.to_owned() } else { format!("{dir}/{program}") })
         .collect()
 }
 
-/// Moves this process into its cgroups on v1; on v2 it was born there.
-pub(crate) fn join_cgroup_v1(entry: &Entry) -> Result<(), StageError> {
-    match entry {
-        Entry::Directory(_) => Ok(()),
-        Entry::Files(_) => join_cgroup(entry),
-    }
-}
-
 /// Enters `namespaces` of the process behind `pidfd` in one call; setns(2), pidfd since Linux 5.8.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "this is the place where namespaces are entered"
-)]
+#[expect(clippy::disallowed_methods, reason = "this is the place where namespaces are entered")]
 pub(crate) fn join(pidfd: BorrowedFd<'_>, namespaces: ThreadNameSpaceType) -> Result<(), StageError> {
     if namespaces.is_empty() {
         return Ok(());
@@ -399,17 +341,9 @@ pub(crate) fn join(pidfd: BorrowedFd<'_>, namespaces: ThreadNameSpaceType) -> Re
     reason = "a short visit to pause's mount namespace, by this child alone"
 )]
 fn pod_shm(pause: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
-    let home = open(
-        "/proc/self/ns/mnt",
-        OFlags::RDONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
+    let home = open("/proc/self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     rustix::thread::move_into_thread_name_spaces(pause, ThreadNameSpaceType::MOUNT)?;
-    let shm = rootfs::clone_tree(
-        rustix::fs::CWD,
-        Path::new(crate::pause::SHM_PATH),
-        OpenTreeFlags::empty(),
-    );
+    let shm = rootfs::clone_tree(rustix::fs::CWD, Path::new(crate::pause::SHM_PATH), OpenTreeFlags::empty());
     rustix::thread::move_into_link_name_space(home.as_fd(), Some(LinkNameSpaceType::Mount))?;
     shm
 }
@@ -420,9 +354,7 @@ fn set_oom_score(score: Option<i32>, warnings: &mut Vec<String>) -> Result<(), S
     match std::fs::write(file, score.to_string()) {
         // Lowering the score needs CAP_SYS_RESOURCE: a node without it still runs pods.
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            warnings.push(format!(
-                "oom_score_adj {score} can't be set without CAP_SYS_RESOURCE"
-            ));
+            warnings.push(format!("oom_score_adj {score} can't be set without CAP_SYS_RESOURCE"));
             Ok(())
         }
         Err(error) => Err(StageError {
@@ -458,10 +390,7 @@ impl Terminal {
     /// Opens a terminal of the instance whose `ptmx` is given.
     pub(crate) fn open(ptmx: OwnedFd) -> Result<Self, Errno> {
         unlockpt(&ptmx)?;
-        let slave = ioctl_tiocgptpeer(
-            &ptmx,
-            OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC,
-        )?;
+        let slave = ioctl_tiocgptpeer(&ptmx, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
         Ok(Self { master: ptmx, slave })
     }
 
@@ -480,9 +409,7 @@ impl Terminal {
 fn open_container_terminal(root: &RootDir) -> Result<Terminal, StageError> {
     let fail = || StageError::at(Stage::OpenTerminal, "/dev/pts/ptmx");
     let flags = OFlags::RDWR | OFlags::NOCTTY;
-    let ptmx = root
-        .open(&PathBuf::from("/dev/pts/ptmx"), flags)
-        .map_err(fail())?;
+    let ptmx = root.open(&PathBuf::from("/dev/pts/ptmx"), flags).map_err(fail())?;
     let terminal = Terminal::open(ptmx).map_err(fail())?;
     rootfs::mount_console(root, terminal.slave.as_fd()).map_err(StageError::mount(Stage::OpenTerminal))?;
     Ok(terminal)
@@ -496,9 +423,8 @@ fn own_streams(streams: &Streams, user: &ResolvedUser) -> Result<(), StageError>
         // Not /dev/null, which all share.
         let is_terminal = kind.is_char_device() && rustix::termios::isatty(fd);
         if kind.is_fifo() || is_terminal {
-            rustix::fs::fchown(fd, Some(rustix::fs::Uid::from_raw(user.uid)), None).map_err(
-                StageError::at(Stage::ConnectStreams, "owner of a standard stream"),
-            )?;
+            rustix::fs::fchown(fd, Some(rustix::fs::Uid::from_raw(user.uid)), None)
+                .map_err(StageError::at(Stage::ConnectStreams, "owner of a standard stream"))?;
         }
     }
     Ok(())

@@ -84,9 +84,7 @@ impl Monitor {
     pub(crate) fn start(witness: SingleThreaded, plan: SandboxPlan) -> Result<Self, Failure> {
         let mut poller = Poller::new().map_err(other("create epoll"))?;
         let listener = listen_at(&plan).map_err(other("listen on the monitor's socket"))?;
-        poller
-            .watch(&listener, Source::Listener)
-            .map_err(other("watch the monitor's socket"))?;
+        poller.watch(&listener, Source::Listener).map_err(other("watch the monitor's socket"))?;
         fork::join_cgroup(&plan.cgroup)?;
         let (pause, handles) = fork::fork_pause(&witness, &plan)?;
         if let Err(error) = poller.watch(&pause.pidfd, Source::Pause) {
@@ -152,11 +150,7 @@ impl Monitor {
             pod: self.plan.pod.clone(),
             pid: rustix::process::getpid().as_raw_nonzero().get(),
             pause_pid: self.pause.as_ref().map(|pause| pause.pid.as_raw_nonzero().get()),
-            containers: self
-                .containers
-                .iter()
-                .filter_map(|(id, container)| container.report(id))
-                .collect(),
+            containers: self.containers.iter().filter_map(|(id, container)| container.report(id)).collect(),
         });
         let handles: Vec<BorrowedFd<'_>> = self.handles.iter().map(AsFd::as_fd).collect();
         if rustix::io::ioctl_fionbio(&client, true).is_err() || send(&client, &hello, &handles).is_err() {
@@ -192,23 +186,13 @@ impl Monitor {
     fn disconnect(&mut self, client: u64) {
         self.poller.forget(|token, _| token == client);
         self.clients.remove(&client);
-        for session in self
-            .sessions
-            .values()
-            .filter(|session| session.owner.client == client)
-        {
+        for session in self.sessions.values().filter(|session| session.owner.client == client) {
             session.kill();
         }
     }
 
     fn reply(&mut self, to: ReplyTo, result: Result<Answer, Failure>) {
-        self.send_to(
-            to.client,
-            &Message::Reply {
-                id: to.request,
-                result,
-            },
-        );
+        self.send_to(to.client, &Message::Reply { id: to.request, result });
     }
 
     fn send_to(&mut self, client: u64, message: &Message) {
@@ -223,9 +207,7 @@ impl Monitor {
     fn announce(&mut self, event: Event) {
         let message = Message::Event(event);
         let clients: Vec<u64> = self.clients.keys().copied().collect();
-        clients
-            .into_iter()
-            .for_each(|client| self.send_to(client, &message));
+        clients.into_iter().for_each(|client| self.send_to(client, &message));
     }
 
     // Requests.
@@ -239,10 +221,9 @@ impl Monitor {
             Order::ReopenLog { container } => self.reopen_log(&container),
             Order::Forget { container } => self.forget(&container),
             Order::Exec => self.exec(packet, reply),
-            Order::KillExec { session } => self.kill_session(ReplyTo {
-                client: reply.client,
-                request: session,
-            }),
+            Order::KillExec { session } => {
+                self.kill_session(ReplyTo { client: reply.client, request: session })
+            }
             Order::Shutdown => {
                 self.shut_down();
                 Ok(Some(Answer::Done))
@@ -257,10 +238,7 @@ impl Monitor {
         if self.containers.contains_key(&id) {
             return Err(wrong_state("exists already"));
         }
-        let pause = self
-            .pause
-            .as_ref()
-            .ok_or_else(|| wrong_state("has lost its pod's pause process"))?;
+        let pause = self.pause.as_ref().ok_or_else(|| wrong_state("has lost its pod's pause process"))?;
         let target = match &plan.pid_namespace {
             PidNamespace::Container(other) => Some(self.find(other)?.child.pidfd.as_fd()),
             PidNamespace::Pod => Some(pause.pidfd.as_fd()),
@@ -281,10 +259,7 @@ impl Monitor {
         match (&container.phase, &container.gate) {
             (Phase::AtGate, Some(gate)) => {
                 open_gate(gate).map_err(other("open the container's gate"))?;
-                container.phase = Phase::Starting {
-                    reply,
-                    at_ns: now_ns(),
-                };
+                container.phase = Phase::Starting { reply, at_ns: now_ns() };
                 Ok(None)
             }
             (Phase::AtGate, None) | (Phase::Failed { .. } | Phase::Exited { .. }, _) => {
@@ -321,9 +296,7 @@ impl Monitor {
             return Err(wrong_state("has exited"));
         }
         if let Some(log) = &mut container.log {
-            log.reopen().map_err(|error| Failure::Other {
-                detail: error.to_string(),
-            })?;
+            log.reopen().map_err(|error| Failure::Other { detail: error.to_string() })?;
         }
         Ok(Some(Answer::Done))
     }
@@ -342,9 +315,7 @@ impl Monitor {
         let mut fds = packet.fds.into_iter();
         let plan: ExecPlan = read_plan(fds.next())?;
         let (Some(stdin), Some(stdout), Some(stderr)) = (fds.next(), fds.next(), fds.next()) else {
-            return Err(Failure::Other {
-                detail: "the request brought no standard streams".to_owned(),
-            });
+            return Err(Failure::Other { detail: "the request brought no standard streams".to_owned() });
         };
         let container = self.find(&plan.container)?;
         if !matches!(container.phase, Phase::Running { .. }) {
@@ -352,19 +323,9 @@ impl Monitor {
         }
         self.sessions_so_far += 1;
         let number = self.sessions_so_far;
-        let streams = Streams {
-            stdin,
-            stdout,
-            stderr,
-        };
-        let session = Session::fork(
-            &self.witness,
-            self.find(&plan.container)?,
-            plan,
-            number,
-            streams,
-            reply,
-        )?;
+        let streams = Streams { stdin, stdout, stderr };
+        let session =
+            Session::fork(&self.witness, self.find(&plan.container)?, plan, number, streams, reply)?;
         let watched = watch_session(&mut self.poller, number, &session);
         if let Err(error) = watched {
             self.poller.forget(|_, source| source.is_of_session(number));
@@ -377,19 +338,12 @@ impl Monitor {
 
     fn kill_session(&mut self, owner: ReplyTo) -> Outcome {
         let session = self.sessions.values().find(|session| session.owner == owner);
-        session
-            .ok_or_else(|| Failure::Unknown {
-                what: format!("exec session {}", owner.request),
-            })?
-            .kill();
+        session.ok_or_else(|| Failure::Unknown { what: format!("exec session {}", owner.request) })?.kill();
         Ok(Some(Answer::Done))
     }
 
     fn shut_down(&mut self) {
-        self.containers
-            .values()
-            .filter(|container| container.is_alive())
-            .for_each(Container::kill);
+        self.containers.values().filter(|container| container.is_alive()).for_each(Container::kill);
         if let Some(pause) = &self.pause {
             let _ = pidfd_send_signal(&pause.pidfd, Signal::KILL);
         }
@@ -407,11 +361,7 @@ impl Monitor {
             let Some(gate) = &container.gate else { return };
             match hear(gate) {
                 Heard::Nothing => return,
-                Heard::Ready {
-                    user,
-                    warnings,
-                    handles,
-                } => self.container_ready(id, user, warnings, handles),
+                Heard::Ready { user, warnings, handles } => self.container_ready(id, user, warnings, handles),
                 Heard::Failed(failure) => self.container_failed(id, failure),
                 Heard::End => {
                     let phase = container.phase.clone();
@@ -426,8 +376,7 @@ impl Monitor {
     }
 
     fn close_gate(&mut self, id: &ContainerId) {
-        self.poller
-            .forget(|_, source| *source == Source::Gate(id.clone()));
+        self.poller.forget(|_, source| *source == Source::Gate(id.clone()));
         if let Some(container) = self.containers.get_mut(id) {
             container.gate = None;
         }
@@ -496,12 +445,7 @@ impl Monitor {
         }
         container.finish_output(&mut self.buffers);
 
-        let mut exit = Exit {
-            code,
-            at_ns: now_ns(),
-            oom_killed,
-            start_error: None,
-        };
+        let mut exit = Exit { code, at_ns: now_ns(), oom_killed, start_error: None };
         let (started_at_ns, answer) = match container.phase.clone() {
             // It never reached its gate: there has been no container.
             Phase::Launching { reply } => return self.forget_failed(id, reply, died_early()),
@@ -516,15 +460,9 @@ impl Monitor {
             Phase::Running { started_at_ns } => (Some(started_at_ns), None),
             Phase::AtGate | Phase::Exited { .. } => (None, None),
         };
-        container.phase = Phase::Exited {
-            started_at_ns,
-            exit: exit.clone(),
-        };
+        container.phase = Phase::Exited { started_at_ns, exit: exit.clone() };
         self.record_exit(id, &exit);
-        self.announce(Event::ContainerExited {
-            container: id.clone(),
-            exit,
-        });
+        self.announce(Event::ContainerExited { container: id.clone(), exit });
         if let Some((reply, failure)) = answer {
             self.reply(reply, Err(failure));
         }
@@ -553,8 +491,7 @@ impl Monitor {
         if output.pump(container.log.as_mut(), &mut self.buffers) == Pumped::End {
             output.finish(container.log.as_mut(), &mut self.buffers);
             *slot = None;
-            self.poller
-                .forget(|_, source| *source == Source::Output(id.clone(), channel));
+            self.poller.forget(|_, source| *source == Source::Output(id.clone(), channel));
         }
     }
 
@@ -563,10 +500,7 @@ impl Monitor {
         if let Some(pause) = self.pause.take() {
             let _ = reap(&pause);
         }
-        self.containers
-            .values()
-            .filter(|container| container.is_alive())
-            .for_each(Container::kill);
+        self.containers.values().filter(|container| container.is_alive()).for_each(Container::kill);
         self.announce(Event::PauseExited);
     }
 
@@ -589,8 +523,7 @@ impl Monitor {
                     session.gate = None;
                     let (owner, pid) = (session.owner, session.pid());
                     let first = !std::mem::replace(&mut session.answered, true);
-                    self.poller
-                        .forget(|_, source| *source == Source::SessionGate(number));
+                    self.poller.forget(|_, source| *source == Source::SessionGate(number));
                     if first {
                         self.reply(owner, Ok(Answer::Started { pid, at_ns: now_ns() }));
                     }
@@ -611,13 +544,7 @@ impl Monitor {
         };
         let owner = session.owner;
         session.end();
-        self.send_to(
-            owner.client,
-            &Message::Event(Event::ExecExited {
-                session: owner.request,
-                code,
-            }),
-        );
+        self.send_to(owner.client, &Message::Event(Event::ExecExited { session: owner.request, code }));
     }
 
     fn find(&self, id: &ContainerId) -> Result<&Container, Failure> {
@@ -676,12 +603,7 @@ fn listen_at(plan: &SandboxPlan) -> Result<OwnedFd, Errno> {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(error) => return Err(error),
     }
-    let socket = socket_with(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        Blocking::No.socket_flags(),
-        None,
-    )?;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, Blocking::No.socket_flags(), None)?;
     bind(&socket, &SocketAddrUnix::new(&path)?)?;
     listen(&socket, BACKLOG)?;
     Ok(socket)
@@ -690,11 +612,8 @@ fn listen_at(plan: &SandboxPlan) -> Result<OwnedFd, Errno> {
 /// The exit code of a child that has ended: its own, or 128 plus the signal, as a shell reports it. `None` while it
 /// lives.
 fn reap(child: &Child) -> Option<i32> {
-    let status = waitid(
-        WaitId::PidFd(child.pidfd.as_fd()),
-        WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
-    )
-    .ok()??;
+    let status =
+        waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG).ok()??;
     Some(match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => code,
         (None, Some(signal)) => 128 + signal,
@@ -713,25 +632,17 @@ fn now_ns() -> i64 {
 }
 
 fn wrong_state(state: &str) -> Failure {
-    Failure::WrongState {
-        state: state.to_owned(),
-    }
+    Failure::WrongState { state: state.to_owned() }
 }
 
 fn unknown_container(id: &ContainerId) -> Failure {
-    Failure::Unknown {
-        what: format!("container {id}"),
-    }
+    Failure::Unknown { what: format!("container {id}") }
 }
 
 fn died_early() -> Failure {
-    Failure::Other {
-        detail: "the container's process died before it was ready".to_owned(),
-    }
+    Failure::Other { detail: "the container's process died before it was ready".to_owned() }
 }
 
 fn other(what: &'static str) -> impl FnOnce(Errno) -> Failure {
-    move |errno| Failure::Other {
-        detail: format!("{what}: {}", std::io::Error::from(errno)),
-    }
+    move |errno| Failure::Other { detail: format!("{what}: {}", std::io::Error::from(errno)) }
 }

@@ -40,10 +40,7 @@ pub(crate) enum Pumped {
 impl Output {
     /// `source` does not block.
     pub(crate) fn new(source: OwnedFd, stream: Stream) -> Self {
-        Self {
-            source,
-            splitter: LineSplitter::new(stream, DEFAULT_MAX_LINE_BYTES),
-        }
+        Self { source, splitter: LineSplitter::new(stream, DEFAULT_MAX_LINE_BYTES) }
     }
 
     /// The descriptor to wait for.
@@ -71,8 +68,7 @@ impl Output {
         while self.pump(log.as_deref_mut(), buffers) == Pumped::Some {}
         let Some(log) = log else { return };
         buffers.records.clear();
-        self.splitter
-            .flush(Timestamp::new(SystemTime::now()), &mut buffers.records);
+        self.splitter.flush(Timestamp::new(SystemTime::now()), &mut buffers.records);
         log.append(&buffers.records);
     }
 

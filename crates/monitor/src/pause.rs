@@ -94,17 +94,8 @@ fn write_sysctl(path: &str, value: &str) -> Result<(), StageError> {
 
 fn network_handles() -> Result<Vec<OwnedFd>, Errno> {
     // Protocol 0 of netlink is NETLINK_ROUTE.
-    let socket = socket_with(
-        AddressFamily::NETLINK,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
-    let namespace = open(
-        "/proc/self/ns/net",
-        OFlags::RDONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+    let namespace = open("/proc/self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     Ok(vec![socket, namespace])
 }
 
@@ -114,34 +105,20 @@ fn shut_in(plan: &SandboxPlan) -> Result<(), rootfs::MountError> {
     let shut = || {
         let root = rootfs::detached_tmpfs(0o755, None)?;
         rootfs::attach(root.as_fd(), CWD, &plan.directory)?;
-        let root = open(
-            &plan.directory,
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
+        let root = open(&plan.directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         if plan.ipc == Sharing::Own {
             let name = SHM_PATH.trim_start_matches('/');
             mkdirat(&root, name, Mode::from_raw_mode(0o755))?;
             let shm = rootfs::detached_tmpfs(0o1777, Some(plan.shm_bytes))?;
             rootfs::attach(shm.as_fd(), &root, Path::new(name))?;
         }
-        set_attributes(
-            root.as_fd(),
-            Reach::This,
-            MountAttributes {
-                read_only: true,
-                ..Default::default()
-            },
-        )?;
+        set_attributes(root.as_fd(), Reach::This, MountAttributes { read_only: true, ..Default::default() })?;
         rustix::process::fchdir(&root)?;
         rustix::process::pivot_root(".", ".")?;
         rustix::mount::unmount(".", UnmountFlags::DETACH)?;
         rustix::process::chdir("/")
     };
-    shut().map_err(|errno| rootfs::MountError {
-        object: "root of pause".to_owned(),
-        errno,
-    })
+    shut().map_err(|errno| rootfs::MountError { object: "root of pause".to_owned(), errno })
 }
 
 fn drop_rights() -> Result<(), Errno> {
@@ -155,11 +132,7 @@ fn drop_rights() -> Result<(), Errno> {
     let none = CapabilitySet::empty();
     rustix::thread::set_capabilities(
         None,
-        CapabilitySets {
-            effective: none,
-            permitted: none,
-            inheritable: none,
-        },
+        CapabilitySets { effective: none, permitted: none, inheritable: none },
     )?;
     rustix::thread::set_no_new_privs(true)?;
     // After the change of user, which resets it.

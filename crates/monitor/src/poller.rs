@@ -24,11 +24,7 @@ pub(crate) struct Poller<S> {
 impl<S: Clone> Poller<S> {
     pub(crate) fn new() -> Result<Self, Errno> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        Ok(Self {
-            epoll,
-            sources: BTreeMap::new(),
-            next_token: 1,
-        })
+        Ok(Self { epoll, sources: BTreeMap::new(), next_token: 1 })
     }
 
     /// Reports when `fd` can be read or its other side is closed, until it is forgotten. Returns its token, which is
@@ -36,12 +32,7 @@ impl<S: Clone> Poller<S> {
     pub(crate) fn watch(&mut self, fd: impl AsFd, source: S) -> Result<u64, Errno> {
         let token = self.next_token;
         let copy = fcntl_dupfd_cloexec(fd, 3)?;
-        epoll::add(
-            &self.epoll,
-            &copy,
-            epoll::EventData::new_u64(token),
-            epoll::EventFlags::IN,
-        )?;
+        epoll::add(&self.epoll, &copy, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?;
         self.next_token += 1;
         self.sources.insert(token, (copy, source));
         Ok(token)

@@ -238,12 +238,9 @@ pub struct ResolvedUser {
     pub home: Option<String>,
 }
 
-/// What the agent asks of the zygote; answered by the new monitor's [`Hello`] on the attached connection.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Spawn {
-    /// Descriptors: `[connection, memfd of the SandboxPlan]`.
-    pub pod: PodId,
-}
+/// What the agent sends to the zygote, with the descriptors `[connection, memfd of the SandboxPlan]`; answered by the
+/// new monitor's [`Hello`] on that connection, or by a failed reply with the number 0.
+pub const SPAWN: &[u8] = b"spawn";
 
 /// Where a monitor keeps the record of one container's end, for the case that nobody can ask it any more.
 pub fn exit_record_path(pod_directory: &std::path::Path, container: &ContainerId) -> PathBuf {

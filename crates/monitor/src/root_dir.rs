@@ -41,11 +41,7 @@ impl RootDir {
     /// Opens a place for the runtime's own filesystems (`/proc`, `/sys`, `/dev` …): a symlink on the way is refused,
     /// since later steps trust what these paths show (CVE-2019-19921, CVE-2025-52881).
     pub(crate) fn open_plain(&self, path: &Path) -> Result<OwnedFd, Errno> {
-        self.resolve(
-            path,
-            OFlags::PATH,
-            ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS,
-        )
+        self.resolve(path, OFlags::PATH, ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS)
     }
 
     /// Opens `path` as a place to mount on, and makes it and its parents where they are missing.
@@ -72,11 +68,7 @@ impl RootDir {
             Err(Errno::EXIST) => {
                 let target = readlinkat(&parent, name, Vec::new())?;
                 let target = Path::new(OsStr::from_bytes(target.as_bytes()));
-                let target = if target.is_absolute() {
-                    target.to_owned()
-                } else {
-                    parent_path.join(target)
-                };
+                let target = if target.is_absolute() { target.to_owned() } else { parent_path.join(target) };
                 self.open_or_make_within(&target, make, steps)
             }
             Err(error) => Err(error),
@@ -147,10 +139,7 @@ mod tests {
         symlink("a", directory.path().join("b")).unwrap();
         symlink("/etc", directory.path().join("proc")).unwrap();
         let root = root(directory.path());
-        assert_eq!(
-            root.open_or_make(Path::new("/a/x"), Make::File).unwrap_err(),
-            Errno::LOOP
-        );
+        assert_eq!(root.open_or_make(Path::new("/a/x"), Make::File).unwrap_err(), Errno::LOOP);
         assert_eq!(root.open_plain(Path::new("/proc")).unwrap_err(), Errno::LOOP);
     }
 }

@@ -42,10 +42,7 @@ type Result<T> = std::result::Result<T, MountError>;
 
 /// Names the object of a failed call.
 fn on<T>(object: impl AsRef<Path>, result: std::result::Result<T, Errno>) -> Result<T> {
-    result.map_err(|errno| MountError {
-        object: object.as_ref().display().to_string(),
-        errno,
-    })
+    result.map_err(|errno| MountError { object: object.as_ref().display().to_string(), errno })
 }
 
 /// Takes hold of everything that comes from other mount namespaces, in the order of `mounts` (`None` for new filesystems):
@@ -82,10 +79,7 @@ fn open_bind(source: &Path, propagation: MountPropagation) -> Result<OwnedFd> {
         MountPropagation::HostToContainer => Propagation::Slave,
         MountPropagation::Bidirectional => Propagation::Shared,
     };
-    let wanted = MountAttributes {
-        propagation: Some(propagation),
-        ..Default::default()
-    };
+    let wanted = MountAttributes { propagation: Some(propagation), ..Default::default() };
     on(source, set_attributes(tree.as_fd(), Reach::Tree, wanted))?;
     Ok(tree)
 }
@@ -93,10 +87,7 @@ fn open_bind(source: &Path, propagation: MountPropagation) -> Result<OwnedFd> {
 /// Cuts the propagation between this mount namespace and the host's, in both directions.
 pub(crate) fn make_private() -> Result<()> {
     let root = on("/", open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()))?;
-    let private = MountAttributes {
-        propagation: Some(Propagation::Private),
-        ..Default::default()
-    };
+    let private = MountAttributes { propagation: Some(Propagation::Private), ..Default::default() };
     on("/", set_attributes(root.as_fd(), Reach::Tree, private))
 }
 
@@ -107,11 +98,7 @@ pub(crate) fn mount_overlay(rootfs: &Rootfs) -> Result<RootDir> {
         Err(Errno::INVAL) => on(&rootfs.upper, overlay_in_one_option(rootfs))?,
         Err(errno) => on(&rootfs.upper, Err(errno))?,
     }
-    let root = open(
-        &rootfs.staging,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    );
+    let root = open(&rootfs.staging, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     Ok(RootDir::new(on(&rootfs.staging, root)?))
 }
 
@@ -132,28 +119,13 @@ fn overlay_by_layer(rootfs: &Rootfs) -> std::result::Result<OwnedFd, Errno> {
 /// All layers in the one page that mount(2) takes, each as a short descriptor path, so that 127 of them fit.
 fn overlay_in_one_option(rootfs: &Rootfs) -> std::result::Result<(), Errno> {
     let handles: Vec<OwnedFd> = (rootfs.lower.iter())
-        .map(|layer| {
-            open(
-                layer,
-                OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-                Mode::empty(),
-            )
-        })
+        .map(|layer| open(layer, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()))
         .collect::<std::result::Result<_, _>>()?;
-    let lower: Vec<String> = handles
-        .iter()
-        .map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd()))
-        .collect();
+    let lower: Vec<String> = handles.iter().map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd())).collect();
     let (upper, work) = (rootfs.upper.display(), rootfs.work.display());
     let options = format!("lowerdir={},upperdir={upper},workdir={work}", lower.join(":"));
     let options = CString::new(options).map_err(|_| Errno::INVAL)?;
-    mount(
-        "berth",
-        &rootfs.staging,
-        "overlay",
-        MountFlags::empty(),
-        Some(options.as_c_str()),
-    )
+    mount("berth", &rootfs.staging, "overlay", MountFlags::empty(), Some(options.as_c_str()))
 }
 
 /// Mounts everything of the plan below `root`, in the plan's order; `sources` comes from [`open_sources`].
@@ -162,21 +134,14 @@ pub(crate) fn mount_all(root: &RootDir, mounts: &[Mount], sources: Vec<Option<Ow
         let target = &plan.target;
         let (mount, place) = match (&plan.source, source) {
             (MountSource::Bind(path), Some(tree)) => {
-                let make = if on(path, is_directory(&tree))? {
-                    Make::Directory
-                } else {
-                    Make::File
-                };
+                let make = if on(path, is_directory(&tree))? { Make::Directory } else { Make::File };
                 (tree, root.open_or_make(target, make))
             }
             (_, Some(tree)) => (tree, plain_place(root, target)),
             (kind, None) => (on(target, kernel_filesystem(kind))?, plain_place(root, target)),
         };
         let place = on(target, place)?;
-        on(
-            target,
-            set_attributes(mount.as_fd(), reach(plan.access), attributes(plan)),
-        )?;
+        on(target, set_attributes(mount.as_fd(), reach(plan.access), attributes(plan)))?;
         on(target, attach(mount.as_fd(), &place, Path::new("")))?;
     }
     Ok(())
@@ -201,14 +166,9 @@ fn kernel_filesystem(source: &MountSource) -> std::result::Result<OwnedFd, Errno
         MountSource::Mqueue => ("mqueue", vec![]),
         MountSource::Cgroup2 => ("cgroup2", vec![]),
         // gid 5 is the tty group on every distribution; mode 0620 is what grantpt(3) asks for.
-        MountSource::Devpts => (
-            "devpts",
-            vec![
-                ("mode", "0620".into()),
-                ("ptmxmode", "0666".into()),
-                ("gid", "5".into()),
-            ],
-        ),
+        MountSource::Devpts => {
+            ("devpts", vec![("mode", "0620".into()), ("ptmxmode", "0666".into()), ("gid", "5".into())])
+        }
         MountSource::Tmpfs { mode, size_bytes } => {
             let mut options = vec![("mode", format!("{mode:o}"))];
             options.extend(size_bytes.map(|bytes| ("size", bytes.to_string())));
@@ -248,9 +208,7 @@ fn reach(access: Access) -> Reach {
 
 /// Makes the plan's device nodes. Their directory is a tmpfs of the plan's own, so nothing of the image is there.
 pub(crate) fn make_devices(root: &RootDir, devices: &[Device]) -> Result<()> {
-    devices
-        .iter()
-        .try_for_each(|device| on(&device.path, make_device(root, device)))
+    devices.iter().try_for_each(|device| on(&device.path, make_device(root, device)))
 }
 
 fn make_device(root: &RootDir, device: &Device) -> std::result::Result<(), Errno> {
@@ -287,11 +245,7 @@ pub(crate) fn mount_console(root: &RootDir, slave: BorrowedFd<'_>) -> Result<()>
     let console = Path::new("/dev/console");
     let attach_slave = || {
         let tree = clone_tree(slave, Path::new(""), OpenTreeFlags::AT_EMPTY_PATH)?;
-        attach(
-            tree.as_fd(),
-            root.open_or_make(console, Make::File)?,
-            Path::new(""),
-        )
+        attach(tree.as_fd(), root.open_or_make(console, Make::File)?, Path::new(""))
     };
     on(console, attach_slave())
 }
@@ -306,10 +260,7 @@ pub(crate) fn mask(root: &RootDir, paths: &[PathBuf]) -> Result<()> {
         let cover = || {
             if is_directory(&place)? {
                 let empty = detached_tmpfs(0o755, Some(0))?;
-                let read_only = MountAttributes {
-                    read_only: true,
-                    ..Default::default()
-                };
+                let read_only = MountAttributes { read_only: true, ..Default::default() };
                 set_attributes(empty.as_fd(), Reach::This, read_only)?;
                 attach(empty.as_fd(), &place, Path::new(""))
             } else {
@@ -344,10 +295,7 @@ pub(crate) fn protect(root: &RootDir, paths: &[PathBuf]) -> Result<()> {
                 Path::new(""),
                 OpenTreeFlags::AT_EMPTY_PATH | OpenTreeFlags::AT_RECURSIVE,
             )?;
-            let read_only = MountAttributes {
-                read_only: true,
-                ..Default::default()
-            };
+            let read_only = MountAttributes { read_only: true, ..Default::default() };
             set_attributes(copy.as_fd(), Reach::Tree, read_only)?;
             attach(copy.as_fd(), &place, Path::new(""))
         };
@@ -358,10 +306,7 @@ pub(crate) fn protect(root: &RootDir, paths: &[PathBuf]) -> Result<()> {
 
 /// Makes the root itself read-only, leaving what is mounted below it as it is.
 pub(crate) fn make_read_only(root: &RootDir) -> Result<()> {
-    let read_only = MountAttributes {
-        read_only: true,
-        ..Default::default()
-    };
+    let read_only = MountAttributes { read_only: true, ..Default::default() };
     on("/", set_attributes(root.as_fd(), Reach::This, read_only))
 }
 
@@ -392,11 +337,7 @@ pub(crate) fn clone_tree(
     path: &Path,
     flags: OpenTreeFlags,
 ) -> std::result::Result<OwnedFd, Errno> {
-    open_tree(
-        at,
-        path,
-        flags | OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
-    )
+    open_tree(at, path, flags | OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
 }
 
 /// Attaches a detached mount at `path` below `at` (or at `at` itself for an empty path).

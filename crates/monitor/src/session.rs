@@ -41,11 +41,8 @@ impl Session {
         streams: Streams,
         owner: ReplyTo,
     ) -> Result<Self, Failure> {
-        let cgroup = ExecCgroup::create(&container.cgroup, &format!("exec-{number}")).map_err(|error| {
-            Failure::Other {
-                detail: error.to_string(),
-            }
-        })?;
+        let cgroup = ExecCgroup::create(&container.cgroup, &format!("exec-{number}"))
+            .map_err(|error| Failure::Other { detail: error.to_string() })?;
         let entry = cgroup.entry().clone();
         let mut process = container.process.clone();
         process.args = plan.args;
@@ -53,22 +50,12 @@ impl Session {
         let directory = open_cgroup(&entry)?;
         let target = container.child.pidfd.as_fd();
         let forked = in_pid_namespace(Some(target), || {
-            clone3(
-                witness,
-                NewNamespaces::default(),
-                directory.as_ref().map(AsFd::as_fd),
-            )
+            clone3(witness, NewNamespaces::default(), directory.as_ref().map(AsFd::as_fd))
         });
         let child = match forked {
             Ok(Cloned::Child) => {
                 let user = container.user.clone();
-                let newcomer = Newcomer {
-                    process,
-                    user,
-                    target,
-                    cgroup: entry,
-                    tty: plan.tty,
-                };
+                let newcomer = Newcomer { process, user, target, cgroup: entry, tty: plan.tty };
                 become_session(newcomer, child_gate, streams)
             }
             Ok(Cloned::Parent(child)) => child,
@@ -78,13 +65,7 @@ impl Session {
             }
         };
         let _ = rustix::io::ioctl_fionbio(&gate, true);
-        Ok(Self {
-            child,
-            gate: Some(gate),
-            owner,
-            answered: false,
-            cgroup,
-        })
+        Ok(Self { child, gate: Some(gate), owner, answered: false, cgroup })
     }
 
     /// Its first process in the host's pid namespace.

@@ -33,13 +33,10 @@ pub(crate) fn resolve(plan: &UserPlan) -> Result<ResolvedUser, UserError> {
 }
 
 fn resolve_in(plan: &UserPlan, passwd: &str, group: &str) -> Result<ResolvedUser, UserError> {
-    let entry = passwd
-        .lines()
-        .filter_map(PasswdEntry::parse)
-        .find(|entry| match &plan.user {
-            NameOrId::Id(uid) => entry.uid == *uid,
-            NameOrId::Name(name) => entry.name == name,
-        });
+    let entry = passwd.lines().filter_map(PasswdEntry::parse).find(|entry| match &plan.user {
+        NameOrId::Id(uid) => entry.uid == *uid,
+        NameOrId::Name(name) => entry.name == name,
+    });
     let uid = match (&plan.user, &entry) {
         (NameOrId::Id(uid), _) => *uid,
         (NameOrId::Name(_), Some(entry)) => entry.uid,
@@ -49,10 +46,7 @@ fn resolve_in(plan: &UserPlan, passwd: &str, group: &str) -> Result<ResolvedUser
     let gid = match &plan.group {
         Some(NameOrId::Id(gid)) => *gid,
         Some(NameOrId::Name(name)) => {
-            groups()
-                .find(|g| g.name == name)
-                .ok_or_else(|| UserError::NoGroup(name.clone()))?
-                .gid
+            groups().find(|g| g.name == name).ok_or_else(|| UserError::NoGroup(name.clone()))?.gid
         }
         None => entry.as_ref().map_or(0, |entry| entry.gid),
     };
@@ -63,15 +57,8 @@ fn resolve_in(plan: &UserPlan, passwd: &str, group: &str) -> Result<ResolvedUser
     all_groups.extend(&plan.supplemental);
     let mut seen = std::collections::BTreeSet::new();
     all_groups.retain(|gid| seen.insert(*gid));
-    let home = entry
-        .map(|entry| entry.home.to_owned())
-        .filter(|home| !home.is_empty());
-    Ok(ResolvedUser {
-        uid,
-        gid,
-        groups: all_groups,
-        home,
-    })
+    let home = entry.map(|entry| entry.home.to_owned()).filter(|home| !home.is_empty());
+    Ok(ResolvedUser { uid, gid, groups: all_groups, home })
 }
 
 struct PasswdEntry<'a> {
@@ -101,11 +88,7 @@ impl<'a> GroupEntry<'a> {
     fn parse(line: &'a str) -> Option<Self> {
         let mut fields = line.split(':');
         let (name, _password) = (fields.next()?, fields.next()?);
-        Some(Self {
-            name,
-            gid: fields.next()?.parse().ok()?,
-            members: fields.next().unwrap_or_default(),
-        })
+        Some(Self { name, gid: fields.next()?.parse().ok()?, members: fields.next().unwrap_or_default() })
     }
 
     fn has_member(&self, user: &str) -> bool {
@@ -126,9 +109,7 @@ fn read_file(file: &'static str) -> Result<String, UserError> {
         return Err(fail(Errno::INVAL));
     }
     let mut bytes = Vec::new();
-    let read = std::fs::File::from(fd)
-        .take(MAX_FILE_BYTES + 1)
-        .read_to_end(&mut bytes);
+    let read = std::fs::File::from(fd).take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes);
     match read {
         Ok(length) if length as u64 > MAX_FILE_BYTES => Err(fail(Errno::FBIG)),
         Ok(_) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
@@ -150,15 +131,8 @@ mod tests {
         supplemental: &[u32],
         merge: bool,
     ) -> Result<(u32, u32, Vec<u32>), String> {
-        let plan = UserPlan {
-            user,
-            group,
-            supplemental: supplemental.to_vec(),
-            merge_image_groups: merge,
-        };
-        resolve_in(&plan, PASSWD, GROUP)
-            .map(|u| (u.uid, u.gid, u.groups))
-            .map_err(|e| e.to_string())
+        let plan = UserPlan { user, group, supplemental: supplemental.to_vec(), merge_image_groups: merge };
+        resolve_in(&plan, PASSWD, GROUP).map(|u| (u.uid, u.gid, u.groups)).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -168,49 +142,19 @@ mod tests {
             (NameOrId::Id(0), None, &[][..], true, (0, 0, vec![0])),
             (NameOrId::Id(4242), None, &[7], true, (4242, 0, vec![0, 7])),
             (NameOrId::Id(1000), None, &[], true, (1000, 50, vec![50, 60, 70])),
-            (
-                NameOrId::Id(1000),
-                None,
-                &[60, 80],
-                false,
-                (1000, 50, vec![50, 60, 80]),
-            ),
-            (
-                name("web2"),
-                Some(name("staff")),
-                &[],
-                true,
-                (1001, 50, vec![50, 70]),
-            ),
-            (
-                name("web"),
-                Some(NameOrId::Id(9)),
-                &[9],
-                false,
-                (1000, 9, vec![9]),
-            ),
+            (NameOrId::Id(1000), None, &[60, 80], false, (1000, 50, vec![50, 60, 80])),
+            (name("web2"), Some(name("staff")), &[], true, (1001, 50, vec![50, 70])),
+            (name("web"), Some(NameOrId::Id(9)), &[9], false, (1000, 9, vec![9])),
         ] {
-            assert_eq!(
-                check(user.clone(), group, supplemental, merge),
-                Ok(want),
-                "{user:?}"
-            );
+            assert_eq!(check(user.clone(), group, supplemental, merge), Ok(want), "{user:?}");
         }
     }
 
     #[test]
     fn an_unknown_name_is_an_error_that_names_it() {
-        assert!(
-            check(NameOrId::Name("nobody".into()), None, &[], true)
-                .unwrap_err()
-                .contains("nobody")
-        );
+        assert!(check(NameOrId::Name("nobody".into()), None, &[], true).unwrap_err().contains("nobody"));
         let group = Some(NameOrId::Name("wheel".into()));
-        assert!(
-            check(NameOrId::Id(0), group, &[], true)
-                .unwrap_err()
-                .contains("wheel")
-        );
+        assert!(check(NameOrId::Id(0), group, &[], true).unwrap_err().contains("wheel"));
     }
 
     #[test]
@@ -221,9 +165,6 @@ mod tests {
             supplemental: vec![],
             merge_image_groups: true,
         };
-        assert_eq!(
-            resolve_in(&plan, PASSWD, GROUP).unwrap().home.as_deref(),
-            Some("/srv")
-        );
+        assert_eq!(resolve_in(&plan, PASSWD, GROUP).unwrap().home.as_deref(), Some("/srv"));
     }
 }

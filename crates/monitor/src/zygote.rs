@@ -10,14 +10,15 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 
 use berth_sys::clone::{Cloned, NewNamespaces, SingleThreaded, clone3};
-use berth_sys::exec::{block_signals, exit_now, ignore_children};
+use berth_sys::exec::{block_signals, close_others, exit_now, ignore_children, notice_children};
 use berth_sys::packet;
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{chdir, setsid};
 
+use crate::fork::{fork_error, open_cgroup, read_plan};
 use crate::monitor::Monitor;
 use crate::plan::SandboxPlan;
-use crate::protocol::{Failure, Message, Spawn};
+use crate::protocol::{Failure, Message};
 
 /// The first argument that makes the berth binary a zygote.
 pub const ZYGOTE_ARGUMENT: &str = "monitor-zygote";
@@ -41,7 +42,7 @@ pub fn main() -> ExitCode {
     berth_sys::title::set(c"berth-zygote", "berth-monitor: zygote");
     loop {
         match packet::receive(&control) {
-            Ok(Some(request)) => serve(&witness, &control, request),
+            Ok(Some(request)) => serve(&witness, request),
             Ok(None) => return ExitCode::SUCCESS,
             Err(error) => return fail(&format!("read the control socket: {error}")),
         }
@@ -49,66 +50,45 @@ pub fn main() -> ExitCode {
 }
 
 /// Forks one monitor, or tells the caller on its connection why not.
-fn serve(witness: &SingleThreaded, control: &OwnedFd, request: packet::Packet) {
+fn serve(witness: &SingleThreaded, request: packet::Packet) {
     let mut fds = request.fds.into_iter();
-    let (Some(connection), Some(plan)) = (fds.next(), fds.next()) else {
-        return;
+    let Some(connection) = fds.next() else { return };
+    let prepared = read_plan(fds.next()).and_then(|plan: SandboxPlan| Ok((open_cgroup(&plan.cgroup)?, plan)));
+    let (cgroup, plan) = match prepared {
+        Ok(prepared) => prepared,
+        Err(failure) => return refuse(&connection, failure),
     };
-    if serde_json::from_slice::<Spawn>(&request.bytes).is_err() {
-        return refuse(&connection, "understand the spawn request");
-    }
-    match clone3(witness, NewNamespaces::default(), None) {
+    match clone3(witness, NewNamespaces::default(), cgroup.as_ref().map(AsFd::as_fd)) {
         Ok(Cloned::Parent(_)) => {}
         Ok(Cloned::Child) => {
-            // The control socket belongs to the zygote; a monitor that kept it would hide the zygote's end. Its
-            // number is freed here, in the child's own table, and never used again before the process ends.
-            let _ = berth_sys::exec::close_one(control.as_fd());
+            // The control socket belongs to the zygote; a monitor that kept it would hide the zygote's end.
+            let _ = close_others(&[connection.as_fd()]);
             exit_now(run_monitor(connection, plan));
         }
-        Err(error) => refuse(&connection, &format!("fork a monitor: {error}")),
+        Err(errno) => refuse(&connection, fork_error("monitor")(errno)),
     }
 }
 
 /// The life of a monitor; returns its exit code.
-fn run_monitor(connection: OwnedFd, plan: OwnedFd) -> i32 {
+fn run_monitor(connection: OwnedFd, plan: SandboxPlan) -> i32 {
     let _ = setsid();
-    berth_sys::exec::notice_children();
-    let plan: SandboxPlan = match serde_json::from_reader(File::from(plan)) {
-        Ok(plan) => plan,
-        Err(error) => {
-            refuse(&connection, &format!("read the sandbox plan: {error}"));
-            return 1;
-        }
-    };
-    let Some(witness) = SingleThreaded::verify() else {
-        refuse(&connection, "be single-threaded");
-        return 1;
-    };
+    notice_children();
     berth_sys::title::set(c"berth-monitor", &format!("berth-monitor: {}", plan.pod));
-    match Monitor::start(witness, plan) {
+    let started = SingleThreaded::verify()
+        .ok_or_else(|| Failure::Other { detail: "the monitor has threads".to_owned() })
+        .and_then(|witness| Monitor::start(witness, plan));
+    match started {
         Ok(monitor) => monitor.run(connection),
         Err(failure) => {
-            send_refusal(&connection, failure);
+            refuse(&connection, failure);
             1
         }
     }
 }
 
-fn refuse(connection: &OwnedFd, what: &str) {
-    send_refusal(
-        connection,
-        Failure::Other {
-            detail: what.to_owned(),
-        },
-    );
-}
-
 /// Answers the spawn request, which has the number 0, with a failure.
-fn send_refusal(connection: &OwnedFd, failure: Failure) {
-    if let Ok(bytes) = serde_json::to_vec(&Message::Reply {
-        id: 0,
-        result: Err(failure),
-    }) {
+fn refuse(connection: &OwnedFd, failure: Failure) {
+    if let Ok(bytes) = serde_json::to_vec(&Message::Reply { id: 0, result: Err(failure) }) {
         let _ = packet::send(connection, &bytes, &[]);
     }
 }

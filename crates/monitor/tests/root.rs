@@ -1,11 +1,7 @@
 //! The real thing: a zygote, its monitors, pause and containers on this kernel. No agent, no network, no cgroup limits.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::wildcard_enum_match_arm, reason = "a test names the one message that it wants")]
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -37,11 +33,7 @@ impl Host {
             .stdin(Stdio::from(theirs))
             .spawn()
             .unwrap();
-        Self {
-            zygote,
-            control,
-            directory: tempfile::tempdir_in("/var/tmp").unwrap(),
-        }
+        Self { zygote, control, directory: tempfile::tempdir_in("/var/tmp").unwrap() }
     }
 
     fn pod(&self, number: u8, change: impl FnOnce(&mut SandboxPlan)) -> Pod {
@@ -49,9 +41,9 @@ impl Host {
         let directory = self.directory.path().join(pod.as_str());
         fs::create_dir(&directory).unwrap();
         let mut plan = SandboxPlan {
-            pod: pod.clone(),
+            pod,
             directory: directory.clone(),
-            cgroup: Entry::Files(vec![]),
+            cgroup: Entry::default(),
             net: Sharing::Own,
             ipc: Sharing::Own,
             hostname: Some("the-pod".to_owned()),
@@ -61,8 +53,7 @@ impl Host {
         };
         change(&mut plan);
         let (ours, theirs) = packet::pair(Blocking::Yes).unwrap();
-        let request = serde_json::to_vec(&Spawn { pod }).unwrap();
-        packet::send(&self.control, &request, &[theirs.as_fd(), memfd(&plan).as_fd()]).unwrap();
+        packet::send(&self.control, SPAWN, &[theirs.as_fd(), memfd(&plan).as_fd()]).unwrap();
         drop(theirs);
         Pod::greeted(ours, directory)
     }
@@ -78,16 +69,13 @@ impl Host {
         fs::create_dir_all(lower.join("bin")).unwrap();
         fs::create_dir_all(lower.join("etc")).unwrap();
         fs::copy("/bin/busybox", lower.join("bin/busybox")).unwrap();
-        for applet in [
-            "sh", "id", "cat", "sleep", "hostname", "readlink", "touch", "kill", "seq", "ls", "stat",
-        ] {
+        for applet in
+            ["sh", "id", "cat", "sleep", "hostname", "readlink", "touch", "kill", "seq", "ls", "stat"]
+        {
             std::os::unix::fs::symlink("busybox", lower.join("bin").join(applet)).unwrap();
         }
-        fs::write(
-            lower.join("etc/passwd"),
-            "root:x:0:0::/root:/bin/sh\nweb:x:1000:50::/srv:/bin/sh\n",
-        )
-        .unwrap();
+        fs::write(lower.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nweb:x:1000:50::/srv:/bin/sh\n")
+            .unwrap();
         Rootfs {
             staging: at("root"),
             lower: vec![lower],
@@ -113,18 +101,12 @@ impl Host {
             container: ContainerId::from_random([number; 32]),
             pid_namespace: PidNamespace::Own,
             cgroup_namespace: Sharing::Host,
-            cgroup: Entry::Files(vec![]),
+            cgroup: Entry::default(),
             oom_file: None,
             rootfs: self.rootfs(&name),
             mounts: vec![
                 mount(MountSource::Proc, "/proc"),
-                mount(
-                    MountSource::Tmpfs {
-                        mode: 0o755,
-                        size_bytes: None,
-                    },
-                    "/dev",
-                ),
+                mount(MountSource::Tmpfs { mode: 0o755, size_bytes: None }, "/dev"),
                 mount(MountSource::Devpts, "/dev/pts"),
                 mount(MountSource::PodShm, "/dev/shm"),
                 mount(MountSource::Sysfs, "/sys"),
@@ -161,11 +143,7 @@ impl Host {
                 seccomp: None,
                 oom_score_adj: Some(500),
             },
-            stdio: StdioPlan {
-                stdin: false,
-                tty: false,
-                log: Some(log),
-            },
+            stdio: StdioPlan { stdin: false, tty: false, log: Some(log) },
         }
     }
 }
@@ -193,14 +171,9 @@ impl Pod {
     fn greeted(socket: OwnedFd, directory: PathBuf) -> Self {
         let packet = packet::receive(&socket).unwrap().unwrap();
         match serde_json::from_slice(&packet.bytes).unwrap() {
-            Message::Hello(hello) => Self {
-                socket,
-                directory,
-                hello,
-                handles: packet.fds,
-                requests: 0,
-                exits: vec![],
-            },
+            Message::Hello(hello) => {
+                Self { socket, directory, hello, handles: packet.fds, requests: 0, exits: vec![] }
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -219,19 +192,13 @@ impl Pod {
     }
 
     fn message(&self) -> Message {
-        let packet = packet::receive(&self.socket)
-            .unwrap()
-            .expect("the monitor is there");
+        let packet = packet::receive(&self.socket).unwrap().expect("the monitor is there");
         serde_json::from_slice(&packet.bytes).unwrap()
     }
 
     fn ask(&mut self, order: Order, fds: &[BorrowedFd<'_>]) -> Result<Answer, Failure> {
         self.requests += 1;
-        let request = serde_json::to_vec(&Request {
-            id: self.requests,
-            order,
-        })
-        .unwrap();
+        let request = serde_json::to_vec(&Request { id: self.requests, order }).unwrap();
         packet::send(&self.socket, &request, fds).unwrap();
         loop {
             match self.message() {
@@ -249,12 +216,7 @@ impl Pod {
     }
 
     fn start(&mut self, plan: &LaunchPlan) -> i32 {
-        match self.ask(
-            Order::Start {
-                container: plan.container.clone(),
-            },
-            &[],
-        ) {
+        match self.ask(Order::Start { container: plan.container.clone() }, &[]) {
             Ok(Answer::Started { pid, .. }) => pid,
             other => panic!("{other:?}"),
         }
@@ -262,11 +224,7 @@ impl Pod {
 
     fn exit(&mut self, plan: &LaunchPlan) -> Exit {
         loop {
-            if let Some(at) = self
-                .exits
-                .iter()
-                .position(|(container, _)| *container == plan.container)
-            {
+            if let Some(at) = self.exits.iter().position(|(container, _)| *container == plan.container) {
                 return self.exits.swap_remove(at).1;
             }
             match self.message() {
@@ -289,11 +247,7 @@ impl Pod {
 
 impl Drop for Pod {
     fn drop(&mut self) {
-        let request = serde_json::to_vec(&Request {
-            id: 0,
-            order: Order::Shutdown,
-        })
-        .unwrap();
+        let request = serde_json::to_vec(&Request { id: 0, order: Order::Shutdown }).unwrap();
         let _ = packet::send(&self.socket, &request, &[]);
         // The end of the stream is the end of the monitor.
         while let Ok(Some(_)) = packet::receive(&self.socket) {}
@@ -309,9 +263,7 @@ fn memfd(value: &impl serde::Serialize) -> OwnedFd {
 
 fn log_text(plan: &LaunchPlan) -> String {
     let log = fs::read_to_string(plan.stdio.log.as_ref().unwrap()).unwrap();
-    log.lines()
-        .map(|line| line.splitn(4, ' ').last().unwrap().to_owned() + "\n")
-        .collect()
+    log.lines().map(|line| line.splitn(4, ' ').last().unwrap().to_owned() + "\n").collect()
 }
 
 fn namespace(pid: i32, name: &str) -> PathBuf {
@@ -334,10 +286,7 @@ fn containers_share_the_pods_namespaces_and_have_their_own_pid_and_mounts() {
     let mut pod = host.pod(1, |_| {});
     let pause = pod.hello.pause_pid.unwrap();
     assert_eq!(pod.handles.len(), 2);
-    let plans = [
-        host.plan(1, "echo $$; sleep 100"),
-        host.plan(2, "hostname; touch /dev/shm/x; sleep 100"),
-    ];
+    let plans = [host.plan(1, "echo $$; sleep 100"), host.plan(2, "hostname; touch /dev/shm/x; sleep 100")];
     let pids: Vec<i32> = plans
         .iter()
         .map(|plan| {
@@ -346,15 +295,8 @@ fn containers_share_the_pods_namespaces_and_have_their_own_pid_and_mounts() {
         })
         .collect();
     for name in ["net", "ipc", "uts"] {
-        assert!(
-            pids.iter()
-                .all(|&pid| namespace(pid, name) == namespace(pause, name)),
-            "{name}"
-        );
-        assert_ne!(
-            namespace(pause, name),
-            fs::read_link(format!("/proc/self/ns/{name}")).unwrap()
-        );
+        assert!(pids.iter().all(|&pid| namespace(pid, name) == namespace(pause, name)), "{name}");
+        assert_ne!(namespace(pause, name), fs::read_link(format!("/proc/self/ns/{name}")).unwrap());
     }
     for name in ["pid", "mnt"] {
         assert_ne!(namespace(pids[0], name), namespace(pids[1], name));
@@ -368,9 +310,7 @@ fn containers_share_the_pods_namespaces_and_have_their_own_pid_and_mounts() {
     assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), mounts_before);
     drop(pod);
     wait_until("all is gone", || {
-        pids.iter()
-            .chain([&pause])
-            .all(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+        pids.iter().chain([&pause]).all(|pid| !Path::new(&format!("/proc/{pid}")).exists())
     });
 }
 
@@ -412,28 +352,16 @@ fn a_failed_step_is_named_and_leaves_nothing() {
     let mut plan = host.plan(4, "true");
     plan.process.user.user = NameOrId::Name("nobody-knows".to_owned());
     match pod.launch(&plan) {
-        Err(Failure::Launch {
-            stage: Stage::FindUser,
-            detail,
-            ..
-        }) => assert!(detail.contains("nobody-knows")),
+        Err(Failure::Launch { stage: Stage::FindUser, detail, .. }) => {
+            assert!(detail.contains("nobody-knows"))
+        }
         other => panic!("{other:?}"),
     }
     plan.process.user.user = NameOrId::Id(0);
     plan.process.args = vec!["/no/such/program".into()];
-    pod.launch(&plan)
-        .expect("the same identifier again, since the first has left nothing");
-    match pod.ask(
-        Order::Start {
-            container: plan.container.clone(),
-        },
-        &[],
-    ) {
-        Err(Failure::Launch {
-            stage: Stage::Execute,
-            errno,
-            ..
-        }) => assert_eq!(errno, Some(2)),
+    pod.launch(&plan).expect("the same identifier again, since the first has left nothing");
+    match pod.ask(Order::Start { container: plan.container.clone() }, &[]) {
+        Err(Failure::Launch { stage: Stage::Execute, errno, .. }) => assert_eq!(errno, Some(2)),
         other => panic!("{other:?}"),
     }
     let exit = pod.exit(&plan);
@@ -457,13 +385,8 @@ fn an_agent_that_comes_back_is_told_what_it_missed() {
     pod.socket = broken;
     wait_until("the exit is recorded", || record.exists());
     pod.reconnect();
-    let report = |plan: &LaunchPlan| {
-        pod.hello
-            .containers
-            .iter()
-            .find(|c| c.container == plan.container)
-            .unwrap()
-    };
+    let report =
+        |plan: &LaunchPlan| pod.hello.containers.iter().find(|c| c.container == plan.container).unwrap();
     assert_eq!(report(&ended).exit.as_ref().unwrap().code, 7);
     assert_eq!(report(&running).exit, None);
     let numbers: String = (1..=20000).map(|n| format!("{n}\n")).collect();
@@ -486,14 +409,7 @@ fn a_shared_pid_namespace_has_pause_as_its_init() {
     // And the next container does not land in it by mistake.
     let own = host.plan(8, "echo me $$");
     assert_eq!(pod.run(&own).1, "me 1\n");
-    pod.ask(
-        Order::Signal {
-            container: plan.container.clone(),
-            signal: 9,
-        },
-        &[],
-    )
-    .unwrap();
+    pod.ask(Order::Signal { container: plan.container.clone(), signal: 9 }, &[]).unwrap();
     assert_eq!(pod.exit(&plan).code, 137);
 }
 
@@ -509,8 +425,6 @@ fn a_killed_monitor_takes_its_pod_with_it() {
     rustix::process::kill_process(monitor, rustix::process::Signal::KILL).unwrap();
     let pause = pod.hello.pause_pid.unwrap();
     wait_until("pause and container are gone", || {
-        [pause, pid]
-            .iter()
-            .all(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+        [pause, pid].iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists())
     });
 }

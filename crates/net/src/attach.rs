@@ -53,9 +53,7 @@ pub struct Attached {
 ///
 /// Part of [`Network::attach`](crate::Network::attach); on its own it is for pods without a network.
 pub fn up_loopback(pod_socket: BorrowedFd<'_>) -> Result<()> {
-    with_loopback(Batch::default())
-        .send(pod_socket)
-        .map_err(Error::Loopback)?;
+    with_loopback(Batch::default()).send(pod_socket).map_err(Error::Loopback)?;
     Ok(())
 }
 
@@ -79,22 +77,10 @@ impl<'a> Wiring<'a> {
     ) -> Result<Self> {
         let with_subnet = |address: IpAddr| match subnets.iter().find(|net| net.contains(&address)) {
             Some(subnet) => Ok((address, *subnet)),
-            None => Err(Error::AddressOutside {
-                pod_id: attachment.pod_id.into(),
-                address,
-            }),
+            None => Err(Error::AddressOutside { pod_id: attachment.pod_id.into(), address }),
         };
-        let addresses = attachment
-            .addresses
-            .iter()
-            .map(with_subnet)
-            .collect::<Result<_>>()?;
-        Ok(Self {
-            attachment,
-            alias: bridge.pod_alias(attachment.pod_id),
-            addresses,
-            mtu,
-        })
+        let addresses = attachment.addresses.iter().map(with_subnet).collect::<Result<_>>()?;
+        Ok(Self { attachment, alias: bridge.pod_alias(attachment.pod_id), addresses, mtu })
     }
 
     /// Makes the pair and configures the pod's end.
@@ -108,15 +94,9 @@ impl<'a> Wiring<'a> {
     ) -> std::result::Result<Attached, NetlinkError> {
         let attached = self.make_pair(host, bridge_index)?;
         let settle = Batch::default()
-            .route(
-                "settle bridge port",
-                Mode::Plain,
-                &link::settle_carrier(attached.host_index),
-            )
+            .route("settle bridge port", Mode::Plain, &link::settle_carrier(attached.host_index))
             .route("settle bridge", Mode::Plain, &link::settle_carrier(bridge_index));
-        let configured = self
-            .pod_batch(attached.pod_index)
-            .send(self.attachment.pod_socket);
+        let configured = self.pod_batch(attached.pod_index).send(self.attachment.pod_socket);
         match configured.and_then(|_| host.send(settle)) {
             Ok(_) => Ok(attached),
             Err(error) => {
@@ -129,32 +109,19 @@ impl<'a> Wiring<'a> {
     fn make_pair(&self, host: &HostLinks, bridge_index: u32) -> std::result::Result<Attached, NetlinkError> {
         let told = host.send(self.host_batch(bridge_index)).inspect_err(|error| {
             // What has the name then was there before, and is not this call's to remove.
-            let made_nothing = matches!(
-                error,
-                NetlinkError::Send { .. }
-                    | NetlinkError::Refused {
-                        step: CREATE_STEP,
-                        ..
-                    }
-            );
+            let made_nothing =
+                matches!(error, NetlinkError::Send { .. } | NetlinkError::Refused { step: CREATE_STEP, .. });
             if !made_nothing {
                 self.unmake_pair(host);
             }
         })?;
         let link = told.first().and_then(|body| Link::read(body));
-        let ends = link.and_then(|link| {
-            Some(Attached {
-                host_index: link.index,
-                pod_index: link.peer_index?,
-            })
-        });
+        let ends =
+            link.and_then(|link| Some(Attached { host_index: link.index, pod_index: link.peer_index? }));
         ends.ok_or_else(|| {
             self.unmake_pair(host);
             let source = std::io::Error::from(std::io::ErrorKind::InvalidData);
-            NetlinkError::Receive {
-                step: "look up veth pair",
-                source,
-            }
+            NetlinkError::Receive { step: "look up veth pair", source }
         })
     }
 
@@ -175,11 +142,7 @@ impl<'a> Wiring<'a> {
         };
         Batch::default()
             .route(CREATE_STEP, Mode::Create, &link::create_veth(&pair))
-            .route(
-                "mark veth as ours",
-                Mode::Plain,
-                &link::claim_port(name, &self.alias),
-            )
+            .route("mark veth as ours", Mode::Plain, &link::claim_port(name, &self.alias))
             .route("look up veth pair", Mode::Plain, &link::get_link(name))
     }
 
@@ -192,11 +155,7 @@ impl<'a> Wiring<'a> {
         }
         // A route's gateway has to be reachable by the time that it is added, so these come last.
         for (_, subnet) in &self.addresses {
-            batch = batch.route(
-                "add default route",
-                Mode::Create,
-                &link::default_route(index, subnet),
-            );
+            batch = batch.route("add default route", Mode::Create, &link::default_route(index, subnet));
         }
         batch
     }
@@ -206,9 +165,5 @@ impl<'a> Wiring<'a> {
 const CREATE_STEP: &str = "create veth pair on bridge";
 
 fn with_loopback(batch: Batch) -> Batch {
-    batch.route(
-        "bring up loopback",
-        Mode::Plain,
-        &link::set_up(LOOPBACK_INDEX, None),
-    )
+    batch.route("bring up loopback", Mode::Plain, &link::set_up(LOOPBACK_INDEX, None))
 }

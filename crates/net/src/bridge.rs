@@ -24,10 +24,7 @@ use crate::sysctl;
 /// Errors: exists, for an interface that is not ours; it is not touched.
 pub(crate) fn ensure(config: &NetworkConfig, subnets: &[IpNet]) -> Result<u32> {
     let name = &config.bridge;
-    let failed = |source| Error::Bridge {
-        bridge: name.clone(),
-        source,
-    };
+    let failed = |source| Error::Bridge { bridge: name.clone(), source };
     let host = HostLinks::open().map_err(failed)?;
     if host.find(name).map_err(failed)?.is_none() {
         create(&host, name, subnets).map_err(failed)?;
@@ -44,36 +41,23 @@ pub(crate) fn ensure(config: &NetworkConfig, subnets: &[IpNet]) -> Result<u32> {
 ///
 /// Errors: exists, when the interface of that name is not ours; unavailable, when there is none.
 pub(crate) fn find_own(host: &HostLinks, name: &IfName) -> Result<Link> {
-    let found = host.find(name).map_err(|source| Error::Bridge {
-        bridge: name.clone(),
-        source,
-    })?;
+    let found = host.find(name).map_err(|source| Error::Bridge { bridge: name.clone(), source })?;
     let Some(link) = found else {
-        return Err(Error::BridgeLost {
-            bridge: name.clone(),
-            state: "gone",
-        });
+        return Err(Error::BridgeLost { bridge: name.clone(), state: "gone" });
     };
     let kind = link.kind.as_deref().unwrap_or("device");
     let alias = link.alias.as_deref().unwrap_or_default();
     if kind == "bridge" && alias == name.bridge_alias() {
         return Ok(link);
     }
-    Err(Error::ForeignBridge {
-        bridge: name.clone(),
-        found: format!("{kind} with alias {alias:?}"),
-    })
+    Err(Error::ForeignBridge { bridge: name.clone(), found: format!("{kind} with alias {alias:?}") })
 }
 
 fn create(host: &HostLinks, name: &IfName, subnets: &[IpNet]) -> std::result::Result<(), NetlinkError> {
     let address = subnets.first().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), gateway);
     let batch = Batch::default()
         .route("create bridge", Mode::Create, &link::create_bridge(name, address))
-        .route(
-            "mark bridge as ours",
-            Mode::Plain,
-            &link::set_alias(name, &name.bridge_alias()),
-        );
+        .route("mark bridge as ours", Mode::Plain, &link::set_alias(name, &name.bridge_alias()));
     host.send(batch)?;
     tracing::info!(bridge = %name, "bridge created");
     Ok(())
@@ -88,21 +72,11 @@ fn settle(
 ) -> std::result::Result<(), NetlinkError> {
     let told = host.send(Batch::default().route("list addresses", Mode::Dump, &link::list_addresses()))?;
     let wanted = |address: &IpNet| {
-        subnets
-            .iter()
-            .any(|net| gateway(net) == address.addr() && net.prefix_len() == address.prefix_len())
+        subnets.iter().any(|net| gateway(net) == address.addr() && net.prefix_len() == address.prefix_len())
     };
     let mut batch = Batch::default();
-    for stale in told
-        .iter()
-        .filter_map(|body| address_on(body, index))
-        .filter(|address| !wanted(address))
-    {
-        batch = batch.route(
-            "remove old gateway address",
-            Mode::Plain,
-            &link::delete_address(index, stale),
-        );
+    for stale in told.iter().filter_map(|body| address_on(body, index)).filter(|address| !wanted(address)) {
+        batch = batch.route("remove old gateway address", Mode::Plain, &link::delete_address(index, stale));
     }
     for subnet in subnets {
         let message = link::add_address(index, gateway(subnet), subnet);
@@ -114,24 +88,16 @@ fn settle(
 
 /// The address that the body of an `RTM_NEWADDR` tells of, if it is on this link and not link-local.
 fn address_on(body: &[u8], index: u32) -> Option<IpNet> {
-    let message = AddressMessage::parse(body)
-        .ok()
-        .filter(|message| message.header.index == index)?;
+    let message = AddressMessage::parse(body).ok().filter(|message| message.header.index == index)?;
     // IPv4 has both attributes, and the address proper is the local one; IPv6 has only the other.
-    let local = message.attributes.iter().find_map(|attribute| {
-        if let AddressAttribute::Local(ip) = attribute {
-            Some(*ip)
-        } else {
-            None
-        }
-    });
-    let plain = message.attributes.iter().find_map(|attribute| {
-        if let AddressAttribute::Address(ip) = attribute {
-            Some(*ip)
-        } else {
-            None
-        }
-    });
+    let local = message
+        .attributes
+        .iter()
+        .find_map(|attribute| if let AddressAttribute::Local(ip) = attribute { Some(*ip) } else { None });
+    let plain = message
+        .attributes
+        .iter()
+        .find_map(|attribute| if let AddressAttribute::Address(ip) = attribute { Some(*ip) } else { None });
     let address = IpNet::new(local.or(plain)?, message.header.prefix_len).ok()?;
     let link_local = matches!(address, IpNet::V6(net) if net.addr().is_unicast_link_local());
     (!link_local).then_some(address)

@@ -47,10 +47,7 @@ impl Default for NetworkConfig {
             bridge: IfName::default_bridge(),
             subnets: vec![
                 IpNet::V4(Ipv4Net::new_assert([10, 88, 0, 0].into(), 16)),
-                IpNet::V6(Ipv6Net::new_assert(
-                    [0xfd62, 0x6572, 0x7468, 0, 0, 0, 0, 0].into(),
-                    64,
-                )),
+                IpNet::V6(Ipv6Net::new_assert([0xfd62, 0x6572, 0x7468, 0, 0, 0, 0, 0].into(), 64)),
             ],
             mtu: None,
             nft_table: "berth".into(),
@@ -80,11 +77,7 @@ impl NetworkConfig {
         let table = &self.nft_table;
         let starts_well = table.starts_with(|c: char| c.is_ascii_alphabetic());
         if !starts_well || !table.chars().all(named) || table.len() > TABLE_NAME_BYTES {
-            return Err(invalid(
-                "nft_table",
-                table,
-                "is not a letter followed by letters, digits or _-./",
-            ));
+            return Err(invalid("nft_table", table, "is not a letter followed by letters, digits or _-./"));
         }
         Ok(())
     }
@@ -104,21 +97,13 @@ fn check_subnet(subnet: &IpNet) -> Result<()> {
         IpAddr::V6(ip) => ip.is_unicast_link_local(),
     };
     if ip.is_loopback() || ip.is_multicast() || ip.is_unspecified() || link_local {
-        return Err(invalid(
-            "subnets",
-            subnet,
-            "is not made of addresses that a pod can have",
-        ));
+        return Err(invalid("subnets", subnet, "is not made of addresses that a pod can have"));
     }
     Ok(())
 }
 
 fn invalid(key: &'static str, value: impl ToString, problem: &'static str) -> Error {
-    Error::Config {
-        key,
-        value: value.to_string(),
-        problem,
-    }
+    Error::Config { key, value: value.to_string(), problem }
 }
 
 #[cfg(test)]
@@ -140,18 +125,13 @@ mod tests {
     fn nonsense_is_refused_naming_key_and_value() {
         let check = |text: &str, expected: &str| {
             let config: NetworkConfig = toml::from_str(text).unwrap();
-            let found = config
-                .validate()
-                .map_or_else(|e| e.to_string(), |()| "valid".into());
+            let found = config.validate().map_or_else(|e| e.to_string(), |()| "valid".into());
             assert_eq!(found, expected, "{text}");
         };
         check("subnets = ['10.0.0.0/30']", "valid");
         check("subnets = ['fd62::/64', '10.0.0.0/8']", "valid");
         check("mtu = 9000\nnft_table = 'berth-2'", "valid");
-        check(
-            "subnets = []",
-            "check network setting subnets = []: needs at least one subnet",
-        );
+        check("subnets = []", "check network setting subnets = []: needs at least one subnet");
         check(
             "subnets = ['10.0.0.0/24', '10.1.0.0/24']",
             "check network setting subnets = 10.1.0.0/24: is the second of its address family",
@@ -165,29 +145,14 @@ mod tests {
             "check network setting subnets = 10.0.0.0/31: is too small for a gateway and a pod",
         );
         let unusable = "is not made of addresses that a pod can have";
-        for subnet in [
-            "127.0.0.0/8",
-            "224.0.0.0/8",
-            "0.0.0.0/0",
-            "169.254.0.0/16",
-            "fe80::/64",
-            "ff02::/64",
-        ] {
+        for subnet in ["127.0.0.0/8", "224.0.0.0/8", "0.0.0.0/0", "169.254.0.0/16", "fe80::/64", "ff02::/64"]
+        {
             let expected = format!("check network setting subnets = {subnet}: {unusable}");
             check(&format!("subnets = ['{subnet}']"), &expected);
         }
-        check(
-            "mtu = 1000",
-            "check network setting mtu = 1000: is not between 1280 and 65535",
-        );
+        check("mtu = 1000", "check network setting mtu = 1000: is not between 1280 and 65535");
         let table = "is not a letter followed by letters, digits or _-./";
-        check(
-            "nft_table = ''",
-            &format!("check network setting nft_table = : {table}"),
-        );
-        check(
-            "nft_table = 'a b'",
-            &format!("check network setting nft_table = a b: {table}"),
-        );
+        check("nft_table = ''", &format!("check network setting nft_table = : {table}"));
+        check("nft_table = 'a b'", &format!("check network setting nft_table = a b: {table}"));
     }
 }

@@ -243,18 +243,8 @@ mod tests {
             assert_eq!((error.to_string().as_str(), error.kind()), (text, kind));
         };
         let exists = rustix::io::Errno::EXIST;
-        check(
-            exists,
-            Some("address in use"),
-            "add address (kernel: address in use)",
-            ErrorKind::Exists,
-        );
-        check(
-            rustix::io::Errno::NOBUFS,
-            None,
-            "add address",
-            ErrorKind::Exhausted,
-        );
+        check(exists, Some("address in use"), "add address (kernel: address in use)", ErrorKind::Exists);
+        check(rustix::io::Errno::NOBUFS, None, "add address", ErrorKind::Exhausted);
         check(rustix::io::Errno::PERM, None, "add address", ErrorKind::Internal);
     }
 }

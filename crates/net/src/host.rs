@@ -21,9 +21,7 @@ pub(crate) struct HostLinks {
 
 impl HostLinks {
     pub(crate) fn open() -> Result<Self> {
-        Ok(Self {
-            socket: netlink::open(NETLINK_ROUTE)?,
-        })
+        Ok(Self { socket: netlink::open(NETLINK_ROUTE)? })
     }
 
     /// Sends a batch of the caller's own, and returns what the kernel tells besides acknowledging.

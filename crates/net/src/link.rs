@@ -82,14 +82,9 @@ pub(crate) struct VethPair<'a> {
 /// once, by which the host's end gives itself an IPv6 address before [`claim_port`] can tell it not to.
 pub(crate) fn create_veth(pair: &VethPair<'_>) -> RouteNetlinkMessage {
     let mut peer = LinkMessage::default();
-    peer.attributes = vec![
-        LinkAttribute::IfName(POD_IFNAME.into()),
-        LinkAttribute::NetNsFd(pair.netns.as_raw_fd()),
-    ];
-    peer.attributes.extend(
-        pair.address
-            .map(|address| LinkAttribute::Address(mac_of(address))),
-    );
+    peer.attributes =
+        vec![LinkAttribute::IfName(POD_IFNAME.into()), LinkAttribute::NetNsFd(pair.netns.as_raw_fd())];
+    peer.attributes.extend(pair.address.map(|address| LinkAttribute::Address(mac_of(address))));
     peer.attributes.extend(pair.mtu.map(LinkAttribute::Mtu));
     let mut link = named(pair.host_ifname);
     mark_up(&mut link);
@@ -106,8 +101,7 @@ pub(crate) fn create_veth(pair: &VethPair<'_>) -> RouteNetlinkMessage {
 pub(crate) fn create_bridge(name: &IfName, address: IpAddr) -> RouteNetlinkMessage {
     let mut link = named(name);
     link.attributes.push(LinkAttribute::Address(mac_of(address)));
-    link.attributes
-        .push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
+    link.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
     RouteNetlinkMessage::NewLink(link)
 }
 
@@ -124,10 +118,9 @@ pub(crate) fn set_alias(name: &IfName, alias: &str) -> RouteNetlinkMessage {
 pub(crate) fn claim_port(name: &IfName, alias: &str) -> RouteNetlinkMessage {
     let mut link = named(name);
     link.attributes.push(LinkAttribute::IfAlias(alias.into()));
-    link.attributes
-        .push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![
-            AfSpecInet6::AddrGenMode(In6AddrGenMode::None),
-        ])]));
+    link.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![
+        AfSpecInet6::AddrGenMode(In6AddrGenMode::None),
+    ])]));
     RouteNetlinkMessage::SetLink(link)
 }
 
@@ -171,9 +164,7 @@ pub(crate) fn add_address(index: u32, address: IpAddr, subnet: &IpNet) -> RouteN
     let mut message = address_message(index, address, subnet.prefix_len());
     message.header.flags = AddressHeaderFlags::Nodad;
     if let IpNet::V4(net) = subnet {
-        message
-            .attributes
-            .push(AddressAttribute::Broadcast(net.broadcast()));
+        message.attributes.push(AddressAttribute::Broadcast(net.broadcast()));
     }
     RouteNetlinkMessage::NewAddress(message)
 }
@@ -197,10 +188,7 @@ pub(crate) fn default_route(index: u32, subnet: &IpNet) -> RouteNetlinkMessage {
     route.header.protocol = RouteProtocol::Static;
     route.header.scope = RouteScope::Universe;
     route.header.kind = RouteType::Unicast;
-    route.attributes = vec![
-        RouteAttribute::Gateway(gateway.into()),
-        RouteAttribute::Oif(index),
-    ];
+    route.attributes = vec![RouteAttribute::Gateway(gateway.into()), RouteAttribute::Oif(index)];
     RouteNetlinkMessage::NewRoute(route)
 }
 
@@ -221,19 +209,12 @@ fn address_message(index: u32, address: IpAddr, prefix_bits: u8) -> AddressMessa
     message.header.prefix_len = prefix_bits;
     message.header.scope = AddressScope::Universe;
     message.header.index = index;
-    message.attributes = vec![
-        AddressAttribute::Local(address),
-        AddressAttribute::Address(address),
-    ];
+    message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
     message
 }
 
 fn family(ip: IpAddr) -> AddressFamily {
-    if ip.is_ipv4() {
-        AddressFamily::Inet
-    } else {
-        AddressFamily::Inet6
-    }
+    if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
 #[cfg(test)]
@@ -252,11 +233,9 @@ mod tests {
         let mut link = named(&IfName::new("bth0").unwrap());
         link.header.index = 7;
         mark_up(&mut link);
-        link.attributes
-            .push(LinkAttribute::IfAlias("berth:berth0:pod:x".into()));
+        link.attributes.push(LinkAttribute::IfAlias("berth:berth0:pod:x".into()));
         link.attributes.push(LinkAttribute::Link(2));
-        link.attributes
-            .push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth)]));
+        link.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth)]));
         let expected = Link {
             index: 7,
             name: "bth0".into(),
@@ -265,10 +244,7 @@ mod tests {
             kind: Some("veth".into()),
             peer_index: Some(2),
         };
-        assert_eq!(
-            Link::read(&body_of(&RouteNetlinkMessage::NewLink(link))),
-            Some(expected)
-        );
+        assert_eq!(Link::read(&body_of(&RouteNetlinkMessage::NewLink(link))), Some(expected));
     }
 
     #[test]

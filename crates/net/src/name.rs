@@ -35,11 +35,7 @@ impl IfName {
         let allowed = |c: char| c.is_ascii_graphic() && !"/:%".contains(c);
         let valid =
             (1..=MAX_BYTES).contains(&name.len()) && name.chars().all(allowed) && name != "." && name != "..";
-        if valid {
-            Ok(Self(name))
-        } else {
-            Err(Error::BadInterfaceName { name })
-        }
+        if valid { Ok(Self(name)) } else { Err(Error::BadInterfaceName { name }) }
     }
 
     /// The name of the host's end of a pod's veth pair: `bth` and the first twelve characters of the pod's id.
@@ -50,9 +46,7 @@ impl IfName {
             Some(start) if start.bytes().all(|b| b.is_ascii_alphanumeric()) => {
                 Ok(Self(format!("bth{start}")))
             }
-            _ => Err(Error::BadPodId {
-                pod_id: pod_id.into(),
-            }),
+            _ => Err(Error::BadPodId { pod_id: pod_id.into() }),
         }
     }
 
@@ -78,10 +72,7 @@ impl IfName {
 
     /// The pod's id from an alias that [`IfName::pod_alias`] made for this bridge.
     pub(crate) fn pod_of_alias<'a>(&self, alias: &'a str) -> Option<&'a str> {
-        alias
-            .strip_prefix("berth:")?
-            .strip_prefix(self.as_str())?
-            .strip_prefix(":pod:")
+        alias.strip_prefix("berth:")?.strip_prefix(self.as_str())?.strip_prefix(":pod:")
     }
 }
 
@@ -114,17 +105,7 @@ mod tests {
         for good in ["berth0", "a", "eth0.100", "fifteen-bytes-x"] {
             assert_eq!(IfName::new(good).unwrap().as_str(), good);
         }
-        for bad in [
-            "",
-            ".",
-            "..",
-            "a/b",
-            "a:b",
-            "eth%d",
-            "with space",
-            "sixteen-bytes-xx",
-            "brücke",
-        ] {
+        for bad in ["", ".", "..", "a/b", "a:b", "eth%d", "with space", "sixteen-bytes-xx", "brücke"] {
             assert!(IfName::new(bad).is_err(), "{bad:?}");
         }
     }
@@ -142,13 +123,8 @@ mod tests {
     fn alias_names_bridge_and_pod() {
         let bridge = IfName::new("berth0").unwrap();
         assert_eq!(bridge.pod_of_alias(&bridge.pod_alias("f00d")), Some("f00d"));
-        for foreign in [
-            "",
-            "uplink",
-            "berth:berth0:bridge",
-            "berth:berth01:pod:f00d",
-            "berth:other:pod:f00d",
-        ] {
+        for foreign in ["", "uplink", "berth:berth0:bridge", "berth:berth01:pod:f00d", "berth:other:pod:f00d"]
+        {
             assert_eq!(bridge.pod_of_alias(foreign), None, "{foreign:?}");
         }
     }

@@ -121,16 +121,11 @@ impl Batch {
         let length = (HEADER_BYTES + body.len()) as u32;
         self.bytes.extend_from_slice(&length.to_ne_bytes());
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
-        self.bytes
-            .extend_from_slice(&(flags | NLM_F_REQUEST).to_ne_bytes());
+        self.bytes.extend_from_slice(&(flags | NLM_F_REQUEST).to_ne_bytes());
         self.bytes.extend_from_slice(&sequence.to_ne_bytes());
         self.bytes.extend_from_slice(&0_u32.to_ne_bytes());
         self.bytes.extend_from_slice(body);
-        self.requests.push(Request {
-            sequence,
-            step,
-            answered: flags == 0,
-        });
+        self.requests.push(Request { sequence, step, answered: flags == 0 });
     }
 
     /// Sends all requests and collects the bodies of what the kernel tells besides acknowledging.
@@ -143,10 +138,8 @@ impl Batch {
         let Some(step) = self.requests.first().map(|request| request.step) else {
             return Ok(Vec::new());
         };
-        rustix::net::send(socket, &self.bytes, SendFlags::empty()).map_err(|errno| NetlinkError::Send {
-            step,
-            source: errno.into(),
-        })?;
+        rustix::net::send(socket, &self.bytes, SendFlags::empty())
+            .map_err(|errno| NetlinkError::Send { step, source: errno.into() })?;
         let mut told = Vec::new();
         let mut buffer = vec![0; RECEIVE_BYTES];
         while self.requests.iter().any(|request| !request.answered) {
@@ -160,19 +153,12 @@ impl Batch {
     fn read_answers(&mut self, datagram: &[u8], told: &mut Vec<Vec<u8>>) -> Result<()> {
         let mut rest = datagram;
         while let Ok(message) = NetlinkBuffer::new_checked(&rest) {
-            let request = self
-                .requests
-                .iter_mut()
-                .find(|r| r.sequence == message.sequence_number());
+            let request = self.requests.iter_mut().find(|r| r.sequence == message.sequence_number());
             if let Some(request) = request {
                 let is_answer = matches!(message.message_type(), NLMSG_ERROR | NLMSG_DONE);
                 match refusal(&message) {
                     Some((hint, source)) => {
-                        return Err(NetlinkError::Refused {
-                            step: request.step,
-                            hint,
-                            source,
-                        });
+                        return Err(NetlinkError::Refused { step: request.step, hint, source });
                     }
                     None if is_answer => request.answered = true,
                     None => told.push(message.payload().to_vec()),
@@ -210,10 +196,7 @@ fn refusal(message: &NetlinkBuffer<&&[u8]>) -> Option<(Option<String>, io::Error
     if number == 0 {
         return None;
     }
-    Some((
-        hint(message.message_type(), message.flags(), payload),
-        io::Error::from_raw_os_error(-number),
-    ))
+    Some((hint(message.message_type(), message.flags(), payload), io::Error::from_raw_os_error(-number)))
 }
 
 fn hint(kind: u16, flags: u16, payload: &[u8]) -> Option<String> {
@@ -231,15 +214,14 @@ fn hint(kind: u16, flags: u16, payload: &[u8]) -> Option<String> {
 
 /// The value of the first attribute of this kind.
 pub(crate) fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
-    NlasIterator::new(attributes)
-        .map_while(std::result::Result::ok)
-        .find(|nla| nla.kind() == kind)
-        .map(|nla| {
+    NlasIterator::new(attributes).map_while(std::result::Result::ok).find(|nla| nla.kind() == kind).map(
+        |nla| {
             // `NlaBuffer::value` borrows from the buffer that the iterator made, not from ours.
             let bytes: &[u8] = nla.into_inner();
             let length = u16::from_ne_bytes([bytes[0], bytes[1]]) as usize;
             &bytes[4..length]
-        })
+        },
+    )
 }
 
 /// Text from an attribute that ends with a zero byte.

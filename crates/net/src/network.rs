@@ -52,11 +52,7 @@ impl Network {
         }
         let table = rules::table(&config.nft_table, &subnets, config.masquerade);
         nftables::replace(&table).map_err(|source| table_error(&config, source))?;
-        let network = Self {
-            config,
-            subnets,
-            bridge_index,
-        };
+        let network = Self { config, subnets, bridge_index };
         network.warn_of_dropping_chains();
         Ok(network)
     }
@@ -103,30 +99,16 @@ impl Network {
     /// descriptor of the pod's namespace. So a stop need not wait for this call: it ends the namespace, and
     /// detaches in the background to be sure.
     pub fn detach(&self, host_ifname: &IfName) -> Result<()> {
-        let failed = |source| Error::Detach {
-            host_ifname: host_ifname.clone(),
-            source,
-        };
-        HostLinks::open()
-            .and_then(|host| host.delete(host_ifname))
-            .map_err(failed)
+        let failed = |source| Error::Detach { host_ifname: host_ifname.clone(), source };
+        HostLinks::open().and_then(|host| host.delete(host_ifname)).map_err(failed)
     }
 
     /// Every veth in the host's namespace whose alias says that it joins a pod to this bridge.
     pub fn owned_links(&self) -> Result<Vec<OwnedLink>> {
-        let links = HostLinks::open()
-            .and_then(|host| host.list())
-            .map_err(Error::List)?;
+        let links = HostLinks::open().and_then(|host| host.list()).map_err(Error::List)?;
         let owned = links.into_iter().filter_map(|link| {
-            let pod_id = self
-                .config
-                .bridge
-                .pod_of_alias(link.alias.as_deref()?)?
-                .to_owned();
-            Some(OwnedLink {
-                name: IfName::new(link.name).ok()?,
-                pod_id,
-            })
+            let pod_id = self.config.bridge.pod_of_alias(link.alias.as_deref()?)?.to_owned();
+            Some(OwnedLink { name: IfName::new(link.name).ok()?, pod_id })
         });
         Ok(owned.collect())
     }
@@ -136,17 +118,11 @@ impl Network {
     /// Errors: the reason why not, to be shown as the network's condition.
     pub fn check(&self) -> Result<()> {
         let bridge = self.config.bridge.clone();
-        let host = HostLinks::open().map_err(|source| Error::Bridge {
-            bridge: bridge.clone(),
-            source,
-        })?;
+        let host = HostLinks::open().map_err(|source| Error::Bridge { bridge: bridge.clone(), source })?;
         if bridge::find_own(&host, &bridge)?.up {
             Ok(())
         } else {
-            Err(Error::BridgeLost {
-                bridge,
-                state: "down",
-            })
+            Err(Error::BridgeLost { bridge, state: "down" })
         }
     }
 
@@ -161,13 +137,8 @@ impl Network {
             return Err(Error::InUse { bridge, pods });
         }
         nftables::remove(&self.config.nft_table).map_err(|source| table_error(&self.config, source))?;
-        let failed = |source| Error::Bridge {
-            bridge: bridge.clone(),
-            source,
-        };
-        HostLinks::open()
-            .and_then(|host| host.delete(&bridge))
-            .map_err(failed)
+        let failed = |source| Error::Bridge { bridge: bridge.clone(), source };
+        HostLinks::open().and_then(|host| host.delete(&bridge)).map_err(failed)
     }
 
     fn warn_of_dropping_chains(&self) {
@@ -207,8 +178,5 @@ fn enable_forwarding(subnets: &[IpNet]) -> Result<()> {
 }
 
 fn table_error(config: &NetworkConfig, source: NetlinkError) -> Error {
-    Error::Table {
-        table: config.nft_table.clone(),
-        source,
-    }
+    Error::Table { table: config.nft_table.clone(), source }
 }

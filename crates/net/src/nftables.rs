@@ -103,17 +103,9 @@ pub(crate) fn remove(name: &str) -> Result<()> {
 /// The chains, as `table chain`, that drop what is forwarded unless one of their rules accepts it.
 pub(crate) fn dropping_forward_chains() -> Result<Vec<String>> {
     let mut batch = Batch::default();
-    batch.encoded(
-        "list chains",
-        GET_CHAIN,
-        Mode::Dump,
-        &header(FAMILY_UNSPECIFIED, 0),
-    );
+    batch.encoded("list chains", GET_CHAIN, Mode::Dump, &header(FAMILY_UNSPECIFIED, 0));
     let told = batch.send(netlink::open(NETLINK_NETFILTER)?.as_fd())?;
-    Ok(told
-        .iter()
-        .filter_map(|body| dropping_forward_chain(body))
-        .collect())
+    Ok(told.iter().filter_map(|body| dropping_forward_chain(body)).collect())
 }
 
 fn dropping_forward_chain(body: &[u8]) -> Option<String> {
@@ -132,71 +124,36 @@ struct Transaction {
 impl Transaction {
     fn new() -> Self {
         let mut batch = Batch::default();
-        batch.mark(
-            "begin nftables transaction",
-            BATCH_BEGIN,
-            &header(FAMILY_UNSPECIFIED, SUBSYSTEM),
-        );
+        batch.mark("begin nftables transaction", BATCH_BEGIN, &header(FAMILY_UNSPECIFIED, SUBSYSTEM));
         Self { batch }
     }
 
     /// Deleting what is not there would be refused, so it is made first.
     fn clear(&mut self, table: &str) {
-        self.push(
-            "create table",
-            NEW_TABLE,
-            Mode::Ensure,
-            Attributes::new().text(1, table),
-        );
-        self.push(
-            "delete table",
-            DELETE_TABLE,
-            Mode::Plain,
-            Attributes::new().text(1, table),
-        );
+        self.push("create table", NEW_TABLE, Mode::Ensure, Attributes::new().text(1, table));
+        self.push("delete table", DELETE_TABLE, Mode::Plain, Attributes::new().text(1, table));
     }
 
     fn add(&mut self, table: &Table<'_>) {
         const CHAIN: &str = "postrouting";
-        self.push(
-            "create table",
-            NEW_TABLE,
-            Mode::Create,
-            Attributes::new().text(1, table.name),
-        );
-        let hook = Attributes::new()
-            .number(1, HOOK_POSTROUTING)
-            .number(2, PRIORITY_SRCNAT);
-        let chain = Attributes::new()
-            .text(1, table.name)
-            .text(3, CHAIN)
-            .nested(4, hook)
-            .text(7, "nat");
+        self.push("create table", NEW_TABLE, Mode::Create, Attributes::new().text(1, table.name));
+        let hook = Attributes::new().number(1, HOOK_POSTROUTING).number(2, PRIORITY_SRCNAT);
+        let chain = Attributes::new().text(1, table.name).text(3, CHAIN).nested(4, hook).text(7, "nat");
         self.push("create chain", NEW_CHAIN, Mode::Create, chain);
         for rule in &table.postrouting {
-            let list = rule
-                .iter()
-                .flat_map(encode)
-                .fold(Attributes::new(), |list, item| list.nested(1, item));
-            let rule = Attributes::new()
-                .text(1, table.name)
-                .text(2, CHAIN)
-                .nested(4, list);
+            let list =
+                rule.iter().flat_map(encode).fold(Attributes::new(), |list, item| list.nested(1, item));
+            let rule = Attributes::new().text(1, table.name).text(2, CHAIN).nested(4, list);
             self.push("create rule", NEW_RULE, Mode::Ensure, rule);
         }
     }
 
     fn push(&mut self, step: &'static str, kind: u16, mode: Mode, attributes: Attributes) {
-        self.batch
-            .encoded(step, kind, mode, &[header(FAMILY_INET, 0), attributes.0].concat());
+        self.batch.encoded(step, kind, mode, &[header(FAMILY_INET, 0), attributes.0].concat());
     }
 
     fn commit(mut self) -> Result<()> {
-        self.batch.mark(
-            "commit nftables transaction",
-            BATCH_END,
-            &header(FAMILY_UNSPECIFIED, SUBSYSTEM),
-        );
+        self.batch.mark("commit nftables transaction", BATCH_END, &header(FAMILY_UNSPECIFIED, SUBSYSTEM));
         self.batch.send(netlink::open(NETLINK_NETFILTER)?.as_fd())?;
         Ok(())
     }
@@ -222,20 +179,14 @@ fn encode(expression: &Expression) -> Vec<Attributes> {
                 .number(3, length)
                 .nested(4, data(&header.mask))
                 .nested(5, data(&vec![0; header.mask.len()]));
-            vec![
-                named("payload", load),
-                named("bitwise", mask),
-                compare(header.comparison, &header.value),
-            ]
+            vec![named("payload", load), named("bitwise", mask), compare(header.comparison, &header.value)]
         }
         Expression::Masquerade => vec![named("masq", Attributes::new())],
     }
 }
 
 fn compare(comparison: Comparison, value: &[u8]) -> Attributes {
-    let attributes = Attributes::new()
-        .number(1, REGISTER_1)
-        .number(2, comparison as u32);
+    let attributes = Attributes::new().number(1, REGISTER_1).number(2, comparison as u32);
     named("cmp", attributes.nested(3, data(value)))
 }
 
@@ -267,8 +218,7 @@ impl Attributes {
     }
 
     fn bytes(mut self, kind: u16, value: &[u8]) -> Self {
-        self.0
-            .extend_from_slice(&((4 + value.len()) as u16).to_ne_bytes());
+        self.0.extend_from_slice(&((4 + value.len()) as u16).to_ne_bytes());
         self.0.extend_from_slice(&kind.to_ne_bytes());
         self.0.extend_from_slice(value);
         self.0.resize(self.0.len().next_multiple_of(4), 0);
@@ -294,14 +244,9 @@ mod tests {
 
     #[test]
     fn attributes_are_padded_and_say_their_length() {
-        let attributes = Attributes::new()
-            .text(1, "ab")
-            .nested(4, Attributes::new().number(2, 100));
-        let expected = [
-            &[7, 0, 1, 0, b'a', b'b', 0, 0][..],
-            &[12, 0, 4, 0x80, 8, 0, 2, 0, 0, 0, 0, 100],
-        ]
-        .concat();
+        let attributes = Attributes::new().text(1, "ab").nested(4, Attributes::new().number(2, 100));
+        let expected =
+            [&[7, 0, 1, 0, b'a', b'b', 0, 0][..], &[12, 0, 4, 0x80, 8, 0, 2, 0, 0, 0, 0, 100]].concat();
         assert_eq!(attributes.0, expected);
     }
 
@@ -309,11 +254,8 @@ mod tests {
     fn chain_that_drops_forwarded_packets_is_recognised() {
         let check = |hook: u32, policy: u32, expected: Option<&str>| {
             let hook = Attributes::new().number(1, hook).number(2, 0);
-            let chain = Attributes::new()
-                .text(1, "filter")
-                .text(3, "FORWARD")
-                .nested(4, hook)
-                .number(5, policy);
+            let chain =
+                Attributes::new().text(1, "filter").text(3, "FORWARD").nested(4, hook).number(5, policy);
             let body = [header(2, 0), chain.0].concat();
             assert_eq!(dropping_forward_chain(&body).as_deref(), expected);
         };

@@ -38,18 +38,9 @@ impl AddressPool {
     pub fn new(subnets: &[IpNet]) -> Self {
         let range = |subnet: &IpNet| {
             let (first, last) = pod_range(subnet);
-            Range {
-                subnet: *subnet,
-                first,
-                last,
-                next: first,
-            }
+            Range { subnet: *subnet, first, last, next: first }
         };
-        Self {
-            ranges: subnets.iter().map(range).collect(),
-            leases: HashMap::new(),
-            taken: HashSet::new(),
-        }
+        Self { ranges: subnets.iter().map(range).collect(), leases: HashMap::new(), taken: HashSet::new() }
     }
 
     /// Gives `owner` an address of each subnet, or the same ones again if it has some.
@@ -60,9 +51,7 @@ impl AddressPool {
             return Ok(addresses.clone());
         }
         let free = |range: &Range| {
-            range
-                .search(&self.taken)
-                .ok_or(Error::AddressesExhausted { subnet: range.subnet })
+            range.search(&self.taken).ok_or(Error::AddressesExhausted { subnet: range.subnet })
         };
         let addresses = self.ranges.iter().map(free).collect::<Result<PodAddresses>>()?;
         self.record(owner, &addresses);
@@ -78,10 +67,7 @@ impl AddressPool {
             return Ok(());
         }
         if let Some(address) = addresses.iter().find(|ip| self.taken.contains(ip)) {
-            return Err(Error::AddressTaken {
-                address,
-                owner: owner.into(),
-            });
+            return Err(Error::AddressTaken { address, owner: owner.into() });
         }
         self.release(owner);
         self.record(owner, addresses);
@@ -130,11 +116,7 @@ impl Range {
     }
 
     fn after(&self, address: IpAddr) -> IpAddr {
-        if address >= self.last {
-            self.first
-        } else {
-            offset(address, 1)
-        }
+        if address >= self.last { self.first } else { offset(address, 1) }
     }
 }
 
@@ -180,12 +162,7 @@ mod tests {
                 address
             })
             .collect();
-        assert_eq!(
-            order,
-            [
-                "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6", "10.0.0.2"
-            ]
-        );
+        assert_eq!(order, ["10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6", "10.0.0.2"]);
     }
 
     #[test]
@@ -194,10 +171,7 @@ mod tests {
         assert_eq!(pool.lease("a").unwrap(), addresses(&["fd62::2", "10.0.0.2"]));
         let error = pool.lease("b").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Exhausted);
-        assert_eq!(
-            error.to_string(),
-            "lease pod addresses: no address is free in 10.0.0.0/30"
-        );
+        assert_eq!(error.to_string(), "lease pod addresses: no address is free in 10.0.0.0/30");
         pool.release("a");
         assert_eq!(pool.lease("b").unwrap(), addresses(&["fd62::3", "10.0.0.2"]));
     }

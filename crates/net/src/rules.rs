@@ -27,24 +27,16 @@ enum End {
 
 /// The wanted table; without masquerade it is there and empty.
 pub(crate) fn table<'a>(name: &'a str, subnets: &[IpNet], masquerade: bool) -> Table<'a> {
-    let postrouting = if masquerade {
-        subnets.iter().map(masquerade_rule).collect()
-    } else {
-        Vec::new()
-    };
+    let postrouting = if masquerade { subnets.iter().map(masquerade_rule).collect() } else { Vec::new() };
     Table { name, postrouting }
 }
 
 fn masquerade_rule(subnet: &IpNet) -> Rule {
     let (family, multicast) = match subnet {
-        IpNet::V4(_) => (
-            NFPROTO_IPV4,
-            IpNet::V4(Ipv4Net::new_assert([224, 0, 0, 0].into(), 4)),
-        ),
-        IpNet::V6(_) => (
-            NFPROTO_IPV6,
-            IpNet::V6(Ipv6Net::new_assert([0xff00, 0, 0, 0, 0, 0, 0, 0].into(), 8)),
-        ),
+        IpNet::V4(_) => (NFPROTO_IPV4, IpNet::V4(Ipv4Net::new_assert([224, 0, 0, 0].into(), 4))),
+        IpNet::V6(_) => {
+            (NFPROTO_IPV6, IpNet::V6(Ipv6Net::new_assert([0xff00, 0, 0, 0, 0, 0, 0, 0].into(), 8)))
+        }
     };
     vec![
         Expression::Family(family),
@@ -63,12 +55,7 @@ fn address(end: End, comparison: Comparison, net: &IpNet) -> Expression {
         (IpNet::V6(_), End::Destination) => 24,
     };
     let (mask, value) = (bytes(net.netmask()), bytes(net.network()));
-    Expression::Header(HeaderMatch {
-        offset,
-        mask,
-        comparison,
-        value,
-    })
+    Expression::Header(HeaderMatch { offset, mask, comparison, value })
 }
 
 fn bytes(ip: IpAddr) -> Vec<u8> {
@@ -105,9 +92,6 @@ mod tests {
 
     #[test]
     fn without_masquerade_the_table_is_empty() {
-        assert_eq!(
-            table("berth", &nets(&["10.88.0.0/16"]), false).postrouting,
-            Vec::<Rule>::new()
-        );
+        assert_eq!(table("berth", &nets(&["10.88.0.0/16"]), false).postrouting, Vec::<Rule>::new());
     }
 }

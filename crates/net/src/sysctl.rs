@@ -79,11 +79,7 @@ enum Change {
 
 /// Writes only where the value differs: a host may mount `/proc/sys` read-only with all of it in place.
 fn set(name: &str, value: &'static str) -> Result<Change> {
-    let failed = |source| Error::Sysctl {
-        name: name.into(),
-        value,
-        source,
-    };
+    let failed = |source| Error::Sysctl { name: name.into(), value, source };
     if read(name).map_err(failed)? == value {
         return Ok(Change::NotNeeded);
     }

@@ -2,11 +2,7 @@
 //!
 //! Run as root: `cargo test -p berth-net --test root -- --ignored`. Needs `ip`, `nft`, `unshare`, `nsenter`.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test that meets the unexpected ends"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that meets the unexpected ends")]
 
 mod lab;
 
@@ -45,10 +41,7 @@ fn pod(network: &Network, id: &str, host: u8) -> (Space, PodAddresses) {
 }
 
 fn sysctl(name: &str) -> String {
-    std::fs::read_to_string(format!("{SYSCTL}/{name}"))
-        .unwrap()
-        .trim()
-        .to_owned()
+    std::fs::read_to_string(format!("{SYSCTL}/{name}")).unwrap().trim().to_owned()
 }
 
 #[test]
@@ -60,10 +53,7 @@ fn open_prepares_the_host_and_may_be_repeated() {
             let network = open();
             network.check().unwrap();
             let shown = run("ip", &["-o", "addr", "show", "dev", "berth0"]);
-            assert!(
-                shown.contains("10.88.0.1/16") && shown.contains("fd62:6572:7468::1/64"),
-                "{shown}"
-            );
+            assert!(shown.contains("10.88.0.1/16") && shown.contains("fd62:6572:7468::1/64"), "{shown}");
             assert!(!shown.contains("tentative"), "{shown}");
             assert!(run("ip", &["-d", "link", "show", "berth0"]).contains("alias berth:berth0:bridge"));
             assert_eq!(
@@ -109,31 +99,25 @@ fn changed_settings_replace_the_old_addresses_and_rules() {
 #[test]
 #[ignore = "needs root: makes network namespaces"]
 fn foreign_interface_of_the_bridges_name_is_refused_and_left() {
-    on_fresh_host(
-        "foreign_interface_of_the_bridges_name_is_refused_and_left",
-        || {
-            for kind in ["bridge", "veth"] {
-                run("ip", &["link", "add", "berth0", "type", kind]);
-                let before = run("ip", &["-d", "addr", "show", "berth0"]);
-                let error = Network::open(NetworkConfig::default()).unwrap_err();
-                assert_eq!(error.kind(), ErrorKind::Exists);
-                assert!(error.to_string().contains(kind), "{error}");
-                assert_eq!(run("ip", &["-d", "addr", "show", "berth0"]), before);
-                run("ip", &["link", "del", "berth0"]);
-            }
-            assert_eq!(run("nft", &["list", "ruleset"]), "");
-        },
-    );
+    on_fresh_host("foreign_interface_of_the_bridges_name_is_refused_and_left", || {
+        for kind in ["bridge", "veth"] {
+            run("ip", &["link", "add", "berth0", "type", kind]);
+            let before = run("ip", &["-d", "addr", "show", "berth0"]);
+            let error = Network::open(NetworkConfig::default()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Exists);
+            assert!(error.to_string().contains(kind), "{error}");
+            assert_eq!(run("ip", &["-d", "addr", "show", "berth0"]), before);
+            run("ip", &["link", "del", "berth0"]);
+        }
+        assert_eq!(run("nft", &["list", "ruleset"]), "");
+    });
 }
 
 #[test]
 #[ignore = "needs root: makes network namespaces"]
 fn host_goes_on_listening_to_router_advertisements() {
     on_fresh_host("host_goes_on_listening_to_router_advertisements", || {
-        run(
-            "ip",
-            &["link", "add", "uplink", "type", "veth", "peer", "name", "deaf"],
-        );
+        run("ip", &["link", "add", "uplink", "type", "veth", "peer", "name", "deaf"]);
         std::fs::write(format!("{SYSCTL}/ipv6/conf/deaf/accept_ra"), "0").unwrap();
         open();
         assert_eq!(sysctl("ipv6/conf/uplink/accept_ra"), "2");
@@ -165,10 +149,7 @@ fn host_without_ipv6_serves_ipv4_alone() {
         assert_eq!(network.subnets(), ["10.88.0.0/16".parse().unwrap()]);
         let space = Space::new();
         space.attach(&network, POD_A, &addresses(&["10.88.0.2"])).unwrap();
-        assert_eq!(
-            space.reach(&TcpListener::bind("10.88.0.1:0").unwrap()),
-            ip("10.88.0.2")
-        );
+        assert_eq!(space.reach(&TcpListener::bind("10.88.0.1:0").unwrap()), ip("10.88.0.2"));
     });
 }
 
@@ -178,16 +159,10 @@ fn attached_pod_is_configured_when_attach_returns() {
     on_fresh_host("attached_pod_is_configured_when_attach_returns", || {
         let network = open();
         let space = Space::new();
-        let attached = space
-            .attach(&network, POD_A, &addresses(&["10.88.3.4", "fd62:6572:7468::34"]))
-            .unwrap();
+        let attached =
+            space.attach(&network, POD_A, &addresses(&["10.88.3.4", "fd62:6572:7468::34"])).unwrap();
         let shown = space.run("ip", &["-o", "addr"]);
-        for wanted in [
-            "127.0.0.1/8",
-            "::1/128",
-            "10.88.3.4/16 brd 10.88.255.255",
-            "fd62:6572:7468::34/64",
-        ] {
+        for wanted in ["127.0.0.1/8", "::1/128", "10.88.3.4/16 brd 10.88.255.255", "fd62:6572:7468::34/64"] {
             assert!(shown.contains(wanted), "{wanted} in {shown}");
         }
         let v6 = shown.lines().find(|line| line.contains("fd62")).unwrap();
@@ -197,16 +172,8 @@ fn attached_pod_is_configured_when_attach_returns() {
             eth0.contains("0a:58:0a:58:03:04") && eth0.starts_with(&format!("{}:", attached.pod_index)),
             "{eth0}"
         );
-        assert!(
-            space
-                .run("ip", &["route"])
-                .contains("default via 10.88.0.1 dev eth0")
-        );
-        assert!(
-            space
-                .run("ip", &["-6", "route"])
-                .contains("default via fd62:6572:7468::1 dev eth0")
-        );
+        assert!(space.run("ip", &["route"]).contains("default via 10.88.0.1 dev eth0"));
+        assert!(space.run("ip", &["-6", "route"]).contains("default via fd62:6572:7468::1 dev eth0"));
         let port = run("ip", &["-d", "link", "show", "bthaaaaaaaaaaaa"]);
         assert!(
             port.contains("master berth0") && port.contains(&format!("alias berth:berth0:pod:{POD_A}")),
@@ -214,12 +181,8 @@ fn attached_pod_is_configured_when_attach_returns() {
         );
         assert!(port.starts_with(&format!("{}:", attached.host_index)), "{port}");
         assert!(!run("ip", &["addr", "show", "dev", "bthaaaaaaaaaaaa"]).contains("inet"));
-        let owned: Vec<_> = network
-            .owned_links()
-            .unwrap()
-            .into_iter()
-            .map(|l| (l.name.to_string(), l.pod_id))
-            .collect();
+        let owned: Vec<_> =
+            network.owned_links().unwrap().into_iter().map(|l| (l.name.to_string(), l.pod_id)).collect();
         assert_eq!(owned, [("bthaaaaaaaaaaaa".to_string(), POD_A.to_string())]);
     });
 }
@@ -235,15 +198,8 @@ fn pods_and_host_reach_each_other_at_once() {
             assert_eq!(a.reach(&b.listen(to)), from, "pod to pod");
             assert_eq!(b.reach(&a.listen(from)), to, "pod to pod, back");
         }
-        for (gateway, own) in [ip("10.88.0.1"), ip("fd62:6572:7468::1")]
-            .into_iter()
-            .zip(own_a.iter())
-        {
-            assert_eq!(
-                a.reach(&TcpListener::bind((gateway, 0)).unwrap()),
-                own,
-                "pod to host"
-            );
+        for (gateway, own) in [ip("10.88.0.1"), ip("fd62:6572:7468::1")].into_iter().zip(own_a.iter()) {
+            assert_eq!(a.reach(&TcpListener::bind((gateway, 0)).unwrap()), own, "pod to host");
             assert_eq!(reach_from_host(&a.listen(own)), gateway, "host to pod");
         }
         let own_loopback = a.listen(ip("::1"));
@@ -258,16 +214,8 @@ fn what_leaves_the_subnet_has_the_hosts_address() {
         let network = open();
         let outside = Space::new();
         let far_end = ["netns", &outside.path()];
-        run(
-            "ip",
-            &[
-                "link", "add", "up0", "type", "veth", "peer", "name", "eth0", far_end[0], far_end[1],
-            ],
-        );
-        for (own, far) in [
-            ("198.51.100.1/24", "198.51.100.2/24"),
-            ("2001:db8::1/64", "2001:db8::2/64"),
-        ] {
+        run("ip", &["link", "add", "up0", "type", "veth", "peer", "name", "eth0", far_end[0], far_end[1]]);
+        for (own, far) in [("198.51.100.1/24", "198.51.100.2/24"), ("2001:db8::1/64", "2001:db8::2/64")] {
             let nodad: &[&str] = if own.contains(':') { &["nodad"] } else { &[] };
             run("ip", &[&["addr", "add", own, "dev", "up0"], nodad].concat());
             outside.run("ip", &[&["addr", "add", far, "dev", "eth0"], nodad].concat());
@@ -280,11 +228,7 @@ fn what_leaves_the_subnet_has_the_hosts_address() {
         // Outside has no route to the pods, so that an answer proves the translation too.
         assert_eq!(a.reach(&outside.listen(ip("198.51.100.2"))), ip("198.51.100.1"));
         assert_eq!(a.reach(&outside.listen(ip("2001:db8::2"))), ip("2001:db8::1"));
-        assert_eq!(
-            a.reach(&TcpListener::bind("198.51.100.1:0").unwrap()),
-            ip("10.88.0.2"),
-            "host itself"
-        );
+        assert_eq!(a.reach(&TcpListener::bind("198.51.100.1:0").unwrap()), ip("10.88.0.2"), "host itself");
     });
 }
 
@@ -342,9 +286,7 @@ fn second_attach_of_a_name_leaves_the_first_working() {
     on_fresh_host("second_attach_of_a_name_leaves_the_first_working", || {
         let network = open();
         let (a, _) = pod(&network, POD_A, 2);
-        let error = Space::new()
-            .attach(&network, POD_A, &addresses(&["10.88.0.3"]))
-            .unwrap_err();
+        let error = Space::new().attach(&network, POD_A, &addresses(&["10.88.0.3"])).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Exists);
         assert_eq!(reach_from_host(&a.listen(ip("10.88.0.2"))), ip("10.88.0.1"));
     });
@@ -357,18 +299,10 @@ fn lost_bridge_is_reported_and_a_new_one_is_found() {
         let network = open();
         let space = Space::new();
         run("ip", &["link", "set", "berth0", "down"]);
-        assert_eq!(
-            network.check().unwrap_err().to_string(),
-            "use bridge berth0: it is down"
-        );
+        assert_eq!(network.check().unwrap_err().to_string(), "use bridge berth0: it is down");
         run("ip", &["link", "del", "berth0"]);
-        assert_eq!(
-            network.check().unwrap_err().to_string(),
-            "use bridge berth0: it is gone"
-        );
-        let error = space
-            .attach(&network, POD_A, &addresses(&["10.88.0.2"]))
-            .unwrap_err();
+        assert_eq!(network.check().unwrap_err().to_string(), "use bridge berth0: it is gone");
+        let error = space.attach(&network, POD_A, &addresses(&["10.88.0.2"])).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         assert_eq!(links(), Vec::<String>::new());
         open();
@@ -434,9 +368,7 @@ fn attach_and_detach_are_measured() {
             let mut pool = AddressPool::new(network.subnets());
             let mut times = Vec::new();
             for _ in 0..200 / at_a_time {
-                let pods: Vec<_> = (0..at_a_time)
-                    .map(|n| (Space::new(), format!("{n:012x}")))
-                    .collect();
+                let pods: Vec<_> = (0..at_a_time).map(|n| (Space::new(), format!("{n:012x}"))).collect();
                 let leases: Vec<_> = pods.iter().map(|(_, id)| pool.lease(id).unwrap()).collect();
                 let measured = |((space, id), own): (&(Space, String), &PodAddresses)| {
                     let start = Instant::now();
@@ -446,11 +378,8 @@ fn attach_and_detach_are_measured() {
                     (attached, start.elapsed() - attached)
                 };
                 std::thread::scope(|scope| {
-                    let running: Vec<_> = pods
-                        .iter()
-                        .zip(&leases)
-                        .map(|pod| scope.spawn(move || measured(pod)))
-                        .collect();
+                    let running: Vec<_> =
+                        pods.iter().zip(&leases).map(|pod| scope.spawn(move || measured(pod))).collect();
                     times.extend(running.into_iter().map(|thread| thread.join().unwrap()));
                 });
             }

@@ -154,11 +154,7 @@ impl Driver {
 
     /// Takes in what the monitor has said up to now, without waiting.
     pub(crate) async fn hear_all(&mut self) {
-        while let Some(news) = self
-            .monitor
-            .as_mut()
-            .and_then(|monitor| monitor.news.try_recv().ok())
-        {
+        while let Some(news) = self.monitor.as_mut().and_then(|monitor| monitor.news.try_recv().ok()) {
             self.hear(news).await;
         }
     }
@@ -175,8 +171,7 @@ impl Driver {
 
     /// Connects or disconnects the pod from its monitor, for exec sessions too.
     pub(crate) fn set_monitor(&mut self, monitor: Option<Monitor>) {
-        self.shared_link
-            .store(monitor.as_ref().map(|monitor| Arc::new(monitor.link.clone())));
+        self.shared_link.store(monitor.as_ref().map(|monitor| Arc::new(monitor.link.clone())));
         self.monitor = monitor;
     }
 
@@ -201,13 +196,7 @@ impl Driver {
 
     /// Tells listeners, with the pod as it has just been published.
     pub(crate) fn tell(&self, id: String, kind: EventKind) {
-        let pod = self
-            .host
-            .snapshot()
-            .pods
-            .get(&self.id)
-            .cloned()
-            .unwrap_or_else(|| Arc::new(self.view()));
+        let pod = self.host.snapshot().pods.get(&self.id).cloned().unwrap_or_else(|| Arc::new(self.view()));
         self.host.events.tell(id, kind, pod);
     }
 
@@ -219,16 +208,8 @@ impl Driver {
             Err(_) => Err(Error::TooLong { limit: STAGE_LIMIT }),
         };
         let took = begun.elapsed();
-        self.timeline.push(
-            name.clone(),
-            took,
-            result.as_ref().err().map(crate::registry::chain),
-        );
-        result.map_err(|error| Error::Stage {
-            stage: name,
-            took,
-            source: Box::new(error),
-        })
+        self.timeline.push(name.clone(), took, result.as_ref().err().map(crate::registry::chain));
+        result.map_err(|error| Error::Stage { stage: name, took, source: Box::new(error) })
     }
 
     pub(crate) fn record(&self) -> SandboxRecord {
@@ -243,30 +224,17 @@ impl Driver {
 
     fn view(&self) -> PodView {
         let is_ready = self.phase == SandboxPhase::Ready;
-        let containers = self
-            .containers
-            .iter()
-            .filter_map(|(id, workload)| Some((id.clone(), workload.view()?)));
+        let containers =
+            self.containers.iter().filter_map(|(id, workload)| Some((id.clone(), workload.view()?)));
         PodView {
             id: self.id.clone(),
             spec: self.spec.clone(),
-            state: if is_ready {
-                PodState::Ready
-            } else {
-                PodState::NotReady
-            },
+            state: if is_ready { PodState::Ready } else { PodState::NotReady },
             created_at_ns: self.created_at_ns,
-            addresses: if is_ready {
-                self.addresses.clone()
-            } else {
-                PodAddresses::default()
-            },
+            addresses: if is_ready { self.addresses.clone() } else { PodAddresses::default() },
             pause_pid: self.monitor.as_ref().and_then(|monitor| monitor.pause_pid),
             monitor_pid: self.monitor.as_ref().map(|monitor| monitor.pid),
-            cgroup: self
-                .cgroups()
-                .map(|cgroups| cgroups.base.as_str().to_owned())
-                .unwrap_or_default(),
+            cgroup: self.cgroups().map(|cgroups| cgroups.base.as_str().to_owned()).unwrap_or_default(),
             host_interface: self.host_interface().ok().map(|name| name.as_str().to_owned()),
             containers: containers.collect::<BTreeMap<ContainerId, Arc<ContainerView>>>(),
             timeline: self.timeline.clone(),

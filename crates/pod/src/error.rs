@@ -167,11 +167,7 @@ impl Error {
         path: impl Into<PathBuf>,
     ) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
-        move |source| Self::File {
-            operation,
-            path,
-            source,
-        }
+        move |source| Self::File { operation, path, source }
     }
 }
 
@@ -180,10 +176,7 @@ fn failure_kind(failure: &Failure) -> ErrorKind {
     match failure {
         Failure::Unknown { .. } => ErrorKind::NotFound,
         Failure::WrongState { .. } => ErrorKind::WrongState,
-        Failure::Launch {
-            stage: LaunchStage::FindUser,
-            ..
-        } => ErrorKind::Invalid,
+        Failure::Launch { stage: LaunchStage::FindUser, .. } => ErrorKind::Invalid,
         Failure::Launch { .. } | Failure::Other { .. } => ErrorKind::Internal,
     }
 }

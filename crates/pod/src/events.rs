@@ -76,12 +76,7 @@ impl Default for EventFeed {
 impl EventFeed {
     /// Tells all listeners; that there are none is no error.
     pub(crate) fn tell(&self, id: impl Into<String>, kind: EventKind, pod: Arc<PodView>) {
-        let _ = self.0.send(PodEvent {
-            id: id.into(),
-            kind,
-            at_ns: crate::clock::now_ns(),
-            pod,
-        });
+        let _ = self.0.send(PodEvent { id: id.into(), kind, at_ns: crate::clock::now_ns(), pod });
     }
 
     /// A listener for all that comes from now on.

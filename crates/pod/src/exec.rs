@@ -42,30 +42,15 @@ pub(crate) async fn exec_sync(
     let (mut stdout, stdout_writer) = output_pipe()?;
     let (mut stderr, stderr_writer) = output_pipe()?;
     let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(spawn_error)?;
-    let plan = ExecPlan {
-        container: container.clone(),
-        args,
-        tty: false,
-    };
+    let plan = ExecPlan { container: container.clone(), args, tty: false };
     let plan = memfd_of(&plan).map_err(Error::Spawn)?;
-    let fds = [
-        plan.as_fd(),
-        null.as_fd(),
-        stdout_writer.as_fd(),
-        stderr_writer.as_fd(),
-    ];
+    let fds = [plan.as_fd(), null.as_fd(), stdout_writer.as_fd(), stderr_writer.as_fd()];
     let deadline = limit.and_then(|limit| tokio::time::Instant::now().checked_add(limit));
     let start_limit = limit.unwrap_or(STAGE_LIMIT).min(STAGE_LIMIT);
-    let (session, exit) = link
-        .exec(&fds, start_limit)
-        .await
-        .map_err(|error| match (error, limit) {
-            (Error::TooLong { .. }, Some(limit)) => Error::ExecTimeout {
-                id: container.to_string(),
-                limit,
-            },
-            (error, _) => error,
-        })?;
+    let (session, exit) = link.exec(&fds, start_limit).await.map_err(|error| match (error, limit) {
+        (Error::TooLong { .. }, Some(limit)) => Error::ExecTimeout { id: container.to_string(), limit },
+        (error, _) => error,
+    })?;
     // The command alone holds the write sides from here on.
     drop((stdout_writer, stderr_writer));
 
@@ -85,11 +70,7 @@ pub(crate) async fn exec_sync(
         };
         let ((stdout, stderr), code) = tokio::join!(collect_both, code);
         let exit_code = code.map_err(|_| Error::MonitorGone)?;
-        Ok(ExecOutput {
-            stdout,
-            stderr,
-            exit_code,
-        })
+        Ok(ExecOutput { stdout, stderr, exit_code })
     };
     let Some(deadline) = deadline else {
         return both.await;
@@ -98,10 +79,7 @@ pub(crate) async fn exec_sync(
         Ok(output) => output,
         Err(_) => {
             let _ = link.ask(MonitorOrder::KillExec { session }, &[]).await;
-            Err(Error::ExecTimeout {
-                id: container.to_string(),
-                limit: limit.unwrap_or_default(),
-            })
+            Err(Error::ExecTimeout { id: container.to_string(), limit: limit.unwrap_or_default() })
         }
     }
 }

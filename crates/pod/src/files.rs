@@ -36,11 +36,9 @@ pub(crate) fn write_files(directory: &Path, spec: &SandboxSpec, addresses: &PodA
         Some(dns) => resolv_conf(dns),
         None => read_host_file("/etc/resolv.conf"),
     };
-    for (name, text) in [
-        ("hosts", hosts),
-        ("hostname", format!("{hostname}\n")),
-        ("resolv.conf", resolv_conf),
-    ] {
+    for (name, text) in
+        [("hosts", hosts), ("hostname", format!("{hostname}\n")), ("resolv.conf", resolv_conf)]
+    {
         let path = directory.join(name);
         std::fs::write(&path, text).map_err(Error::file("write", path))?;
     }
@@ -104,10 +102,8 @@ mod tests {
 
     #[test]
     fn a_pod_finds_itself_by_name_in_both_families() {
-        let addresses: PodAddresses = ["10.88.0.2", "fd62::2"]
-            .iter()
-            .filter_map(|text| text.parse::<IpAddr>().ok())
-            .collect();
+        let addresses: PodAddresses =
+            ["10.88.0.2", "fd62::2"].iter().filter_map(|text| text.parse::<IpAddr>().ok()).collect();
         let hosts = hosts_file("web", &addresses);
         assert!(
             hosts.starts_with("127.0.0.1\tlocalhost\n") && hosts.ends_with("10.88.0.2\tweb\nfd62::2\tweb\n")

@@ -133,15 +133,12 @@ impl Host {
 
 /// Runs blocking work that belongs to one pod on a thread for such.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|_| Error::Abandoned)
+    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Abandoned)
 }
 
 /// `CapEff` of this process. Source: proc_pid_status(5).
 fn own_capabilities() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .unwrap_or_default()
+    line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or_default()
 }

@@ -86,14 +86,8 @@ impl Link {
         )]
         let socket = AsyncFd::new(socket).map_err(Error::Spawn)?;
         let greeting = timeout(STAGE_LIMIT, receive_greeting(&socket));
-        let greeting = greeting
-            .await
-            .map_err(|_| Error::TooLong { limit: STAGE_LIMIT })??;
-        let inner = Inner {
-            socket,
-            next_request: AtomicU64::new(1),
-            waiting: Mutex::default(),
-        };
+        let greeting = greeting.await.map_err(|_| Error::TooLong { limit: STAGE_LIMIT })??;
+        let inner = Inner { socket, next_request: AtomicU64::new(1), waiting: Mutex::default() };
         let link = Self(Arc::new(inner));
         let (news, inbox) = mpsc::unbounded_channel();
         tokio::spawn(read_all(link.clone(), news));
@@ -126,14 +120,7 @@ impl Link {
             waiting.answers.insert(id, answer_sender);
             waiting.sessions.insert(id, exit_sender);
         })?;
-        self.send(
-            &Request {
-                id,
-                order: Order::Exec,
-            },
-            fds,
-        )
-        .await?;
+        self.send(&Request { id, order: Order::Exec }, fds).await?;
         let answered = timeout(limit, answer).await;
         let failed = match answered {
             Ok(Ok(Ok(_))) => return Ok((id, exit)),
@@ -161,13 +148,8 @@ impl Link {
 
     async fn send(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<()> {
         let bytes = serde_json::to_vec(request).map_err(|_| Error::Abandoned)?;
-        let sent = self
-            .0
-            .socket
-            .async_io(Interest::WRITABLE, |socket| {
-                Ok(packet::send(socket, &bytes, fds)?)
-            })
-            .await;
+        let sent =
+            self.0.socket.async_io(Interest::WRITABLE, |socket| Ok(packet::send(socket, &bytes, fds)?)).await;
         sent.map_err(|_| Error::MonitorGone)
     }
 
@@ -185,22 +167,15 @@ pub(crate) fn memfd_of(value: &impl serde::Serialize) -> IoResult<OwnedFd> {
 }
 
 async fn receive(socket: &AsyncFd<OwnedFd>) -> Option<Packet> {
-    let received = socket
-        .async_io(Interest::READABLE, |socket| Ok(packet::receive(socket)?))
-        .await;
+    let received = socket.async_io(Interest::READABLE, |socket| Ok(packet::receive(socket)?)).await;
     received.ok().flatten()
 }
 
 async fn receive_greeting(socket: &AsyncFd<OwnedFd>) -> Result<Greeting> {
     let packet = receive(socket).await.ok_or(Error::MonitorGone)?;
     match serde_json::from_slice(&packet.bytes) {
-        Ok(Message::Hello(hello)) if hello.version == VERSION => Ok(Greeting {
-            hello,
-            handles: packet.fds,
-        }),
-        Ok(Message::Reply {
-            result: Err(failure), ..
-        }) => Err(Error::Monitor(failure)),
+        Ok(Message::Hello(hello)) if hello.version == VERSION => Ok(Greeting { hello, handles: packet.fds }),
+        Ok(Message::Reply { result: Err(failure), .. }) => Err(Error::Monitor(failure)),
         Ok(_) | Err(_) => {
             let detail = format!("the monitor speaks another version than {VERSION} of the protocol");
             Err(Error::Monitor(Failure::Other { detail }))

@@ -27,25 +27,19 @@ pub(crate) async fn find_pods(host: &Arc<Host>) -> Result<Vec<Driver>> {
     let mut containers = loaded(host.store.load::<ContainerRecord>().await?);
     let mut recovering = JoinSet::new();
     for record in sandboxes {
-        let of_pod = containers
-            .extract_if(.., |container| container.pod == record.id)
-            .collect();
+        let of_pod = containers.extract_if(.., |container| container.pod == record.id).collect();
         recovering.spawn(recover_pod(host.clone(), record, of_pod));
     }
     let drivers = recovering.join_all().await;
     for orphan in containers {
         tracing::warn!(container.id = %orphan.id, "container without a pod on record; it is forgotten");
-        host.commit(berth_store::Change::new().delete::<ContainerRecord>(orphan.id.to_string()))
-            .await?;
+        host.commit(berth_store::Change::new().delete::<ContainerRecord>(orphan.id.to_string())).await?;
     }
     Ok(drivers.into_iter().flatten().collect())
 }
 
 fn loaded<R>(Loaded { records, quarantined }: Loaded<R>) -> Vec<R> {
-    for Quarantined {
-        table, key, reason, ..
-    } in quarantined
-    {
+    for Quarantined { table, key, reason, .. } in quarantined {
         tracing::error!(table, key, reason, "record not understood; it is set aside");
     }
     records
@@ -65,12 +59,7 @@ async fn recover_pod(
     let reports = match link {
         Ok((link, greeting, news)) => {
             let (pid, pause_pid) = (greeting.hello.pid, greeting.hello.pause_pid);
-            driver.set_monitor(Some(Monitor {
-                link,
-                news,
-                pid,
-                pause_pid,
-            }));
+            driver.set_monitor(Some(Monitor { link, news, pid, pause_pid }));
             greeting.hello.containers
         }
         Err(_) => Vec::new(),
@@ -78,10 +67,7 @@ async fn recover_pod(
     for record in containers {
         driver.recover_container(record, &reports).await;
     }
-    let has_pause = driver
-        .monitor
-        .as_ref()
-        .is_some_and(|monitor| monitor.pause_pid.is_some());
+    let has_pause = driver.monitor.as_ref().is_some_and(|monitor| monitor.pause_pid.is_some());
     driver.phase = match record.phase {
         SandboxPhase::Making => {
             take_down(driver).await;
@@ -112,10 +98,7 @@ impl Driver {
     /// Takes a container over from its record and its monitor's report; one that was only intended is taken down.
     async fn recover_container(&mut self, record: ContainerRecord, reports: &[ContainerReport]) {
         let id = record.id.clone();
-        let Ok(cgroup) = self
-            .cgroups()
-            .and_then(|cgroups| Ok(cgroups.base.join(id.as_str())?))
-        else {
+        let Ok(cgroup) = self.cgroups().and_then(|cgroups| Ok(cgroups.base.join(id.as_str())?)) else {
             return;
         };
         if let Err(error) = self.host.images.pin(&record.image, id.as_str()) {
@@ -154,51 +137,26 @@ impl Driver {
 pub(crate) async fn remove_orphans(host: &Arc<Host>) {
     let snapshot = host.snapshot();
     let pods: BTreeSet<String> = snapshot.pods.keys().map(ToString::to_string).collect();
-    let containers: BTreeSet<String> = snapshot
-        .containers()
-        .map(|container| container.id.to_string())
-        .collect();
+    let containers: BTreeSet<String> =
+        snapshot.containers().map(|container| container.id.to_string()).collect();
     let host = host.clone();
     let removed = blocking(move || {
         for link in host.network.owned_links().unwrap_or_default() {
             if !pods.contains(&link.pod_id) {
-                report(
-                    "veth",
-                    link.name.as_str(),
-                    host.network.detach(&link.name).is_ok(),
-                );
+                report("veth", link.name.as_str(), host.network.detach(&link.name).is_ok());
             }
         }
-        for name in host
-            .cgroups
-            .list_children(&host.settings.cgroup_root)
-            .unwrap_or_default()
-        {
+        for name in host.cgroups.list_children(&host.settings.cgroup_root).unwrap_or_default() {
             if let (false, Ok(path)) = (pods.contains(&name), host.settings.cgroup_root.join(&name)) {
-                report(
-                    "cgroup",
-                    path.as_str(),
-                    host.cgroups.open(&path).remove(DEATH_LIMIT).is_ok(),
-                );
+                report("cgroup", path.as_str(), host.cgroups.open(&path).remove(DEATH_LIMIT).is_ok());
             }
         }
         for (parent, known) in [("pods", &pods), ("containers", &containers)] {
-            let base = if parent == "pods" {
-                &host.settings.state
-            } else {
-                &host.settings.root
-            };
-            let entries = std::fs::read_dir(base.join(parent))
-                .into_iter()
-                .flatten()
-                .flatten();
+            let base = if parent == "pods" { &host.settings.state } else { &host.settings.root };
+            let entries = std::fs::read_dir(base.join(parent)).into_iter().flatten().flatten();
             for entry in entries.filter(|entry| !known.contains(&*entry.file_name().to_string_lossy())) {
                 let path = entry.path();
-                report(
-                    "directory",
-                    &path.display().to_string(),
-                    remove_directory(&path).is_ok(),
-                );
+                report("directory", &path.display().to_string(), remove_directory(&path).is_ok());
             }
         }
     });

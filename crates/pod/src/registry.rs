@@ -59,10 +59,7 @@ impl Pods {
     /// The database can't be read. A single pod that can't be recovered is no error.
     pub async fn recover(host: Host) -> Result<Self> {
         let host = Arc::new(host);
-        let pods = Self(Arc::new(Inner {
-            host: host.clone(),
-            drivers: Mutex::default(),
-        }));
+        let pods = Self(Arc::new(Inner { host: host.clone(), drivers: Mutex::default() }));
         for driver in recover::find_pods(&host).await? {
             pods.adopt(driver);
         }
@@ -100,11 +97,7 @@ impl Pods {
             return Err(exists(&spec.identity, &id, "with another configuration"));
         }
         let mut made = handle.made;
-        match &*made
-            .wait_for(Option::is_some)
-            .await
-            .map_err(|_| Error::Abandoned)?
-        {
+        match &*made.wait_for(Option::is_some).await.map_err(|_| Error::Abandoned)? {
             Some(Ok(())) => {}
             Some(Err(error)) => return Err(Error::Shared(error.clone())),
             None => return Err(Error::Abandoned),
@@ -136,17 +129,9 @@ impl Pods {
     /// # Errors
     /// The step that failed, with nothing left; `NotFound` for the pod or image.
     pub async fn create_container(&self, pod: &str, spec: ContainerSpec) -> Result<ContainerId> {
-        let pod = self
-            .snapshot()
-            .pod(pod)
-            .cloned()
-            .ok_or_else(|| Error::NoPod { id: pod.to_owned() })?;
+        let pod = self.snapshot().pod(pod).cloned().ok_or_else(|| Error::NoPod { id: pod.to_owned() })?;
         let order = |reply| Order::Create(Box::new(spec), reply);
-        self.order(&pod.id, order).await.unwrap_or_else(|| {
-            Err(Error::NoPod {
-                id: pod.id.to_string(),
-            })
-        })
+        self.order(&pod.id, order).await.unwrap_or_else(|| Err(Error::NoPod { id: pod.id.to_string() }))
     }
 
     /// Lets a created container run.
@@ -156,9 +141,7 @@ impl Pods {
     pub async fn start_container(&self, id: &str) -> Result<()> {
         let container = self.container(id)?;
         let order = |reply| Order::Start(container.id.clone(), reply);
-        self.order(&container.pod, order)
-            .await
-            .unwrap_or_else(|| Err(no_container(id)))
+        self.order(&container.pod, order).await.unwrap_or_else(|| Err(no_container(id)))
     }
 
     /// Asks a container to stop, kills it after `grace`, and answers when it has ended; unknown means done.
@@ -192,9 +175,7 @@ impl Pods {
     pub async fn reopen_log(&self, id: &str) -> Result<()> {
         let container = self.container(id)?;
         let order = |reply| Order::ReopenLog(container.id.clone(), reply);
-        self.order(&container.pod, order)
-            .await
-            .unwrap_or_else(|| Err(no_container(id)))
+        self.order(&container.pod, order).await.unwrap_or_else(|| Err(no_container(id)))
     }
 
     /// Runs a command in a running container; `None` gives it all the time it wants.
@@ -208,32 +189,17 @@ impl Pods {
         limit: Option<Duration>,
     ) -> Result<ExecOutput> {
         let container = self.container(id)?;
-        let not_running = || Error::WrongState {
-            object: format!("container {id}"),
-            state: "is not running",
-        };
+        let not_running = || Error::WrongState { object: format!("container {id}"), state: "is not running" };
         if !matches!(container.state, ContainerState::Running { .. }) {
             return Err(not_running());
         }
-        let link = self
-            .handle(&container.pod)
-            .and_then(|handle| handle.link.load_full())
-            .ok_or_else(not_running)?;
-        exec_sync(
-            &link,
-            &container.id,
-            args,
-            limit,
-            self.0.host.settings.exec_output_bytes,
-        )
-        .await
+        let link =
+            self.handle(&container.pod).and_then(|handle| handle.link.load_full()).ok_or_else(not_running)?;
+        exec_sync(&link, &container.id, args, limit, self.0.host.settings.exec_output_bytes).await
     }
 
     fn container(&self, id: &str) -> Result<Arc<ContainerView>> {
-        self.snapshot()
-            .container(id)
-            .cloned()
-            .ok_or_else(|| no_container(id))
+        self.snapshot().container(id).cloned().ok_or_else(|| no_container(id))
     }
 
     async fn order_pod_if_known(&self, id: &str, order: fn(Reply<()>) -> Order) -> Result<()> {
@@ -293,11 +259,7 @@ impl Pods {
         let (id, identity) = (driver.id.clone(), driver.spec.identity.clone());
         match driver.make().await {
             Ok(()) => {
-                tracing::info!(
-                    pod.name = identity.name,
-                    pod.namespace = identity.namespace,
-                    "pod ready"
-                );
+                tracing::info!(pod.name = identity.name, pod.namespace = identity.namespace, "pod ready");
                 made.send_replace(Some(Ok(())));
                 self.run(driver, orders).await;
             }
@@ -326,14 +288,9 @@ impl Drivers {
         made: watch::Receiver<Option<Made>>,
     ) -> (Handle, mpsc::Receiver<Order>) {
         let (sender, orders) = mpsc::channel(INBOX);
-        let handle = Handle {
-            orders: sender,
-            spec: driver.spec.clone(),
-            made,
-            link: driver.shared_link.clone(),
-        };
-        self.by_identity
-            .insert(driver.spec.identity.clone(), driver.id.clone());
+        let handle =
+            Handle { orders: sender, spec: driver.spec.clone(), made, link: driver.shared_link.clone() };
+        self.by_identity.insert(driver.spec.identity.clone(), driver.id.clone());
         self.by_id.insert(driver.id.clone(), handle.clone());
         (handle, orders)
     }
@@ -369,12 +326,7 @@ pub(crate) fn random_bytes() -> Result<[u8; 32]> {
 }
 
 fn exists(identity: &PodIdentity, id: &PodId, difference: &'static str) -> Error {
-    let PodIdentity {
-        name,
-        namespace,
-        attempt,
-        ..
-    } = identity;
+    let PodIdentity { name, namespace, attempt, .. } = identity;
     Error::Exists {
         object: format!("pod sandbox {namespace}/{name} attempt {attempt}"),
         id: id.to_string(),

@@ -51,11 +51,11 @@ impl Driver {
     /// Makes the pod. On an error nothing of it is left.
     pub(crate) async fn make(&mut self) -> Result<()> {
         let made = self.make_steps().await;
-        if made.is_err() {
-            if let Err(error) = self.tear_down().await {
-                // On record as intent, so that the next start of the agent takes it down.
-                tracing::error!(pod.id = %self.id, error = %crate::registry::chain(&error), "pod half made");
-            }
+        if made.is_err()
+            && let Err(error) = self.tear_down().await
+        {
+            // On record as intent, so that the next start of the agent takes it down.
+            tracing::error!(pod.id = %self.id, error = %crate::registry::chain(&error), "pod half made");
         }
         made
     }
@@ -69,19 +69,12 @@ impl Driver {
         let intent = Change::new().put(&self.record())?;
         self.step("record intent".to_owned(), host.commit(intent)).await?;
 
-        let files = make_files(
-            host.clone(),
-            self.id.clone(),
-            self.spec.clone(),
-            self.addresses.clone(),
-        );
+        let files = make_files(host.clone(), self.id.clone(), self.spec.clone(), self.addresses.clone());
         self.step("write the pod's files".to_owned(), files).await?;
 
         let (all, path) = (host.cgroups.clone(), cgroups.sandbox.clone());
         let cgroup = async { Ok(blocking(move || all.create(&path)).await??) };
-        let cgroup = self
-            .step(format!("make cgroup {}", cgroups.sandbox.as_str()), cgroup)
-            .await?;
+        let cgroup = self.step(format!("make cgroup {}", cgroups.sandbox.as_str()), cgroup).await?;
 
         let plan = self.sandbox_plan(&cgroup);
         let monitor = start_monitor(host.clone(), plan);
@@ -90,13 +83,7 @@ impl Driver {
 
         if self.spec.net == Sharing::Own {
             let name = self.host_interface()?;
-            let attach = attach(
-                host.clone(),
-                self.id.to_string(),
-                name,
-                self.addresses.clone(),
-                greeting,
-            );
+            let attach = attach(host.clone(), self.id.to_string(), name, self.addresses.clone(), greeting);
             self.step("attach network".to_owned(), attach).await?;
         }
 
@@ -161,9 +148,7 @@ impl Driver {
         let directory = self.host.pod_directory(&self.id);
         let files = blocking(move || remove_directory(&directory)).await?;
         cgroups.and(network).and(files)?;
-        self.host
-            .commit(Change::new().delete::<SandboxRecord>(self.id.to_string()))
-            .await?;
+        self.host.commit(Change::new().delete::<SandboxRecord>(self.id.to_string())).await?;
         self.end_lease();
         Ok(())
     }
@@ -183,9 +168,8 @@ impl Driver {
         }
         if let Ok(name) = self.host_interface() {
             let host = self.host.clone();
-            self.detaching = Some(tokio::spawn(async move {
-                Ok(blocking(move || host.network.detach(&name)).await??)
-            }));
+            self.detaching =
+                Some(tokio::spawn(async move { Ok(blocking(move || host.network.detach(&name)).await??) }));
         }
     }
 
@@ -227,19 +211,11 @@ impl Driver {
         Ok(match &self.spec.cgroup_parent {
             Some(parent) => {
                 let base = CgroupPath::from_parent(parent)?;
-                PodCgroups {
-                    sandbox: base.join(id)?,
-                    base,
-                    owns_base: false,
-                }
+                PodCgroups { sandbox: base.join(id)?, base, owns_base: false }
             }
             None => {
                 let base = self.host.settings.cgroup_root.join(id)?;
-                PodCgroups {
-                    sandbox: base.join("sandbox")?,
-                    base,
-                    owns_base: true,
-                }
+                PodCgroups { sandbox: base.join("sandbox")?, base, owns_base: true }
             }
         })
     }
@@ -268,20 +244,10 @@ async fn make_files(
 }
 
 async fn start_monitor(host: Arc<Host>, plan: SandboxPlan) -> Result<(Monitor, Greeting)> {
-    let socket = blocking(move || host.zygote.spawn_monitor(&plan))
-        .await?
-        .map_err(Error::Spawn)?;
+    let socket = blocking(move || host.zygote.spawn_monitor(&plan)).await?.map_err(Error::Spawn)?;
     let (link, greeting, news) = Link::establish(socket).await?;
     let (pid, pause_pid) = (greeting.hello.pid, greeting.hello.pause_pid);
-    Ok((
-        Monitor {
-            link,
-            news,
-            pid,
-            pause_pid,
-        },
-        greeting,
-    ))
+    Ok((Monitor { link, news, pid, pause_pid }, greeting))
 }
 
 /// Takes the descriptors with it: held longer, they would keep the namespace alive after the pod.

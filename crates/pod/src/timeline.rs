@@ -31,12 +31,7 @@ impl Timeline {
             self.0.remove(0);
         }
         let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.0.push(Step {
-            stage: stage.into(),
-            at_ns: crate::clock::now_ns(),
-            took_us,
-            error,
-        });
+        self.0.push(Step { stage: stage.into(), at_ns: crate::clock::now_ns(), took_us, error });
     }
 
     /// Oldest first.

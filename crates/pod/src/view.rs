@@ -148,10 +148,7 @@ impl Reason {
 impl Snapshot {
     /// The pod with this id, or with this unambiguous beginning of one.
     pub fn pod(&self, id: &str) -> Option<&Arc<PodView>> {
-        let mut found = self
-            .pods
-            .values()
-            .filter(|pod| !id.is_empty() && pod.id.as_str().starts_with(id));
+        let mut found = self.pods.values().filter(|pod| !id.is_empty() && pod.id.as_str().starts_with(id));
         let first = found.next()?;
         // A whole id is no other's beginning.
         found.next().is_none().then_some(first)
@@ -159,9 +156,8 @@ impl Snapshot {
 
     /// The container with this id, or with this unambiguous beginning of one.
     pub fn container(&self, id: &str) -> Option<&Arc<ContainerView>> {
-        let mut found = self
-            .containers()
-            .filter(|container| !id.is_empty() && container.id.as_str().starts_with(id));
+        let mut found =
+            self.containers().filter(|container| !id.is_empty() && container.id.as_str().starts_with(id));
         let first = found.next()?;
         found.next().is_none().then_some(first)
     }

@@ -62,21 +62,12 @@ struct Stopping {
 impl Workload {
     pub(crate) fn new(record: ContainerRecord, cgroup: CgroupPath, pid: Option<i32>) -> Self {
         let spec = Arc::new(record.spec.clone());
-        Self {
-            record,
-            spec,
-            cgroup,
-            pid,
-            stopping: None,
-        }
+        Self { record, spec, cgroup, pid, stopping: None }
     }
 
     /// Whether its first process lives.
     pub(crate) fn is_alive(&self) -> bool {
-        matches!(
-            self.record.state,
-            Some(ContainerState::Created | ContainerState::Running { .. })
-        )
+        matches!(self.record.state, Some(ContainerState::Created | ContainerState::Running { .. }))
     }
 
     /// When the driver has to look after it unasked.
@@ -106,10 +97,7 @@ impl Workload {
     #[must_use]
     pub(crate) fn end(&mut self, ended: Ended) -> Vec<Reply<()>> {
         self.record.state = Some(ContainerState::Exited(ended));
-        self.stopping
-            .take()
-            .map(|stopping| stopping.waiters)
-            .unwrap_or_default()
+        self.stopping.take().map(|stopping| stopping.waiters).unwrap_or_default()
     }
 
     fn started_at_ns(&self) -> Option<i64> {
@@ -155,12 +143,8 @@ impl Driver {
         let host = self.host.clone();
         let path = self.cgroups()?.base.join(id.as_str())?;
         let cgroup = host.cgroups.open(&path);
-        let log_path = self
-            .spec
-            .log_directory
-            .as_ref()
-            .zip(spec.log_path.as_ref())
-            .map(|(dir, log)| dir.join(log));
+        let log_path =
+            self.spec.log_directory.as_ref().zip(spec.log_path.as_ref()).map(|(dir, log)| dir.join(log));
         let surroundings = self.surroundings(id, &spec, image, &cgroup, log_path.clone())?;
         // Before anything is made: whatever can be refused has been refused here.
         let planned = plan_launch(&spec, &image_defaults(image), surroundings)?;
@@ -178,10 +162,8 @@ impl Driver {
         };
         let change = Change::new().put(&record)?;
         let limits = record.spec.limits.clone();
-        self.containers
-            .insert(id.clone(), Workload::new(record, path, None));
-        self.step(format!("record intent of container {name}"), host.commit(change))
-            .await?;
+        self.containers.insert(id.clone(), Workload::new(record, path, None));
+        self.step(format!("record intent of container {name}"), host.commit(change)).await?;
 
         let privileged = planned.launch.readonly_paths.is_empty() && planned.launch.masked_paths.is_empty();
         let (rootfs, for_cgroup) = (planned.launch.rootfs.clone(), host.clone());
@@ -197,20 +179,12 @@ impl Driver {
             })
             .await?
         };
-        self.step(
-            format!("make directories and cgroup of container {name}"),
-            prepare,
-        )
-        .await?;
+        self.step(format!("make directories and cgroup of container {name}"), prepare).await?;
 
         let plan = memfd_of(&planned.launch).map_err(Error::Spawn)?;
         let fds = [plan.as_fd()];
-        let launched = self
-            .step(
-                format!("launch container {name}"),
-                link.ask(MonitorOrder::Launch, &fds),
-            )
-            .await?;
+        let launched =
+            self.step(format!("launch container {name}"), link.ask(MonitorOrder::Launch, &fds)).await?;
         let Answer::Launched { pid, user, warnings } = launched else {
             return Err(Error::MonitorGone);
         };
@@ -237,12 +211,8 @@ impl Driver {
             None | Some(ContainerState::Exited(_)) => return Err(wrong_state(id, "has exited")),
         }
         let name = workload.spec.name.clone();
-        let order = MonitorOrder::Start {
-            container: id.clone(),
-        };
-        let started = self
-            .step(format!("start container {name}"), link.ask(order, &[]))
-            .await;
+        let order = MonitorOrder::Start { container: id.clone() };
+        let started = self.step(format!("start container {name}"), link.ask(order, &[])).await;
         // A program that can't be executed has left an exit behind, which comes before the answer.
         let Answer::Started { at_ns, .. } = (match started {
             Ok(answer) => answer,
@@ -270,12 +240,7 @@ impl Driver {
         };
         // A container at its gate has no workload that could hear a signal.
         let can_hear = workload.started_at_ns().is_some();
-        let deadline = Instant::now()
-            + if can_hear {
-                grace.min(MAX_GRACE)
-            } else {
-                Duration::ZERO
-            };
+        let deadline = Instant::now() + if can_hear { grace.min(MAX_GRACE) } else { Duration::ZERO };
         if let Some(stopping) = &mut workload.stopping {
             stopping.waiters.push(reply);
             if !stopping.killed {
@@ -283,23 +248,10 @@ impl Driver {
             }
         } else {
             let signal = workload.record.stop_signal;
-            workload.stopping = Some(Stopping {
-                deadline,
-                killed: false,
-                waiters: vec![reply],
-            });
+            workload.stopping = Some(Stopping { deadline, killed: false, waiters: vec![reply] });
             if let (true, Some(monitor)) = (can_hear && !grace.is_zero(), &self.monitor) {
                 // One that has just ended needs no signal.
-                let _ = monitor
-                    .link
-                    .ask(
-                        MonitorOrder::Signal {
-                            container: id.clone(),
-                            signal,
-                        },
-                        &[],
-                    )
-                    .await;
+                let _ = monitor.link.ask(MonitorOrder::Signal { container: id.clone(), signal }, &[]).await;
             }
         }
         self.kill_overdue().await;
@@ -313,10 +265,7 @@ impl Driver {
             .map(|(id, _)| id.clone())
             .collect();
         for id in overdue {
-            let Some(stopping) = self
-                .containers
-                .get_mut(&id)
-                .and_then(|workload| workload.stopping.as_mut())
+            let Some(stopping) = self.containers.get_mut(&id).and_then(|workload| workload.stopping.as_mut())
             else {
                 continue;
             };
@@ -325,41 +274,23 @@ impl Driver {
                 self.kill(&id).await;
                 continue;
             }
-            let given_up = self
-                .containers
-                .get_mut(&id)
-                .and_then(|workload| workload.stopping.take());
+            let given_up = self.containers.get_mut(&id).and_then(|workload| workload.stopping.take());
             for waiter in given_up.into_iter().flat_map(|stopping| stopping.waiters) {
-                let _ = waiter.send(Err(Error::Unkillable {
-                    id: id.to_string(),
-                    after: DEATH_LIMIT,
-                }));
+                let _ = waiter.send(Err(Error::Unkillable { id: id.to_string(), after: DEATH_LIMIT }));
             }
         }
     }
 
     async fn kill(&self, id: &ContainerId) {
         if let Some(monitor) = &self.monitor {
-            let _ = monitor
-                .link
-                .ask(
-                    MonitorOrder::Kill {
-                        container: id.clone(),
-                    },
-                    &[],
-                )
-                .await;
+            let _ = monitor.link.ask(MonitorOrder::Kill { container: id.clone() }, &[]).await;
         }
     }
 
     /// Kills every container and waits until all have ended.
     pub(crate) async fn kill_all(&mut self) -> Result<()> {
-        let alive: Vec<ContainerId> = self
-            .containers
-            .iter()
-            .filter(|(_, w)| w.is_alive())
-            .map(|(id, _)| id.clone())
-            .collect();
+        let alive: Vec<ContainerId> =
+            self.containers.iter().filter(|(_, w)| w.is_alive()).map(|(id, _)| id.clone()).collect();
         for id in &alive {
             self.kill(id).await;
         }
@@ -378,10 +309,7 @@ impl Driver {
                 Ok(Some(news)) => self.hear(news).await,
                 Ok(None) => self.monitor_is_gone().await,
                 Err(_) => {
-                    return Err(Error::Unkillable {
-                        id: id.to_string(),
-                        after: DEATH_LIMIT,
-                    });
+                    return Err(Error::Unkillable { id: id.to_string(), after: DEATH_LIMIT });
                 }
             }
         }
@@ -408,24 +336,8 @@ impl Driver {
     /// Undoes [`Driver::make_container`], however far it came; absent means done.
     pub(crate) async fn tear_container_down(&mut self, id: &ContainerId) -> Result<()> {
         if let Some(monitor) = &self.monitor {
-            let _ = monitor
-                .link
-                .ask(
-                    MonitorOrder::Kill {
-                        container: id.clone(),
-                    },
-                    &[],
-                )
-                .await;
-            let _ = monitor
-                .link
-                .ask(
-                    MonitorOrder::Forget {
-                        container: id.clone(),
-                    },
-                    &[],
-                )
-                .await;
+            let _ = monitor.link.ask(MonitorOrder::Kill { container: id.clone() }, &[]).await;
+            let _ = monitor.link.ask(MonitorOrder::Forget { container: id.clone() }, &[]).await;
         }
         let cgroup = self.host.cgroups.open(&self.cgroups()?.base.join(id.as_str())?);
         let directory = self.host.container_directory(id);
@@ -436,9 +348,7 @@ impl Driver {
             remove_directory(&directory)
         })
         .await??;
-        self.host
-            .commit(Change::new().delete::<ContainerRecord>(id.to_string()))
-            .await?;
+        self.host.commit(Change::new().delete::<ContainerRecord>(id.to_string())).await?;
         self.host.images.unpin(id.as_str());
         self.containers.remove(id);
         Ok(())
@@ -450,14 +360,7 @@ impl Driver {
         if self.workload_mut(id)?.started_at_ns().is_none() {
             return Err(wrong_state(id, "is not running"));
         }
-        link.ask(
-            MonitorOrder::ReopenLog {
-                container: id.clone(),
-            },
-            &[],
-        )
-        .await
-        .map(drop)
+        link.ask(MonitorOrder::ReopenLog { container: id.clone() }, &[]).await.map(drop)
     }
 
     /// A container's first process has ended.
@@ -484,17 +387,10 @@ impl Driver {
 
     /// Without a monitor, what a container left as its exit record is all that can be known of its end.
     pub(crate) async fn lose_containers(&mut self) {
-        let alive: Vec<ContainerId> = self
-            .containers
-            .iter()
-            .filter(|(_, w)| w.is_alive())
-            .map(|(id, _)| id.clone())
-            .collect();
+        let alive: Vec<ContainerId> =
+            self.containers.iter().filter(|(_, w)| w.is_alive()).map(|(id, _)| id.clone()).collect();
         for id in alive {
-            let Ok(path) = self
-                .cgroups()
-                .and_then(|cgroups| Ok(cgroups.base.join(id.as_str())?))
-            else {
+            let Ok(path) = self.cgroups().and_then(|cgroups| Ok(cgroups.base.join(id.as_str())?)) else {
                 continue;
             };
             let entry = self.host.cgroups.open(&path).entry();
@@ -530,17 +426,12 @@ impl Driver {
     fn ready_link(&self) -> Result<Link> {
         match (&self.monitor, self.phase) {
             (Some(monitor), SandboxPhase::Ready) => Ok(monitor.link.clone()),
-            _ => Err(Error::WrongState {
-                object: format!("pod sandbox {}", self.id),
-                state: "is not ready",
-            }),
+            _ => Err(Error::WrongState { object: format!("pod sandbox {}", self.id), state: "is not ready" }),
         }
     }
 
     fn workload_mut(&mut self, id: &ContainerId) -> Result<&mut Workload> {
-        self.containers
-            .get_mut(id)
-            .ok_or_else(|| Error::NoContainer { id: id.to_string() })
+        self.containers.get_mut(id).ok_or_else(|| Error::NoContainer { id: id.to_string() })
     }
 
     /// A container with the same name and attempt: the same request again gets it, another one is refused.
@@ -554,20 +445,14 @@ impl Driver {
             (false, _) => "with another configuration",
         };
         let object = format!("container {:?} attempt {}", spec.name, spec.attempt);
-        Some(Err(Error::Exists {
-            object,
-            id: existing.record.id.to_string(),
-            difference,
-        }))
+        Some(Err(Error::Exists { object, id: existing.record.id.to_string(), difference }))
     }
 
     fn pin_image(&self, spec: &ContainerSpec, id: &ContainerId) -> Result<Arc<Image>> {
         let image: ImageId = match self.host.images.find(&spec.image)? {
             Some(image) => image.id.clone(),
             None => {
-                return Err(Error::NoImage {
-                    image: spec.image.clone(),
-                });
+                return Err(Error::NoImage { image: spec.image.clone() });
             }
         };
         Ok(self.host.images.pin(&image, id.as_str())?)
@@ -616,15 +501,10 @@ impl Driver {
             PidSpec::Container => Ok(PidNamespace::Own),
             PidSpec::Node => Ok(PidNamespace::Host),
             PidSpec::Pod if self.spec.pid == PodPid::Pod => Ok(PidNamespace::Pod),
-            PidSpec::Pod => Err(invalid(
-                "POD",
-                "the sandbox was made without a pid namespace for all",
-            )),
+            PidSpec::Pod => Err(invalid("POD", "the sandbox was made without a pid namespace for all")),
             PidSpec::Target(target) => {
-                let mut found = self
-                    .containers
-                    .values()
-                    .filter(|w| w.record.id.as_str().starts_with(target.as_str()));
+                let mut found =
+                    self.containers.values().filter(|w| w.record.id.as_str().starts_with(target.as_str()));
                 match (found.next(), found.next()) {
                     (Some(workload), None) if workload.started_at_ns().is_some() => {
                         Ok(PidNamespace::Container(workload.record.id.clone()))
@@ -638,25 +518,14 @@ impl Driver {
 
 /// What a monitor's word on an exit means to a client.
 pub(crate) fn ended(started_at_ns: Option<i64>, exit: Exit) -> Ended {
-    let Exit {
-        code,
-        at_ns,
-        oom_killed,
-        start_error,
-    } = exit;
+    let Exit { code, at_ns, oom_killed, start_error } = exit;
     let (reason, message) = match (start_error, oom_killed, code) {
         (Some(error), _, _) => (Reason::StartError, error),
         (None, _, 0) => (Reason::Completed, String::new()),
         (None, true, _) => (Reason::OomKilled, String::new()),
         (None, false, _) => (Reason::Error, String::new()),
     };
-    Ended {
-        started_at_ns,
-        finished_at_ns: at_ns,
-        exit_code: code,
-        reason,
-        message,
-    }
+    Ended { started_at_ns, finished_at_ns: at_ns, exit_code: code, reason, message }
 }
 
 fn lost(started_at_ns: Option<i64>) -> Ended {
@@ -683,19 +552,13 @@ fn image_defaults(image: &Image) -> ImageDefaults {
 
 /// On v1 each controller's directory under the name of its mount point, as it should appear in the container.
 fn cgroup_view(host: &Host, entry: &Entry) -> CgroupView {
-    let files = match entry {
-        Entry::Files(files) if !host.is_unified() => files,
-        Entry::Directory(_) | Entry::Files(_) => return CgroupView::Unified,
-    };
-    let named = files.iter().filter_map(|file| {
+    if host.is_unified() {
+        return CgroupView::Unified;
+    }
+    let named = entry.tasks.iter().filter_map(|file| {
         let directory = file.parent()?;
-        let name = directory
-            .strip_prefix("/sys/fs/cgroup")
-            .ok()?
-            .iter()
-            .next()?
-            .to_str()?;
-        (name != "unified").then(|| (name.to_owned(), directory.to_owned()))
+        let name = directory.strip_prefix("/sys/fs/cgroup").ok()?.iter().next()?.to_str()?;
+        Some((name.to_owned(), directory.to_owned()))
     });
     CgroupView::PerController(named.collect())
 }
@@ -708,10 +571,7 @@ fn make_directories(rootfs: &Rootfs) -> Result<()> {
 }
 
 fn wrong_state(id: &ContainerId, state: &'static str) -> Error {
-    Error::WrongState {
-        object: format!("container {id}"),
-        state,
-    }
+    Error::WrongState { object: format!("container {id}"), state }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use berth_monitor::ZYGOTE_ARGUMENT;
 use berth_monitor::plan::SandboxPlan;
-use berth_monitor::protocol::Spawn;
+use berth_monitor::protocol::SPAWN;
 use berth_sys::packet::{self, Blocking};
 
 use crate::link::memfd_of;
@@ -33,19 +33,13 @@ struct Running {
 impl Zygote {
     /// Nothing is started yet.
     pub(crate) fn new(program: PathBuf) -> Self {
-        Self {
-            program,
-            running: Mutex::new(None),
-        }
+        Self { program, running: Mutex::new(None) }
     }
 
     /// Has a monitor forked for `plan`; returns the agent's end of its connection, on which it will greet. Blocks for the
     /// time of a small send, or of starting the zygote.
     pub(crate) fn spawn_monitor(&self, plan: &SandboxPlan) -> IoResult<OwnedFd> {
         let (ours, theirs) = packet::pair(Blocking::No)?;
-        let request = serde_json::to_vec(&Spawn {
-            pod: plan.pod.clone(),
-        })?;
         let plan = memfd_of(plan)?;
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let mut last_error = None;
@@ -55,7 +49,7 @@ impl Zygote {
                 Some(zygote) => running.insert(zygote),
                 None => running.insert(self.start()?),
             };
-            match packet::send(&zygote.control, &request, &[theirs.as_fd(), plan.as_fd()]) {
+            match packet::send(&zygote.control, SPAWN, &[theirs.as_fd(), plan.as_fd()]) {
                 Ok(()) => return Ok(ours),
                 Err(error) => last_error = Some(error),
             }
@@ -89,12 +83,7 @@ impl Running {
 
 impl Drop for Zygote {
     fn drop(&mut self) {
-        if let Some(running) = self
-            .running
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-        {
+        if let Some(running) = self.running.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
             running.end();
         }
     }

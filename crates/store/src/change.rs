@@ -29,16 +29,8 @@ pub struct Change {
 /// One row's part of a change.
 #[derive(Debug)]
 pub(crate) enum Row {
-    Put {
-        table: &'static str,
-        key: String,
-        version: u32,
-        body: String,
-    },
-    Delete {
-        table: &'static str,
-        key: String,
-    },
+    Put { table: &'static str, key: String, version: u32, body: String },
+    Delete { table: &'static str, key: String },
 }
 
 /// All records of one type, and what could not be read as one.
@@ -81,18 +73,9 @@ impl Change {
     pub fn put<R: Record>(mut self, record: &R) -> Result<Self> {
         let key = record.key();
         match serde_json::to_string(record) {
-            Ok(body) => self.rows.push(Row::Put {
-                table: R::TABLE,
-                key,
-                version: R::VERSION,
-                body,
-            }),
+            Ok(body) => self.rows.push(Row::Put { table: R::TABLE, key, version: R::VERSION, body }),
             Err(source) => {
-                return Err(Error::Encode {
-                    table: R::TABLE,
-                    key,
-                    source,
-                });
+                return Err(Error::Encode { table: R::TABLE, key, source });
             }
         }
         Ok(self)
@@ -100,10 +83,7 @@ impl Change {
 
     /// Deletes the record with the key; one that does not exist is deleted already.
     pub fn delete<R: Record>(mut self, key: impl Into<String>) -> Self {
-        self.rows.push(Row::Delete {
-            table: R::TABLE,
-            key: key.into(),
-        });
+        self.rows.push(Row::Delete { table: R::TABLE, key: key.into() });
         self
     }
 }
@@ -114,11 +94,7 @@ impl StoredRow {
         let parsed = if self.version == R::VERSION {
             serde_json::from_str(&self.body).map_err(|error| error.to_string())
         } else {
-            Err(format!(
-                "version {} is not {}, the one known",
-                self.version,
-                R::VERSION
-            ))
+            Err(format!("version {} is not {}, the one known", self.version, R::VERSION))
         };
         parsed.map_err(|reason| Quarantined {
             table: R::TABLE,

@@ -57,50 +57,27 @@ pub(crate) struct Database {
 impl Database {
     /// Opens or makes the database in a root directory, made when missing.
     pub(crate) fn open(root: &Path) -> Result<Self> {
-        std::fs::create_dir_all(root).map_err(|source| Error::Directory {
-            path: root.to_owned(),
-            source,
-        })?;
+        std::fs::create_dir_all(root).map_err(|source| Error::Directory { path: root.to_owned(), source })?;
         let lock = lock(root)?;
         let path = root.join("berth.db");
-        let open = |source| Error::Open {
-            path: path.clone(),
-            source,
-        };
+        let open = |source| Error::Open { path: path.clone(), source };
         let connection = Connection::open(&path).map_err(open)?;
         connection.busy_timeout(Duration::from_secs(5)).map_err(open)?;
         connection.execute_batch(SETTINGS).map_err(open)?;
-        let found = connection
-            .query_row("PRAGMA user_version", [], |row| row.get(0))
-            .map_err(open)?;
+        let found = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(open)?;
         match found {
-            0 => connection
-                .execute_batch(&format!("BEGIN; {SCHEMA} COMMIT;"))
-                .map_err(open)?,
+            0 => connection.execute_batch(&format!("BEGIN; {SCHEMA} COMMIT;")).map_err(open)?,
             SCHEMA_VERSION => {}
             _ => {
-                return Err(Error::NewerSchema {
-                    path,
-                    found,
-                    known: SCHEMA_VERSION,
-                });
+                return Err(Error::NewerSchema { path, found, known: SCHEMA_VERSION });
             }
         }
-        Ok(Self {
-            connection,
-            durability: Durability::Process,
-            unsettled_commits: 0,
-            _lock: lock,
-        })
+        Ok(Self { connection, durability: Durability::Process, unsettled_commits: 0, _lock: lock })
     }
 
     /// Applies all rows in one transaction, or none.
     pub(crate) fn commit(&mut self, rows: &[Row], durability: Durability) -> Result<()> {
-        self.try_commit(rows, durability)
-            .map_err(|source| Error::Commit {
-                rows: rows.len(),
-                source,
-            })?;
+        self.try_commit(rows, durability).map_err(|source| Error::Commit { rows: rows.len(), source })?;
         self.unsettled_commits += 1;
         Ok(())
     }
@@ -112,11 +89,7 @@ impl Database {
                 .connection
                 .prepare_cached("SELECT key, version, body FROM records WHERE tab = ?1 ORDER BY key")?;
             let rows = statement.query_map([table], |row| {
-                Ok(StoredRow {
-                    key: row.get(0)?,
-                    version: row.get(1)?,
-                    body: row.get(2)?,
-                })
+                Ok(StoredRow { key: row.get(0)?, version: row.get(1)?, body: row.get(2)? })
             })?;
             rows.collect()
         };
@@ -127,35 +100,25 @@ impl Database {
     pub(crate) fn quarantine(&mut self, rows: &[Quarantined]) -> Result<()> {
         let mut set_aside = || {
             let transaction = self.connection.transaction()?;
-            for Quarantined {
-                table, key, reason, ..
-            } in rows
-            {
+            for Quarantined { table, key, reason, .. } in rows {
                 transaction.execute(
                     "INSERT INTO quarantine (tab, key, version, body, reason)
                      SELECT tab, key, version, body, ?3 FROM records WHERE tab = ?1 AND key = ?2",
                     params![table, key, reason],
                 )?;
-                transaction.execute(
-                    "DELETE FROM records WHERE tab = ?1 AND key = ?2",
-                    params![table, key],
-                )?;
+                transaction
+                    .execute("DELETE FROM records WHERE tab = ?1 AND key = ?2", params![table, key])?;
             }
             transaction.commit()
         };
-        set_aside().map_err(|source| Error::Commit {
-            rows: rows.len(),
-            source,
-        })
+        set_aside().map_err(|source| Error::Commit { rows: rows.len(), source })
     }
 
     /// Copies the log into the database file when enough has gathered; to be called when nobody waits.
     pub(crate) fn settle(&mut self) {
         if self.unsettled_commits >= COMMITS_BEFORE_SETTLING {
             // A failure loses nothing: the log stays, and SQLite itself tries again when it grows.
-            let _ = self
-                .connection
-                .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+            let _ = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
             self.unsettled_commits = 0;
         }
     }
@@ -172,12 +135,7 @@ impl Database {
         let transaction = self.connection.transaction()?;
         for row in rows {
             match row {
-                Row::Put {
-                    table,
-                    key,
-                    version,
-                    body,
-                } => transaction
+                Row::Put { table, key, version, body } => transaction
                     .prepare_cached(
                         "INSERT OR REPLACE INTO records (tab, key, version, body) VALUES (?1, ?2, ?3, ?4)",
                     )?
@@ -194,26 +152,15 @@ impl Database {
 /// Takes the lock of a root directory, and writes our process id into it for the one who comes second.
 fn lock(root: &Path) -> Result<File> {
     let path = root.join("lock");
-    let failed = |source| Error::Directory {
-        path: path.clone(),
-        source,
-    };
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(failed)?;
+    let failed = |source| Error::Directory { path: path.clone(), source };
+    let mut file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {
             let mut holder = String::new();
             file.read_to_string(&mut holder).map_err(failed)?;
-            return Err(Error::Locked {
-                path,
-                holder: holder.trim().to_owned(),
-            });
+            return Err(Error::Locked { path, holder: holder.trim().to_owned() });
         }
         Err(errno) => return Err(failed(errno.into())),
     }

@@ -25,22 +25,10 @@ pub struct Store {
 /// What the database's thread can be asked; each answer goes to the sender in it.
 #[derive(Debug)]
 enum Request {
-    Commit {
-        rows: Vec<Row>,
-        durability: Durability,
-        answer: oneshot::Sender<Result<()>>,
-    },
-    Rows {
-        table: &'static str,
-        answer: oneshot::Sender<Result<Vec<StoredRow>>>,
-    },
-    Quarantine {
-        rows: Vec<Quarantined>,
-        answer: oneshot::Sender<Result<()>>,
-    },
-    Close {
-        answer: oneshot::Sender<()>,
-    },
+    Commit { rows: Vec<Row>, durability: Durability, answer: oneshot::Sender<Result<()>> },
+    Rows { table: &'static str, answer: oneshot::Sender<Result<Vec<StoredRow>>> },
+    Quarantine { rows: Vec<Quarantined>, answer: oneshot::Sender<Result<()>> },
+    Close { answer: oneshot::Sender<()> },
 }
 
 impl Store {
@@ -71,26 +59,13 @@ impl Store {
     ///
     /// Dropping the future midway is safe: the change is then applied whole, or not at all.
     pub async fn commit(&self, change: Change, durability: Durability) -> Result<()> {
-        self.ask(|answer| Request::Commit {
-            rows: change.rows,
-            durability,
-            answer,
-        })
-        .await?
+        self.ask(|answer| Request::Commit { rows: change.rows, durability, answer }).await?
     }
 
     /// Reads every record of a type. Rows that are none are moved to the `quarantine` table and reported.
     pub async fn load<R: Record>(&self) -> Result<Loaded<R>> {
-        let rows = self
-            .ask(|answer| Request::Rows {
-                table: R::TABLE,
-                answer,
-            })
-            .await??;
-        let mut loaded = Loaded {
-            records: Vec::with_capacity(rows.len()),
-            quarantined: Vec::new(),
-        };
+        let rows = self.ask(|answer| Request::Rows { table: R::TABLE, answer }).await??;
+        let mut loaded = Loaded { records: Vec::with_capacity(rows.len()), quarantined: Vec::new() };
         for row in rows {
             match row.parse() {
                 Ok(record) => loaded.records.push(record),
@@ -112,10 +87,7 @@ impl Store {
 
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T> {
         let (answer, answered) = oneshot::channel();
-        self.requests
-            .send(request(answer))
-            .await
-            .map_err(|_| Error::Closed)?;
+        self.requests.send(request(answer)).await.map_err(|_| Error::Closed)?;
         answered.await.map_err(|_| Error::Closed)
     }
 }
@@ -125,11 +97,7 @@ impl Store {
 fn serve(mut database: Database, mut inbox: mpsc::Receiver<Request>) {
     while let Some(request) = inbox.blocking_recv() {
         match request {
-            Request::Commit {
-                rows,
-                durability,
-                answer,
-            } => {
+            Request::Commit { rows, durability, answer } => {
                 let _ = answer.send(database.commit(&rows, durability));
             }
             Request::Rows { table, answer } => {
@@ -186,10 +154,7 @@ mod tests {
     }
 
     fn pod(id: &str, attempt: u32) -> Pod {
-        Pod {
-            id: id.into(),
-            attempt,
-        }
+        Pod { id: id.into(), attempt }
     }
 
     async fn reopened(store: Store, root: &Path) -> Store {
@@ -201,24 +166,10 @@ mod tests {
     async fn records_survive_a_restart_in_key_order() {
         let root = tempfile::tempdir().unwrap();
         let store = Store::open(root.path()).await.unwrap();
-        let change = Change::new()
-            .put(&pod("b", 0))
-            .unwrap()
-            .put(&pod("a", 1))
-            .unwrap();
+        let change = Change::new().put(&pod("b", 0)).unwrap().put(&pod("a", 1)).unwrap();
         store.commit(change, Durability::Process).await.unwrap();
-        let change = Change::new()
-            .put(&pod("c", 2))
-            .unwrap()
-            .put(&pod("b", 3))
-            .unwrap();
-        store
-            .commit(
-                change.delete::<Pod>("c").delete::<Pod>("absent"),
-                Durability::Power,
-            )
-            .await
-            .unwrap();
+        let change = Change::new().put(&pod("c", 2)).unwrap().put(&pod("b", 3)).unwrap();
+        store.commit(change.delete::<Pod>("c").delete::<Pod>("absent"), Durability::Power).await.unwrap();
         let loaded = reopened(store, root.path()).await.load::<Pod>().await.unwrap();
         assert_eq!(loaded.records, [pod("a", 1), pod("b", 3)]);
         assert_eq!(loaded.quarantined, []);
@@ -228,11 +179,7 @@ mod tests {
     async fn a_row_that_cannot_be_read_is_set_aside_once() {
         let root = tempfile::tempdir().unwrap();
         let store = Store::open(root.path()).await.unwrap();
-        let change = Change::new()
-            .put(&OldPod("old".into()))
-            .unwrap()
-            .put(&pod("new", 0))
-            .unwrap();
+        let change = Change::new().put(&OldPod("old".into())).unwrap().put(&pod("new", 0)).unwrap();
         store.commit(change, Durability::Process).await.unwrap();
         let loaded = store.load::<Pod>().await.unwrap();
         assert_eq!(loaded.records, [pod("new", 0)]);
@@ -243,9 +190,7 @@ mod tests {
         store.close().await;
         let kept: String = rusqlite::Connection::open(root.path().join("berth.db"))
             .unwrap()
-            .query_row("SELECT body FROM quarantine WHERE key = 'old'", [], |row| {
-                row.get(0)
-            })
+            .query_row("SELECT body FROM quarantine WHERE key = 'old'", [], |row| row.get(0))
             .unwrap();
         assert_eq!(kept, "\"old\"");
     }
@@ -256,12 +201,7 @@ mod tests {
         let _first = Store::open(root.path()).await.unwrap();
         let error = Store::open(root.path()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Busy);
-        assert!(
-            error
-                .to_string()
-                .contains(&format!("process {}", std::process::id())),
-            "{error}"
-        );
+        assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
     }
 
     #[tokio::test]

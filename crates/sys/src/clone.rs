@@ -96,10 +96,7 @@ pub fn clone3(
         -1 => Err(last_errno()),
         0 => Ok(Cloned::Child),
         pid => {
-            let pid = i32::try_from(pid)
-                .ok()
-                .and_then(Pid::from_raw)
-                .ok_or(Errno::OVERFLOW)?;
+            let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::OVERFLOW)?;
             // SAFETY: the kernel stored a new descriptor in `pidfd` for a successful call with CLONE_PIDFD;
             // nobody else knows its number.
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
@@ -128,15 +125,8 @@ pub fn new_cgroup_namespace() -> Result<(), Errno> {
 pub fn send_signal(pidfd: impl AsFd, number: i32) -> Result<(), Errno> {
     let null = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: a null siginfo is allowed and means what kill(2) would send; the rest are integers.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            pidfd.as_fd().as_raw_fd(),
-            number,
-            null,
-            0u32,
-        )
-    };
+    let result =
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_fd().as_raw_fd(), number, null, 0u32) };
     if result == 0 { Ok(()) } else { Err(last_errno()) }
 }
 

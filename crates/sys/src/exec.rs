@@ -12,11 +12,7 @@ use crate::clone::last_errno;
 /// Source: execve(2).
 pub fn execve(path: &CStr, args: &[CString], env: &[CString]) -> Errno {
     let pointers = |strings: &[CString]| {
-        strings
-            .iter()
-            .map(|s| s.as_ptr())
-            .chain(std::iter::once(ptr::null()))
-            .collect::<Vec<_>>()
+        strings.iter().map(|s| s.as_ptr()).chain(std::iter::once(ptr::null())).collect::<Vec<_>>()
     };
     let (args, env) = (pointers(args), pointers(env));
     // SAFETY: `path` is NUL-terminated; both arrays are NULL-terminated lists of pointers into CStrings that
@@ -71,16 +67,6 @@ pub fn notice_children() {
 /// Linux 5.11; the answer to CVE-2024-21626, where a descriptor of the runtime survived into the workload.
 pub fn cloexec_from(first: u32) -> Result<(), Errno> {
     close_numbers(first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
-}
-
-/// Closes one descriptor that a parent's value in this process still names: for a child that never returns to the
-/// code that owns it.
-///
-/// # Errors
-/// The errno of the call.
-pub fn close_one(fd: BorrowedFd<'_>) -> Result<(), Errno> {
-    let number = fd.as_raw_fd() as u32;
-    close_numbers(number, number, 0)
 }
 
 /// Closes every descriptor above the standard ones but `keep`, as a child does first: what it holds of its parent's

@@ -4,12 +4,12 @@
 //! crate of the workspace in which `unsafe` is allowed: everything that `rustix` already offers safely
 //! (mount API, setns, pidfd, capabilities, pty …) is used from there and not wrapped again.
 //!
-//! - [`clone`]: `clone3(2)` for a process that is known to be single-threaded
-//! - [`exec`]: `execve(2)`, and the signal state a workload expects to be born with
-//! - [`packet`]: whole messages with descriptors over a `SOCK_SEQPACKET` pair
-//! - [`mountattr`]: `mount_setattr(2)`
-//! - [`seccomp`]: installing a compiled filter
-//! - [`title`]: the name that `ps` shows
+//! - [`clone`](mod@clone), `clone3(2)` for a process that is known to be single-threaded
+//! - [`exec`](mod@exec), `execve(2)`, and the signal state a workload expects to be born with
+//! - [`packet`](mod@packet), whole messages with descriptors over a `SOCK_SEQPACKET` pair
+//! - [`mountattr`](mod@mountattr), `mount_setattr(2)`
+//! - [`seccomp`](mod@seccomp), installing a compiled filter
+//! - [`title`](mod@title), the name that `ps` shows
 //!
 //! Nothing here decides anything, logs, retries or keeps state. A failed call returns the errno and leaves
 //! nothing behind.

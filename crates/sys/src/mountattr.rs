@@ -59,11 +59,7 @@ pub fn set_attributes(mount: BorrowedFd<'_>, reach: Reach, wanted: MountAttribut
         Some(Propagation::Slave) => libc::MS_SLAVE,
         Some(Propagation::Shared) => libc::MS_SHARED,
     };
-    let recursive = if reach == Reach::Tree {
-        libc::AT_RECURSIVE
-    } else {
-        0
-    };
+    let recursive = if reach == Reach::Tree { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the empty path and `attr` outlive the call, and the size given is that of `attr`.
     let result = unsafe {
         libc::syscall(

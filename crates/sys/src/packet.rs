@@ -23,12 +23,7 @@ pub const MAX_DESCRIPTORS: usize = 8;
 /// # Errors
 /// The errno of `socketpair`.
 pub fn pair(blocking: Blocking) -> Result<(OwnedFd, OwnedFd), Errno> {
-    socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        blocking.socket_flags(),
-        None,
-    )
+    socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, blocking.socket_flags(), None)
 }
 
 /// Whether calls on a socket wait.
@@ -87,12 +82,7 @@ pub fn receive(socket: impl AsFd) -> Result<Option<Packet>, Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = retry_on_intr(|| {
-        recvmsg(
-            &socket,
-            &mut [IoSliceMut::new(&mut bytes)],
-            &mut control,
-            RecvFlags::CMSG_CLOEXEC,
-        )
+        recvmsg(&socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)
     })?;
     let mut fds = Vec::new();
     for message in control.drain() {
@@ -100,10 +90,7 @@ pub fn receive(socket: impl AsFd) -> Result<Option<Packet>, Errno> {
             fds.extend(received);
         }
     }
-    if received
-        .flags
-        .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
-    {
+    if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
         return Err(Errno::MSGSIZE);
     }
     if received.bytes == 0 {
@@ -144,9 +131,6 @@ mod tests {
     fn an_empty_or_oversized_message_is_refused_before_it_is_sent() {
         let (a, _b) = pair(Blocking::No).unwrap();
         assert_eq!(send(&a, b"", &[]), Err(Errno::MSGSIZE));
-        assert_eq!(
-            send(&a, &vec![0; MAX_MESSAGE_BYTES + 1], &[]),
-            Err(Errno::MSGSIZE)
-        );
+        assert_eq!(send(&a, &vec![0; MAX_MESSAGE_BYTES + 1], &[]), Err(Errno::MSGSIZE));
     }
 }

@@ -26,18 +26,9 @@ pub fn install(program: &[Instruction]) -> Result<(), Errno> {
         })
         .collect();
     let length = u16::try_from(filters.len()).map_err(|_| Errno::INVAL)?;
-    let program = libc::sock_fprog {
-        len: length,
-        filter: filters.as_mut_ptr(),
-    };
+    let program = libc::sock_fprog { len: length, filter: filters.as_mut_ptr() };
     // SAFETY: `program` points at `len` instructions which live until the call has copied them.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            0u32,
-            &raw const program,
-        )
-    };
+    let result =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0u32, &raw const program) };
     if result == 0 { Ok(()) } else { Err(last_errno()) }
 }

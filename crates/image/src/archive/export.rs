@@ -39,39 +39,21 @@ enum Output {
 /// Writes images to a file, which appears when it is complete. `.gz`, `.tgz` and `.zst` compress.
 pub(crate) fn export(layout: &Layout, images: &[Export], path: &Path) -> Result<()> {
     let failed = || Error::io("write archive", path);
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let temporary = tempfile::NamedTempFile::new_in(parent).map_err(failed())?;
     let output = Output::new(temporary.reopen().map_err(failed())?, path).map_err(failed())?;
-    let mut writer = Writer {
-        layout,
-        path,
-        tar: tar::Builder::new(output),
-        written: HashSet::new(),
-    };
+    let mut writer = Writer { layout, path, tar: tar::Builder::new(output), written: HashSet::new() };
     let (mut index, mut docker) = (Vec::new(), Vec::new());
     for export in images {
         let (entries, image) = writer.add_image(export)?;
         index.extend(entries);
         docker.push(image);
     }
-    writer.add(
-        "oci-layout",
-        json!({"imageLayoutVersion": "1.0.0"}).to_string().as_bytes(),
-    )?;
+    writer.add("oci-layout", json!({"imageLayoutVersion": "1.0.0"}).to_string().as_bytes())?;
     let index = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": index});
     writer.add("index.json", index.to_string().as_bytes())?;
-    writer.add(
-        "manifest.json",
-        serde_json::Value::from(docker).to_string().as_bytes(),
-    )?;
-    writer
-        .tar
-        .into_inner()
-        .and_then(Output::finish)
-        .map_err(failed())?;
+    writer.add("manifest.json", serde_json::Value::from(docker).to_string().as_bytes())?;
+    writer.tar.into_inner().and_then(Output::finish).map_err(failed())?;
     temporary.persist(path).map_err(|error| failed()(error.error))?;
     Ok(())
 }
@@ -89,10 +71,7 @@ pub(crate) fn plain_manifest(config: &Digest, config_bytes: usize, layers: &[Lay
         schema_version: 2,
         media_type: OCI_MANIFEST.to_owned(),
         config: descriptor(OCI_CONFIG, config, config_bytes as u64),
-        layers: layers
-            .iter()
-            .map(|layer| descriptor(OCI_LAYER, &layer.diff_id, layer.tar_bytes))
-            .collect(),
+        layers: layers.iter().map(|layer| descriptor(OCI_LAYER, &layer.diff_id, layer.tar_bytes)).collect(),
     };
     // Strings and numbers always serialize.
     serde_json::to_vec(&manifest).unwrap_or_default()
@@ -129,11 +108,7 @@ impl Writer<'_> {
         } else {
             export.tags.iter().map(named).collect()
         };
-        let layers: Vec<_> = image
-            .layers
-            .iter()
-            .map(|layer| Archive::blob_member(&layer.diff_id))
-            .collect();
+        let layers: Vec<_> = image.layers.iter().map(|layer| Archive::blob_member(&layer.diff_id)).collect();
         let docker =
             json!({"Config": Archive::blob_member(&image.id.0), "RepoTags": export.tags, "Layers": layers});
         Ok((entries, docker))
@@ -157,11 +132,7 @@ impl Writer<'_> {
         let actual = tap::replay(&directory, self.tar.get_mut())?;
         if actual != layer.diff_id {
             let what = format!("layer in {}", directory.display());
-            return Err(Error::Mismatch {
-                what,
-                expected: layer.diff_id.clone(),
-                actual,
-            });
+            return Err(Error::Mismatch { what, expected: layer.diff_id.clone(), actual });
         }
         self.end(|_| Ok(()), layer.tar_bytes)
     }

@@ -40,10 +40,7 @@ pub(crate) fn images_in(archive: &Arc<Archive>, machine: &Platform) -> Result<Ve
     }
     match archive.document("manifest.json")? {
         Some(manifest) => docker_images(archive, &manifest),
-        None => Err(malformed(
-            archive.path(),
-            "it has neither an index.json nor a manifest.json",
-        )),
+        None => Err(malformed(archive.path(), "it has neither an index.json nor a manifest.json")),
     }
 }
 
@@ -73,10 +70,8 @@ fn layout_images(archive: &Arc<Archive>, index: &[u8], machine: &Platform) -> Re
 
 fn docker_images(archive: &Arc<Archive>, manifest: &[u8]) -> Result<Vec<Named>> {
     let what = format!("manifest.json of {}", archive.path().display());
-    let images: Vec<DockerImage> = serde_json::from_slice(manifest).map_err(|source| Error::Document {
-        what: what.clone(),
-        source,
-    })?;
+    let images: Vec<DockerImage> =
+        serde_json::from_slice(manifest).map_err(|source| Error::Document { what: what.clone(), source })?;
     let mut named = Vec::new();
     for image in images {
         let config_bytes = archive
@@ -87,27 +82,14 @@ fn docker_images(archive: &Arc<Archive>, manifest: &[u8]) -> Result<Vec<Named>> 
         for member in image.layers {
             let size = archive.open_member(&member)?.0;
             let expected = Expected { digest: None, size };
-            layers.push(LayerSource::Archive {
-                archive: Arc::clone(archive),
-                member,
-                expected,
-            });
+            layers.push(LayerSource::Archive { archive: Arc::clone(archive), member, expected });
         }
         let mut tags = Vec::new();
         for tag in image.repo_tags.unwrap_or_default() {
             tags.extend(Reference::parse(&tag)?.repo_tag());
         }
-        let image = Resolved {
-            manifest: None,
-            config_bytes,
-            config,
-            layers,
-        };
-        named.push(Named {
-            image,
-            tags,
-            digests: Vec::new(),
-        });
+        let image = Resolved { manifest: None, config_bytes, config, layers };
+        named.push(Named { image, tags, digests: Vec::new() });
     }
     Ok(named)
 }
@@ -118,18 +100,13 @@ fn names_of(entry: &Descriptor) -> (Vec<String>, Vec<String>) {
     let name = annotation("io.containerd.image.name")
         .or_else(|| annotation("org.opencontainers.image.ref.name").filter(|name| name.contains([':', '/'])));
     match name.and_then(|name| Reference::parse(name).ok()) {
-        Some(reference) => (
-            reference.repo_tag().into_iter().collect(),
-            vec![reference.repo_digest(&entry.digest)],
-        ),
+        Some(reference) => {
+            (reference.repo_tag().into_iter().collect(), vec![reference.repo_digest(&entry.digest)])
+        }
         None => (Vec::new(), Vec::new()),
     }
 }
 
 fn no_platform(what: &str, machine: &Platform, offered: &Platform) -> Error {
-    Error::NoPlatform {
-        what: what.to_owned(),
-        wanted: machine.to_string(),
-        offered: offered.to_string(),
-    }
+    Error::NoPlatform { what: what.to_owned(), wanted: machine.to_string(), offered: offered.to_string() }
 }

@@ -21,11 +21,7 @@ use crate::{Digest, Error, Result, manifest::MAX_DOCUMENT_BYTES, registry::verif
 #[derive(Debug)]
 pub(crate) enum Archive {
     Directory(PathBuf),
-    Tar {
-        path: PathBuf,
-        file: Arc<File>,
-        members: HashMap<PathBuf, Member>,
-    },
+    Tar { path: PathBuf, file: Arc<File>, members: HashMap<PathBuf, Member> },
 }
 
 #[derive(Debug, Clone)]
@@ -70,11 +66,7 @@ impl Archive {
             _ => file,
         };
         let members = index(&file).map_err(failed())?;
-        Ok(Self::Tar {
-            path: path.to_owned(),
-            file: Arc::new(file),
-            members,
-        })
+        Ok(Self::Tar { path: path.to_owned(), file: Arc::new(file), members })
     }
 
     /// Where a blob is in an OCI layout.
@@ -107,11 +99,7 @@ impl Archive {
                 }
                 match member {
                     Some(Member::Content { offset, bytes }) => {
-                        let section = Section {
-                            file: Arc::clone(file),
-                            offset: *offset,
-                            left: *bytes,
-                        };
+                        let section = Section { file: Arc::clone(file), offset: *offset, left: *bytes };
                         Ok((*bytes, Box::new(section)))
                     }
                     Some(Member::Link(_)) | None => {
@@ -139,28 +127,22 @@ impl Archive {
             });
         }
         let mut bytes = Vec::new();
-        reader
-            .read_to_end(&mut bytes)
-            .map_err(Error::io("read archive", self.path()))?;
+        reader.read_to_end(&mut bytes).map_err(Error::io("read archive", self.path()))?;
         Ok(Some(bytes))
     }
 
     /// A manifest or config of an OCI layout, verified.
     pub(crate) fn document_blob(&self, digest: &Digest) -> Result<Vec<u8>> {
         let name = Self::blob_member(digest);
-        let bytes = self
-            .document(&name)?
-            .ok_or_else(|| malformed(self.path(), &format!("{name:?} is not in it")))?;
+        let bytes =
+            self.document(&name)?.ok_or_else(|| malformed(self.path(), &format!("{name:?} is not in it")))?;
         verify(&name, &bytes, digest)?;
         Ok(bytes)
     }
 }
 
 pub(super) fn malformed(path: &Path, reason: &str) -> Error {
-    Error::Malformed {
-        what: format!("archive {}", path.display()),
-        reason: reason.to_owned(),
-    }
+    Error::Malformed { what: format!("archive {}", path.display()), reason: reason.to_owned() }
 }
 
 fn spooled(mut content: impl Read, spool: &Path) -> io::Result<File> {
@@ -181,13 +163,7 @@ fn index(file: &File) -> io::Result<HashMap<PathBuf, Member>> {
         };
         let kind = entry.header().entry_type();
         if kind.is_file() {
-            members.insert(
-                name,
-                Member::Content {
-                    offset: entry.raw_file_position(),
-                    bytes: entry.size(),
-                },
-            );
+            members.insert(name, Member::Content { offset: entry.raw_file_position(), bytes: entry.size() });
         } else if kind.is_symlink() || kind.is_hard_link() {
             let target = entry.link_name_bytes().unwrap_or_default();
             // Symbolic links count from their own directory, and lead to another one at the same level.
@@ -198,10 +174,7 @@ fn index(file: &File) -> io::Result<HashMap<PathBuf, Member>> {
             members.extend(target.map(|target| (name, Member::Link(target))));
         }
         if members.len() > MAX_MEMBERS {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "it has over a million members",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it has over a million members"));
         }
     }
     Ok(members)

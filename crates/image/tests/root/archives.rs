@@ -21,27 +21,17 @@ async fn an_export_is_the_same_image_again() {
         assert_eq!(copied[0].repo_tags, ["docker.io/library/busybox:1"]);
         assert_eq!(copied[0].repo_digests.len(), 1);
         let stream = tokio::fs::File::open(&path).await.unwrap();
-        assert_eq!(
-            other.images.import_stream(stream).await.unwrap()[0].id,
-            copied[0].id
-        );
+        assert_eq!(other.images.import_stream(stream).await.unwrap()[0].id, copied[0].id);
         let ingest = other.dir.path().join("images/ingest");
         assert_eq!(std::fs::read_dir(ingest).unwrap().count(), 0);
     }
     // As a directory, and as a docker-archive only.
     let directory = fixture.dir.path().join("layout");
     std::fs::create_dir(&directory).unwrap();
-    run(Command::new("tar")
-        .arg("-xf")
-        .arg(fixture.dir.path().join("copy.tar"))
-        .arg("-C")
-        .arg(&directory));
+    run(Command::new("tar").arg("-xf").arg(fixture.dir.path().join("copy.tar")).arg("-C").arg(&directory));
     for index in ["index.json", "manifest.json"] {
         let other = Fixture::new(RegistryConfig::default()).await;
-        assert_eq!(
-            other.images.import(&directory).await.unwrap()[0].id.to_string(),
-            image.id()
-        );
+        assert_eq!(other.images.import(&directory).await.unwrap()[0].id.to_string(), image.id());
         std::fs::remove_file(directory.join(index)).unwrap();
     }
     let error = fixture.images.import(&directory).await.unwrap_err();
@@ -84,20 +74,9 @@ async fn what_another_tar_wrote_is_exported_byte_for_byte() {
     run(Command::new("sh").args(["-c", script]).arg(&source));
     for format in ["--format=gnu", "--format=posix"] {
         let tar = fixture.dir.path().join("layer.tar");
-        let sparse = if format.ends_with("gnu") {
-            "--sparse"
-        } else {
-            "--no-xattrs"
-        };
-        run(Command::new("tar")
-            .args([format, sparse, "-C"])
-            .arg(&source)
-            .arg("-cf")
-            .arg(&tar)
-            .arg("."));
-        let layers = import_layers(&fixture, &[std::fs::read(&tar).unwrap()])
-            .await
-            .unwrap();
+        let sparse = if format.ends_with("gnu") { "--sparse" } else { "--no-xattrs" };
+        run(Command::new("tar").args([format, sparse, "-C"]).arg(&source).arg("-cf").arg(&tar).arg("."));
+        let layers = import_layers(&fixture, &[std::fs::read(&tar).unwrap()]).await.unwrap();
         let original = fixture.images.find("test:1").unwrap().unwrap();
         assert_eq!(stat("%s", &layers[0].join("sparse")), "3145732");
         if format.ends_with("gnu") {
@@ -106,17 +85,10 @@ async fn what_another_tar_wrote_is_exported_byte_for_byte() {
                 "the hole was filled"
             );
         }
-        assert_eq!(
-            stat("%F %t:%T", &layers[0].join("gone")),
-            "character special file 0:0"
-        );
+        assert_eq!(stat("%F %t:%T", &layers[0].join("gone")), "character special file 0:0");
         let path = fixture.dir.path().join("copy.tar");
         fixture.images.export(&["test:1".into()], &path).await.unwrap();
         let other = Fixture::new(RegistryConfig::default()).await;
-        assert_eq!(
-            other.images.import(&path).await.unwrap()[0].id,
-            original.id,
-            "{format}"
-        );
+        assert_eq!(other.images.import(&path).await.unwrap()[0].id, original.id, "{format}");
     }
 }

@@ -11,15 +11,9 @@ async fn a_layer_is_unpacked_as_it_was_packed() {
         .dir("./", 0o750)
         .dir("bin/", 0o755)
         .file("bin/su", 0o4755, b"su")
-        .pax(&[
-            ("SCHILY.xattr.security.capability", &capability),
-            ("mtime", b"1000000000.5"),
-        ])
+        .pax(&[("SCHILY.xattr.security.capability", &capability), ("mtime", b"1000000000.5")])
         .file("bin/ping", 0o755, b"ping")
-        .pax(&[
-            ("SCHILY.xattr.user.note", b"hi"),
-            ("SCHILY.xattr.trusted.overlay.redirect", b"/etc"),
-        ])
+        .pax(&[("SCHILY.xattr.user.note", b"hi"), ("SCHILY.xattr.trusted.overlay.redirect", b"/etc")])
         .file("noted", 0o644, b"")
         .hardlink("bin/ping6", "bin/ping")
         .symlink("bin/sh", "/bin/ping")
@@ -40,23 +34,15 @@ async fn a_layer_is_unpacked_as_it_was_packed() {
         stat("%N", &root.join("bin/sh")),
         format!("'{}' -> '/bin/ping'", root.join("bin/sh").display())
     );
-    assert_eq!(
-        stat("%F %t:%T %a", &root.join("urandom")),
-        "character special file 1:7 666"
-    );
+    assert_eq!(stat("%F %t:%T %a", &root.join("urandom")), "character special file 1:7 666");
     assert_eq!(stat("%F %a", &root.join("fifo")), "fifo 600");
     assert_eq!(stat("%s", &root.join(&long)), "9");
     assert_eq!(stat("%s %a", &root.join("twice")), "4 600");
     let attributes = |name: &str, path: &str| {
         let script = "import os,sys; print([os.getxattr(sys.argv[2], n).hex() for n in os.listxattr(sys.argv[2]) if n.startswith(sys.argv[1])])";
-        run(Command::new("python3")
-            .args(["-c", script, name])
-            .arg(root.join(path)))
+        run(Command::new("python3").args(["-c", script, name]).arg(root.join(path)))
     };
-    assert_eq!(
-        attributes("security.capability", "bin/ping"),
-        format!("['{}']", hex(&capability))
-    );
+    assert_eq!(attributes("security.capability", "bin/ping"), format!("['{}']", hex(&capability)));
     assert_eq!(attributes("user.note", "noted"), "['6869']");
     assert_eq!(attributes("trusted.overlay", "noted"), "[]");
 }
@@ -93,9 +79,8 @@ async fn layers_hide_replace_and_complete_each_other_when_they_are_mounted() {
     let script =
         "mount -t overlay overlay -o lowerdir=$0 $1 && cd $1 && find . -mindepth 1 -printf '%P %m\\n' | sort";
     let target = tempfile::tempdir().unwrap();
-    let seen = run(Command::new("unshare")
-        .args(["-m", "sh", "-c", script, &lower.join(":")])
-        .arg(target.path()));
+    let seen =
+        run(Command::new("unshare").args(["-m", "sh", "-c", script, &lower.join(":")]).arg(target.path()));
     let expected =
         "file 600\nopaque 711\nopaque/new 644\nrenewed 755\nrenewed/new 644\ntmp 1777\ntmp/new 644";
     assert_eq!(seen, expected);
@@ -139,9 +124,7 @@ async fn no_layer_reaches_out_of_its_directory() {
         new().file(".wh...", 0o644, b"").file("x", 0o644, b""),
         new().entry(EntryType::new(b'Z'), "a", 0o644, "", b""),
         new().pax(&[("GNU.sparse.major", b"1")]).file("a", 0o644, b""),
-        new()
-            .pax(&[("SCHILY.xattr.user.big", &[b'x'; 2 << 20])])
-            .file("a", 0o644, b""),
+        new().pax(&[("SCHILY.xattr.user.big", &[b'x'; 2 << 20])]).file("a", 0o644, b""),
         new()
             .file(&"a/".repeat(49), 0o644, b"")
             .pax(&[("path", "a/".repeat(300).as_bytes())])
@@ -155,55 +138,34 @@ async fn no_layer_reaches_out_of_its_directory() {
             .dir("x", 0o755),
     ];
     for (number, layer) in refused.into_iter().enumerate() {
-        let error = import_layers(&fixture, &[layer.finish()])
-            .await
-            .expect_err(&format!("layer {number}"));
+        let error = import_layers(&fixture, &[layer.finish()]).await.expect_err(&format!("layer {number}"));
         assert_ne!(error.kind(), ErrorKind::Exhausted, "{number}: {}", chain(&error));
         assert_eq!(fixture.leftovers(), "", "{number}: {}", chain(&error));
     }
     let confined = [
         new().file("/abs", 0o644, b"x"),
         new().symlink("a", to).file("a/victim", 0o644, b"x"),
-        new()
-            .symlink("a", "../../../../..")
-            .dir("a/b", 0o755)
-            .file("a/b/c", 0o644, b"x"),
+        new().symlink("a", "../../../../..").dir("a/b", 0o755).file("a/b/c", 0o644, b"x"),
         new().symlink("victim", &up).file("victim", 0o644, b"x"),
         new().symlink("victim", &up).hardlink("also", "victim"),
-        new()
-            .symlink("d", to)
-            .dir("d", 0o777)
-            .file("d/victim", 0o644, b"x"),
+        new().symlink("d", to).dir("d", 0o777).file("d/victim", 0o644, b"x"),
         new().symlink("d", to).file("d/.wh.victim", 0o644, b"x"),
     ];
     for (number, layer) in confined.into_iter().enumerate() {
         // A link to where nothing is can only be followed once the directories exist in the layer.
-        let base = to
-            .split('/')
-            .filter(|part| !part.is_empty())
-            .scan(String::new(), |path, part| {
-                path.push_str(&format!("{part}/"));
-                Some(path.clone())
-            });
-        let parents = base
-            .fold(Layer::new(), |layer, path| layer.dir(&path, 0o755))
-            .finish();
+        let base = to.split('/').filter(|part| !part.is_empty()).scan(String::new(), |path, part| {
+            path.push_str(&format!("{part}/"));
+            Some(path.clone())
+        });
+        let parents = base.fold(Layer::new(), |layer, path| layer.dir(&path, 0o755)).finish();
         let joined = [&parents[..parents.len() - 1024], &layer.finish()].concat();
         import_layers(&fixture, &[joined])
             .await
             .unwrap_or_else(|error| panic!("layer {number}: {}", chain(&error)));
         fixture.images.prune().await.unwrap();
     }
-    assert_eq!(
-        run(Command::new("find")
-            .arg(&outside)
-            .args(["-mindepth", "1", "-printf", "%P"])),
-        "victim"
-    );
-    assert_eq!(
-        std::fs::read_to_string(outside.join("victim")).unwrap(),
-        "untouched"
-    );
+    assert_eq!(run(Command::new("find").arg(&outside).args(["-mindepth", "1", "-printf", "%P"])), "victim");
+    assert_eq!(std::fs::read_to_string(outside.join("victim")).unwrap(), "untouched");
     assert_eq!(stat("%h", &outside.join("victim")), "1");
 }
 

@@ -12,33 +12,20 @@ async fn an_image_is_pulled_by_tag_and_by_digest_and_is_gone_after_removal() {
     let empty = fixture.images.fs_info();
     let name = format!("{}/app", registry.host);
 
-    assert_eq!(
-        pull(&fixture.images, &format!("{name}@{}", image.digest()))
-            .await
-            .unwrap(),
-        image.id()
-    );
+    assert_eq!(pull(&fixture.images, &format!("{name}@{}", image.digest())).await.unwrap(), image.id());
     let pulled = fixture.images.find(&image.id()).unwrap().unwrap();
     assert_eq!(pulled.repo_digests, [format!("{name}@{}", image.digest())]);
     assert!(pulled.repo_tags.is_empty());
-    assert_eq!(
-        pull(&fixture.images, &format!("{name}:v1")).await.unwrap(),
-        image.id()
-    );
+    assert_eq!(pull(&fixture.images, &format!("{name}:v1")).await.unwrap(), image.id());
     let pulled = fixture.images.find(&format!("{name}:v1")).unwrap().unwrap();
     assert_eq!(pulled.repo_tags, [format!("{name}:v1")]);
     assert_eq!(pulled.config.user, "web:www");
     let layers = fixture.images.rootfs_layers(&pulled);
     assert_eq!(
-        run(Command::new("cat")
-            .arg(layers[0].join("hello"))
-            .arg(layers[1].join("etc/motd"))),
+        run(Command::new("cat").arg(layers[0].join("hello")).arg(layers[1].join("etc/motd"))),
         "hello\nbase"
     );
-    assert_eq!(
-        stat("%u:%g %a %Y", &layers[0].join("hello")),
-        "1000:2000 755 1000000000"
-    );
+    assert_eq!(stat("%u:%g %a %Y", &layers[0].join("hello")), "1000:2000 755 1000000000");
 
     let usage = fixture.images.fs_info();
     assert_eq!((usage.used_bytes, usage.inodes_used), du(&usage.mountpoint));
@@ -62,15 +49,10 @@ async fn an_image_is_pulled_by_tag_and_by_digest_and_is_gone_after_removal() {
 #[ignore = "needs root: unpacks owners; needs docker-registry"]
 async fn an_index_is_followed_to_this_machine_and_a_tag_moves() {
     let registry = Registry::start().await;
-    let (ours, theirs, newer) = (
-        TestImage::small("ours"),
-        TestImage::small("theirs"),
-        TestImage::small("newer"),
-    );
+    let (ours, theirs, newer) =
+        (TestImage::small("ours"), TestImage::small("theirs"), TestImage::small("newer"));
     let machine = berth_image::Platform::of_this_machine().architecture;
-    let index = registry
-        .push_index("app", "latest", &[("s390x", &theirs), (&machine, &ours)])
-        .await;
+    let index = registry.push_index("app", "latest", &[("s390x", &theirs), (&machine, &ours)]).await;
     let fixture = Fixture::new(registry.config()).await;
     let name = format!("{}/app", registry.host);
     assert_eq!(pull(&fixture.images, &name).await.unwrap(), ours.id());
@@ -79,22 +61,13 @@ async fn an_index_is_followed_to_this_machine_and_a_tag_moves() {
 
     registry.push("app", "latest", &newer).await;
     assert_eq!(pull(&fixture.images, &name).await.unwrap(), newer.id());
-    assert_eq!(
-        fixture.images.find(&name).unwrap().unwrap().id.to_string(),
-        newer.id()
-    );
+    assert_eq!(fixture.images.find(&name).unwrap().unwrap().id.to_string(), newer.id());
     let older = fixture.images.find(&ours.id()).unwrap().unwrap();
     assert!(older.repo_tags.is_empty());
     // The two share their base, which goes with the second of them.
     fixture.images.remove(&ours.id()).await.unwrap();
     let kept = fixture.images.find(&name).unwrap().unwrap();
-    assert!(
-        fixture
-            .images
-            .rootfs_layers(&kept)
-            .iter()
-            .all(|layer| layer.exists())
-    );
+    assert!(fixture.images.rootfs_layers(&kept).iter().all(|layer| layer.exists()));
     let usage = fixture.images.fs_info();
     assert_eq!((usage.used_bytes, usage.inodes_used), du(&usage.mountpoint));
     assert_eq!(fixture.images.prune().await.unwrap().len(), 1);
@@ -109,35 +82,15 @@ async fn credentials_are_wanted_taken_and_refused() {
     registry.push("app", "latest", &image).await;
     let fixture = Fixture::new(registry.config()).await;
     let reference = format!("{}/app", registry.host);
-    let basic = |password: &str| Auth::Basic {
-        username: "user".into(),
-        password: password.into(),
-    };
-    let request = |auth| PullRequest {
-        reference: reference.clone(),
-        auth,
-    };
+    let basic = |password: &str| Auth::Basic { username: "user".into(), password: password.into() };
+    let request = |auth| PullRequest { reference: reference.clone(), auth };
     assert!(
-        fixture
-            .images
-            .pull(&request(None))
-            .await
-            .unwrap_err()
-            .to_string()
-            .contains("a user and a password")
+        fixture.images.pull(&request(None)).await.unwrap_err().to_string().contains("a user and a password")
     );
-    let error = fixture
-        .images
-        .pull(&request(Some(basic("wrong"))))
-        .await
-        .unwrap_err();
+    let error = fixture.images.pull(&request(Some(basic("wrong")))).await.unwrap_err();
     assert!(matches!(error, Error::Refused { .. }), "{error}");
     assert_eq!(fixture.leftovers(), "");
-    fixture
-        .images
-        .pull(&request(Some(basic("secret"))))
-        .await
-        .unwrap();
+    fixture.images.pull(&request(Some(basic("secret")))).await.unwrap();
 
     let mut config = registry.config();
     let settings = config.hosts.get_mut(&registry.host).unwrap();
@@ -164,35 +117,21 @@ async fn a_token_is_fetched_for_the_scope_and_used() {
     }
     liar.reply("/token", Reply::Body(br#"{"token":"T"}"#.to_vec()));
     let fixture = Fixture::new(plain_http(&[&liar.host])).await;
-    pull(&fixture.images, &format!("{}/app", liar.host))
-        .await
-        .unwrap();
-    let tokens: Vec<_> = liar
-        .requests()
-        .into_iter()
-        .filter(|path| path.starts_with("/token"))
-        .collect();
+    pull(&fixture.images, &format!("{}/app", liar.host)).await.unwrap();
+    let tokens: Vec<_> = liar.requests().into_iter().filter(|path| path.starts_with("/token")).collect();
     assert_eq!(tokens, ["/token?service=s&scope=repository%3Aapp%3Apull"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: unpacks owners"]
 async fn mirrors_come_first_and_the_registry_when_they_fail() {
-    let (dead, liar, good, origin) = (
-        format!("127.0.0.1:{}", free_port()),
-        Liar::start().await,
-        Liar::start().await,
-        Liar::start().await,
-    );
+    let (dead, liar, good, origin) =
+        (format!("127.0.0.1:{}", free_port()), Liar::start().await, Liar::start().await, Liar::start().await);
     let (image, other) = (TestImage::small("mirrored"), TestImage::small("other"));
     good.serve("cache/app", "latest", &image);
     let path = format!("/v2/app/manifests/{}", image.digest());
     liar.reply(&path, Reply::Body(other.manifest.clone()));
-    let mirrors = vec![
-        dead.clone(),
-        liar.host.clone(),
-        format!("http://{}/cache", good.host),
-    ];
+    let mirrors = vec![dead.clone(), liar.host.clone(), format!("http://{}/cache", good.host)];
     let mut config = plain_http(&[&dead, &liar.host, &origin.host]);
     config.hosts.get_mut(&origin.host).unwrap().mirrors = mirrors;
     let fixture = Fixture::new(config).await;
@@ -202,18 +141,10 @@ async fn mirrors_come_first_and_the_registry_when_they_fail() {
     assert!(fixture.images.find(&reference).unwrap().is_some());
 
     origin.serve("direct", "latest", &other);
-    assert_eq!(
-        pull(&fixture.images, &format!("{}/direct", origin.host))
-            .await
-            .unwrap(),
-        other.id()
-    );
+    assert_eq!(pull(&fixture.images, &format!("{}/direct", origin.host)).await.unwrap(), other.id());
     // A mirror may hold old tags, but it cannot pass anything off under a digest.
     good.serve("cache/app", "latest", &other);
-    good.reply(
-        &path.replace("app", "cache/app"),
-        Reply::Body(other.manifest.clone()),
-    );
+    good.reply(&path.replace("app", "cache/app"), Reply::Body(other.manifest.clone()));
     origin.serve("app", "latest", &image);
     let by_digest = format!("{reference}@{}", image.digest());
     assert_eq!(pull(&fixture.images, &by_digest).await.unwrap(), image.id());
@@ -238,16 +169,10 @@ async fn equal_pulls_are_one_and_nobody_who_hangs_up_ends_them() {
     }
     let mut counts = HashMap::<String, u32>::new();
     for request in liar.requests() {
-        *counts
-            .entry(request.rsplit('/').next().unwrap().to_owned())
-            .or_default() += 1;
+        *counts.entry(request.rsplit('/').next().unwrap().to_owned()).or_default() += 1;
     }
     for layer in image.layers.iter().chain(&sibling.layers) {
-        assert_eq!(
-            counts[berth_image::Digest::of(layer).as_str()],
-            1,
-            "a layer was fetched twice"
-        );
+        assert_eq!(counts[berth_image::Digest::of(layer).as_str()], 1, "a layer was fetched twice");
     }
     assert_eq!(fixture.images.list().len(), 2);
     assert!(fixture.images.progress().is_empty());
@@ -258,18 +183,9 @@ async fn equal_pulls_are_one_and_nobody_who_hangs_up_ends_them() {
 async fn settings_that_make_no_sense_are_refused_at_the_start() {
     let dir = tempfile::tempdir().unwrap();
     let store = berth_store::Store::open(dir.path()).await.unwrap();
-    let settings = HostConfig {
-        mirrors: vec!["gopher://x".into()],
-        ..HostConfig::default()
-    };
-    let config = RegistryConfig {
-        hosts: [("r".to_owned(), settings)].into(),
-        ..RegistryConfig::default()
-    };
-    let error = ImageStore::open(&dir.path().join("images"), store, config)
-        .await
-        .err()
-        .unwrap();
+    let settings = HostConfig { mirrors: vec!["gopher://x".into()], ..HostConfig::default() };
+    let config = RegistryConfig { hosts: [("r".to_owned(), settings)].into(), ..RegistryConfig::default() };
+    let error = ImageStore::open(&dir.path().join("images"), store, config).await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Invalid);
 }
 
@@ -284,27 +200,14 @@ async fn a_certificate_is_trusted_only_where_the_settings_say_so() {
     let reference = format!("{}/app", registry.host);
     let error = pull(&stranger.images, &reference).await.unwrap_err();
     assert!(chain(&error).contains("certificate"), "{}", chain(&error));
-    let trusting = HostConfig {
-        ca_file: Some(authority),
-        ..HostConfig::default()
-    };
-    let careless = HostConfig {
-        skip_verify: true,
-        ..HostConfig::default()
-    };
+    let trusting = HostConfig { ca_file: Some(authority), ..HostConfig::default() };
+    let careless = HostConfig { skip_verify: true, ..HostConfig::default() };
     for settings in [trusting, careless] {
         let hosts = [(registry.host.clone(), settings)].into();
-        let fixture = Fixture::new(RegistryConfig {
-            hosts,
-            ..RegistryConfig::default()
-        })
-        .await;
+        let fixture = Fixture::new(RegistryConfig { hosts, ..RegistryConfig::default() }).await;
         assert_eq!(pull(&fixture.images, &reference).await.unwrap(), image.id());
     }
     let fixture = Fixture::new(registry.config()).await;
     let error = pull(&fixture.images, &reference).await.unwrap_err();
-    assert!(
-        error.to_string().contains("400"),
-        "plain HTTP to a TLS port: {error}"
-    );
+    assert!(error.to_string().contains("400"), "plain HTTP to a TLS port: {error}");
 }

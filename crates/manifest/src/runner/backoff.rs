@@ -18,16 +18,8 @@ pub(crate) struct Backoff {
 impl Backoff {
     /// The wait after an exit of a container that had run for `ran`.
     pub(crate) fn after_exit(&mut self, ran: Duration) -> Duration {
-        let wait = if ran >= FORGIVEN_AFTER {
-            Duration::ZERO
-        } else {
-            self.next
-        };
-        self.next = if wait.is_zero() {
-            FIRST
-        } else {
-            (wait * 2).min(LONGEST)
-        };
+        let wait = if ran >= FORGIVEN_AFTER { Duration::ZERO } else { self.next };
+        self.next = if wait.is_zero() { FIRST } else { (wait * 2).min(LONGEST) };
         wait
     }
 }

@@ -40,37 +40,17 @@ impl Cri {
 
     /// None when the image is not there.
     pub(crate) async fn image(&self, image: &str) -> Result<Option<Image>, RunError> {
-        let spec = ImageSpec {
-            image: image.to_owned(),
-            ..Default::default()
-        };
-        let request = request(
-            ImageStatusRequest {
-                image: Some(spec),
-                verbose: false,
-            },
-            DEADLINE,
-        );
+        let spec = ImageSpec { image: image.to_owned(), ..Default::default() };
+        let request = request(ImageStatusRequest { image: Some(spec), verbose: false }, DEADLINE);
         let reply = self.images.clone().image_status(request).await;
         Ok(reply.map_err(failed("ImageStatus", image))?.into_inner().image)
     }
 
     pub(crate) async fn pull_image(&self, image: &str, sandbox: &PodSandboxConfig) -> Result<(), RunError> {
-        let spec = ImageSpec {
-            image: image.to_owned(),
-            ..Default::default()
-        };
-        let request = PullImageRequest {
-            image: Some(spec),
-            auth: None,
-            sandbox_config: Some(sandbox.clone()),
-        };
-        self.images
-            .clone()
-            .pull_image(request)
-            .await
-            .map_err(failed("PullImage", image))
-            .map(drop)
+        let spec = ImageSpec { image: image.to_owned(), ..Default::default() };
+        let request =
+            PullImageRequest { image: Some(spec), auth: None, sandbox_config: Some(sandbox.clone()) };
+        self.images.clone().pull_image(request).await.map_err(failed("PullImage", image)).map(drop)
     }
 
     /// The new sandbox's id.
@@ -84,72 +64,35 @@ impl Cri {
             config: Some(config.clone()),
             runtime_handler: runtime_handler.to_owned(),
         };
-        let reply = self
-            .runtime
-            .clone()
-            .run_pod_sandbox(request(message, SANDBOX_DEADLINE))
-            .await;
-        Ok(reply
-            .map_err(failed("RunPodSandbox", name))?
-            .into_inner()
-            .pod_sandbox_id)
+        let reply = self.runtime.clone().run_pod_sandbox(request(message, SANDBOX_DEADLINE)).await;
+        Ok(reply.map_err(failed("RunPodSandbox", name))?.into_inner().pod_sandbox_id)
     }
 
     /// The sandbox's addresses, the main one first; none on the host's network.
     pub(crate) async fn sandbox_ips(&self, id: &str) -> Result<Vec<IpAddr>, RunError> {
-        let message = PodSandboxStatusRequest {
-            pod_sandbox_id: id.to_owned(),
-            verbose: false,
-        };
-        let reply = self
-            .runtime
-            .clone()
-            .pod_sandbox_status(request(message, DEADLINE))
-            .await;
+        let message = PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: false };
+        let reply = self.runtime.clone().pod_sandbox_status(request(message, DEADLINE)).await;
         let status = reply.map_err(failed("PodSandboxStatus", id))?.into_inner().status;
         let network = status.and_then(|status| status.network).unwrap_or_default();
         let more = network.additional_ips.into_iter().map(|ip| ip.ip);
-        Ok([network.ip]
-            .into_iter()
-            .chain(more)
-            .filter_map(|ip| ip.parse().ok())
-            .collect())
+        Ok([network.ip].into_iter().chain(more).filter_map(|ip| ip.parse().ok()).collect())
     }
 
     /// The ids of the sandboxes of the pod `uid`, whatever became of the call that made them.
     pub(crate) async fn sandboxes_of(&self, uid: &str) -> Result<Vec<String>, RunError> {
-        let filter = PodSandboxFilter {
-            label_selector: of_pod(uid),
-            ..Default::default()
-        };
+        let filter = PodSandboxFilter { label_selector: of_pod(uid), ..Default::default() };
         let message = ListPodSandboxRequest { filter: Some(filter) };
-        let reply = self
-            .runtime
-            .clone()
-            .list_pod_sandbox(request(message, DEADLINE))
-            .await;
+        let reply = self.runtime.clone().list_pod_sandbox(request(message, DEADLINE)).await;
         let sandboxes = reply.map_err(failed("ListPodSandbox", uid))?.into_inner().items;
         Ok(sandboxes.into_iter().map(|sandbox| sandbox.id).collect())
     }
 
     pub(crate) async fn remove_sandbox(&self, id: &str) -> Result<(), RunError> {
-        let message = StopPodSandboxRequest {
-            pod_sandbox_id: id.to_owned(),
-        };
-        let stopped = self
-            .runtime
-            .clone()
-            .stop_pod_sandbox(request(message, DEADLINE))
-            .await;
+        let message = StopPodSandboxRequest { pod_sandbox_id: id.to_owned() };
+        let stopped = self.runtime.clone().stop_pod_sandbox(request(message, DEADLINE)).await;
         stopped.map_err(failed("StopPodSandbox", id))?;
-        let message = RemovePodSandboxRequest {
-            pod_sandbox_id: id.to_owned(),
-        };
-        let removed = self
-            .runtime
-            .clone()
-            .remove_pod_sandbox(request(message, DEADLINE))
-            .await;
+        let message = RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() };
+        let removed = self.runtime.clone().remove_pod_sandbox(request(message, DEADLINE)).await;
         removed.map_err(failed("RemovePodSandbox", id)).map(drop)
     }
 
@@ -166,53 +109,27 @@ impl Cri {
             config: Some(config.clone()),
             sandbox_config: Some(sandbox.clone()),
         };
-        let reply = self
-            .runtime
-            .clone()
-            .create_container(request(message, DEADLINE))
-            .await;
-        Ok(reply
-            .map_err(failed("CreateContainer", name))?
-            .into_inner()
-            .container_id)
+        let reply = self.runtime.clone().create_container(request(message, DEADLINE)).await;
+        Ok(reply.map_err(failed("CreateContainer", name))?.into_inner().container_id)
     }
 
     pub(crate) async fn start_container(&self, id: &str, name: &str) -> Result<(), RunError> {
-        let message = StartContainerRequest {
-            container_id: id.to_owned(),
-        };
-        let reply = self
-            .runtime
-            .clone()
-            .start_container(request(message, DEADLINE))
-            .await;
+        let message = StartContainerRequest { container_id: id.to_owned() };
+        let reply = self.runtime.clone().start_container(request(message, DEADLINE)).await;
         reply.map_err(failed("StartContainer", name)).map(drop)
     }
 
     /// Returns when the container has ended, of its own will within `grace` or by force.
     pub(crate) async fn stop_container(&self, id: &str, name: &str, grace: Duration) -> Result<(), RunError> {
         let timeout = grace.as_secs_f64().ceil() as i64;
-        let message = StopContainerRequest {
-            container_id: id.to_owned(),
-            timeout,
-        };
-        let reply = self
-            .runtime
-            .clone()
-            .stop_container(request(message, DEADLINE + grace))
-            .await;
+        let message = StopContainerRequest { container_id: id.to_owned(), timeout };
+        let reply = self.runtime.clone().stop_container(request(message, DEADLINE + grace)).await;
         reply.map_err(failed("StopContainer", name)).map(drop)
     }
 
     pub(crate) async fn remove_container(&self, id: &str, name: &str) -> Result<(), RunError> {
-        let message = RemoveContainerRequest {
-            container_id: id.to_owned(),
-        };
-        let reply = self
-            .runtime
-            .clone()
-            .remove_container(request(message, DEADLINE))
-            .await;
+        let message = RemoveContainerRequest { container_id: id.to_owned() };
+        let reply = self.runtime.clone().remove_container(request(message, DEADLINE)).await;
         reply.map_err(failed("RemoveContainer", name)).map(drop)
     }
 
@@ -222,21 +139,13 @@ impl Cri {
         id: &str,
         name: &str,
     ) -> Result<Option<ContainerStatus>, RunError> {
-        let message = ContainerStatusRequest {
-            container_id: id.to_owned(),
-            verbose: false,
-        };
-        match self
-            .runtime
-            .clone()
-            .container_status(request(message, DEADLINE))
-            .await
-        {
+        let message = ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
+        match self.runtime.clone().container_status(request(message, DEADLINE)).await {
             Ok(reply) => Ok(reply.into_inner().status),
             Err(status) if status.code() == Code::Unavailable => Ok(None),
-            Err(status) if status.code() == Code::NotFound => Err(RunError::Lost {
-                container: name.to_owned(),
-            }),
+            Err(status) if status.code() == Code::NotFound => {
+                Err(RunError::Lost { container: name.to_owned() })
+            }
             Err(status) => Err(failed("ContainerStatus", name)(status)),
         }
     }
@@ -245,12 +154,7 @@ impl Cri {
     pub(crate) async fn events(
         &self,
     ) -> Result<Streaming<berth_cri_proto::v1::ContainerEventResponse>, Status> {
-        Ok(self
-            .runtime
-            .clone()
-            .get_container_events(GetEventsRequest {})
-            .await?
-            .into_inner())
+        Ok(self.runtime.clone().get_container_events(GetEventsRequest {}).await?.into_inner())
     }
 }
 
@@ -261,11 +165,7 @@ fn request<T>(message: T, deadline: Duration) -> Request<T> {
 }
 
 fn failed(call: &'static str, object: &str) -> impl FnOnce(Status) -> RunError {
-    move |status| RunError::Call {
-        call,
-        object: object.to_owned(),
-        source: Box::new(status),
-    }
+    move |status| RunError::Call { call, object: object.to_owned(), source: Box::new(status) }
 }
 
 fn of_pod(uid: &str) -> HashMap<String, String> {

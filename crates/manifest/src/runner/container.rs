@@ -112,18 +112,10 @@ impl ContainerRun {
         self.make_sub_paths().await?;
         let follower = self.follow(&config.log_path)?;
         let pod = &self.pod;
-        let id = pod
-            .cri
-            .create_container(&pod.sandbox_id, &pod.sandbox_config, &config)
-            .await?;
+        let id = pod.cri.create_container(&pod.sandbox_id, &pod.sandbox_config, &config).await?;
         pod.cri.start_container(&id, &self.name).await?;
         info!(container.name = %self.name, container.id = %id, attempt, "container started");
-        Ok(Running {
-            id,
-            attempt,
-            since: Instant::now(),
-            follower,
-        })
+        Ok(Running { id, attempt, since: Instant::now(), follower })
     }
 
     /// Watches a started attempt, and those after it, until the container has ended for good.
@@ -140,10 +132,7 @@ impl ContainerRun {
                 return Ok(Ended::Exited(exit_code));
             }
             let wait = backoff.after_exit(running.since.elapsed());
-            if timeout_at(Instant::now() + wait, self.stop.cancelled())
-                .await
-                .is_ok()
-            {
+            if timeout_at(Instant::now() + wait, self.stop.cancelled()).await.is_ok() {
                 return Ok(Ended::Stopped);
             }
             let former = running.id;
@@ -166,14 +155,9 @@ impl ContainerRun {
 
     async fn make_sub_paths(&self) -> Result<(), RunError> {
         let sub_paths = self.sub_paths.clone();
-        let make = move || {
-            sub_paths
-                .iter()
-                .try_for_each(|(volume, path)| prepare::make_sub_path(volume, path))
-        };
-        spawn_blocking(make)
-            .await
-            .map_err(|source| RunError::Task { source })?
+        let make =
+            move || sub_paths.iter().try_for_each(|(volume, path)| prepare::make_sub_path(volume, path));
+        spawn_blocking(make).await.map_err(|source| RunError::Task { source })?
     }
 
     fn follow(&self, log_path: &str) -> Result<Option<Follower>, RunError> {
@@ -181,28 +165,21 @@ impl ContainerRun {
             return Ok(None);
         };
         let log = self.pod.log_dir.join(log_path);
-        let follower =
-            Follower::start(log.clone(), self.label.clone(), output).map_err(|source| RunError::Host {
-                action: "follow log",
-                path: log,
-                source,
-            })?;
+        let follower = Follower::start(log.clone(), self.label.clone(), output)
+            .map_err(|source| RunError::Host { action: "follow log", path: log, source })?;
         Ok(Some(follower))
     }
 }
 
 impl PodContext {
     fn remaining_grace(&self) -> Duration {
-        self.grace
-            .saturating_sub(self.stopping_since.get_or_init(Instant::now).elapsed())
+        self.grace.saturating_sub(self.stopping_since.get_or_init(Instant::now).elapsed())
     }
 }
 
 async fn finish(follower: Option<Follower>) -> Result<(), RunError> {
     let Some(follower) = follower else { return Ok(()) };
-    spawn_blocking(|| follower.finish())
-        .await
-        .map_err(|source| RunError::Task { source })
+    spawn_blocking(|| follower.finish()).await.map_err(|source| RunError::Task { source })
 }
 
 #[cfg(test)]
@@ -211,16 +188,10 @@ mod tests {
 
     #[test]
     fn the_policy_decides_about_another_start() {
-        for (restart, after_success, after_failure) in [
-            (Restart::Always, true, true),
-            (Restart::OnFailure, false, true),
-            (Restart::Never, false, false),
-        ] {
-            assert_eq!(
-                (restart.after(0), restart.after(3)),
-                (after_success, after_failure),
-                "{restart:?}"
-            );
+        for (restart, after_success, after_failure) in
+            [(Restart::Always, true, true), (Restart::OnFailure, false, true), (Restart::Never, false, false)]
+        {
+            assert_eq!((restart.after(0), restart.after(3)), (after_success, after_failure), "{restart:?}");
         }
     }
 }

@@ -47,18 +47,14 @@ impl Events {
         let mut seen = self.seen.clone();
         loop {
             if let Some(status) = &seen.borrow_and_update().refused {
-                return Err(RunError::Events {
-                    source: Box::new(Status::clone(status)),
-                });
+                return Err(RunError::Events { source: Box::new(Status::clone(status)) });
             }
             let status = cri.container_status(id, name).await?;
             if let Some(status) = status.filter(|status| status.state() == ContainerState::ContainerExited) {
                 return Ok(status.exit_code);
             }
             if seen.changed().await.is_err() {
-                return Err(RunError::Lost {
-                    container: name.to_owned(),
-                });
+                return Err(RunError::Lost { container: name.to_owned() });
             }
         }
     }

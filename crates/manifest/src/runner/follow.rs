@@ -38,20 +38,13 @@ impl Follower {
         let end = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let changes = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
         let dir = log.parent().unwrap_or(Path::new("/"));
-        inotify::add_watch(
-            &changes,
-            dir,
-            inotify::WatchFlags::CREATE | inotify::WatchFlags::MODIFY,
-        )?;
+        inotify::add_watch(&changes, dir, inotify::WatchFlags::CREATE | inotify::WatchFlags::MODIFY)?;
         let print = move |line: &[u8]| output.line(&label, line);
         let told = Arc::clone(&end);
         let thread = thread::Builder::new()
             .name("follow-log".to_owned())
             .spawn(move || follow(&log, &changes, &told, print))?;
-        Ok(Self {
-            end,
-            thread: Some(thread),
-        })
+        Ok(Self { end, thread: Some(thread) })
     }
 
     /// Prints what is left and ends. Blocks until that is done.
@@ -75,15 +68,9 @@ impl Drop for Follower {
 }
 
 fn follow(log: &Path, changes: &OwnedFd, end: &OwnedFd, mut print: impl FnMut(&[u8])) {
-    let mut tail = Tail {
-        file: None,
-        records: Records::default(),
-    };
+    let mut tail = Tail { file: None, records: Records::default() };
     loop {
-        let mut fds = [
-            PollFd::new(changes, PollFlags::IN),
-            PollFd::new(end, PollFlags::IN),
-        ];
+        let mut fds = [PollFd::new(changes, PollFlags::IN), PollFd::new(end, PollFlags::IN)];
         match poll(&mut fds, None) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(_) => return,
@@ -170,9 +157,7 @@ mod tests {
         let mut records = Records::default();
         let mut lines = Vec::new();
         let mut print = |line: &[u8]| lines.push(String::from_utf8_lossy(line).into_owned());
-        chunks
-            .iter()
-            .for_each(|chunk| records.feed(chunk.as_bytes(), &mut print));
+        chunks.iter().for_each(|chunk| records.feed(chunk.as_bytes(), &mut print));
         records.finish(&mut print);
         lines
     }
@@ -183,10 +168,7 @@ mod tests {
             (&["t stdout F a b  c\n"][..], &["a b  c"][..]),
             (&["t stdout F \nt stderr F x\n"], &["", "x"]),
             (&["t std", "out F a", "b\n"], &["ab"]),
-            (
-                &["t stdout P a\nt stderr F err\nt stdout P b\nt stdout F c\n"],
-                &["err", "abc"],
-            ),
+            (&["t stdout P a\nt stderr F err\nt stdout P b\nt stdout F c\n"], &["err", "abc"]),
             (&["t stdout P never ended\n"], &["never ended"]),
             (&["t stdout F cut off"], &[]),
         ] {

@@ -26,10 +26,8 @@ pub(crate) async fn fetch_image(
         cri.pull_image(&name, sandbox).await?;
         image = cri.image(&name).await?;
     }
-    let image = image.ok_or_else(|| RunError::ImageAbsent {
-        container: container.name.clone(),
-        image: name,
-    })?;
+    let image =
+        image.ok_or_else(|| RunError::ImageAbsent { container: container.name.clone(), image: name })?;
     refuse_root(spec, container, &image)
 }
 
@@ -66,10 +64,7 @@ fn refuse_root(spec: &PodSpec, container: &Container, image: &Image) -> Result<(
         None => format!("{:?}, a name and not a number", image.username),
     };
     if run_as_non_root(spec, container) {
-        Err(RunError::RunsAsRoot {
-            container: container.name.clone(),
-            user,
-        })
+        Err(RunError::RunsAsRoot { container: container.name.clone(), user })
     } else {
         Ok(())
     }
@@ -98,11 +93,7 @@ mod tests {
             ("imagePullPolicy: IfNotPresent", "web", IfNotPresent),
             ("imagePullPolicy: Always", "web:1", Always),
         ] {
-            assert_eq!(
-                pull_policy(&container(fields), image),
-                expected,
-                "{fields} {image}"
-            );
+            assert_eq!(pull_policy(&container(fields), image), expected, "{fields} {image}");
         }
     }
 
@@ -124,11 +115,7 @@ mod tests {
             ("", image(None, "web"), true),
         ] {
             let container = container(&format!("securityContext: {{{context}}}"));
-            assert_eq!(
-                refuse_root(&PodSpec::default(), &container, &image).is_ok(),
-                good,
-                "{context}"
-            );
+            assert_eq!(refuse_root(&PodSpec::default(), &container, &image).is_ok(), good, "{context}");
         }
     }
 }

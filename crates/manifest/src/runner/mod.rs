@@ -184,10 +184,7 @@ pub enum RunError {
 impl Runner {
     /// A runner for the runtime behind `channel`.
     pub fn new(channel: Channel, dirs: Dirs) -> Self {
-        Self {
-            cri: Cri::new(channel),
-            dirs,
-        }
+        Self { cri: Cri::new(channel), dirs }
     }
 
     /// Runs `pods` together until they have finished, or `stop` is cancelled, or one can't be run.
@@ -208,11 +205,7 @@ impl Runner {
         let end = stop.child_token();
         let mut tasks = JoinSet::new();
         for (i, manifest) in pods.into_iter().enumerate() {
-            let prefix = if several {
-                format!("{}/", manifest.name)
-            } else {
-                String::new()
-            };
+            let prefix = if several { format!("{}/", manifest.name) } else { String::new() };
             let pod = PodRun {
                 facts: self.facts(&manifest)?,
                 manifest,
@@ -279,19 +272,14 @@ async fn outcome(
     Ok(if all_detached {
         Outcome::Detached
     } else {
-        Outcome::Finished {
-            exit_code: first_failure.unwrap_or(0),
-        }
+        Outcome::Finished { exit_code: first_failure.unwrap_or(0) }
     })
 }
 
 fn refuse_duplicates(pods: &[PodManifest]) -> Result<(), RunError> {
     let mut seen = BTreeSet::new();
     match pods.iter().find(|pod| !seen.insert((&pod.namespace, &pod.name))) {
-        Some(pod) => Err(RunError::Duplicate {
-            namespace: pod.namespace.clone(),
-            name: pod.name.clone(),
-        }),
+        Some(pod) => Err(RunError::Duplicate { namespace: pod.namespace.clone(), name: pod.name.clone() }),
         None => Ok(()),
     }
 }
@@ -301,9 +289,7 @@ fn label_width(pods: &[PodManifest]) -> usize {
     let several = pods.len() > 1;
     let widths = pods.iter().flat_map(|pod| {
         let prefix = if several { pod.name.len() + 1 } else { 0 };
-        crate::parse::containers(&pod.spec)
-            .into_iter()
-            .map(move |(_, c)| prefix + c.name.len())
+        crate::parse::containers(&pod.spec).into_iter().map(move |(_, c)| prefix + c.name.len())
     });
     widths.max().unwrap_or(0)
 }
@@ -315,14 +301,7 @@ fn new_uid() -> io::Result<String> {
     let number = u128::from_be_bytes(bytes);
     let number = number & !(0xf << 76) & !(0b11 << 62) | (4 << 76) | (0b10 << 62);
     let hex = format!("{number:032x}");
-    Ok(format!(
-        "{}-{}-{}-{}-{}",
-        &hex[..8],
-        &hex[8..12],
-        &hex[12..16],
-        &hex[16..20],
-        &hex[20..]
-    ))
+    Ok(format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]))
 }
 
 #[cfg(test)]
@@ -334,10 +313,7 @@ mod tests {
         let uid = new_uid().unwrap();
         let dashes: Vec<_> = uid.match_indices('-').map(|(i, _)| i).collect();
         assert_eq!((uid.len(), dashes), (36, vec![8, 13, 18, 23]), "{uid}");
-        assert!(
-            uid[14..].starts_with('4') && "89ab".contains(&uid[19..20]),
-            "{uid}"
-        );
+        assert!(uid[14..].starts_with('4') && "89ab".contains(&uid[19..20]), "{uid}");
         assert_ne!(uid, new_uid().unwrap());
     }
 }

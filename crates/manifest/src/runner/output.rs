@@ -34,33 +34,20 @@ pub(crate) struct Label {
 impl Label {
     /// `index` picks the colour.
     pub(crate) fn new(name: &str, width: usize, index: usize) -> Self {
-        Self {
-            padded_name: format!("{name:width$}"),
-            color: COLORS[index % COLORS.len()],
-        }
+        Self { padded_name: format!("{name:width$}"), color: COLORS[index % COLORS.len()] }
     }
 }
 
 impl Output {
     /// Standard output, in colour if it is a terminal.
     pub fn stdout() -> Self {
-        let style = if io::stdout().is_terminal() {
-            Style::Colored
-        } else {
-            Style::Plain
-        };
-        Self {
-            sink: Mutex::new(Box::new(io::stdout())),
-            style,
-        }
+        let style = if io::stdout().is_terminal() { Style::Colored } else { Style::Plain };
+        Self { sink: Mutex::new(Box::new(io::stdout())), style }
     }
 
     /// Any sink, without colour.
     pub fn plain(sink: impl Write + Send + 'static) -> Self {
-        Self {
-            sink: Mutex::new(Box::new(sink)),
-            style: Style::Plain,
-        }
+        Self { sink: Mutex::new(Box::new(sink)), style: Style::Plain }
     }
 
     /// Writes one line; `line` has no end. What can't be written is dropped: a reader that went away ends no pod.
@@ -79,8 +66,6 @@ impl Output {
 
 impl fmt::Debug for Output {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Output")
-            .field("style", &self.style)
-            .finish_non_exhaustive()
+        f.debug_struct("Output").field("style", &self.style).finish_non_exhaustive()
     }
 }

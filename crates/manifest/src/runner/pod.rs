@@ -91,17 +91,13 @@ impl PodRun {
 
     async fn live(&mut self) -> Result<PodEnd, RunError> {
         let volumes = volumes(&self.manifest, &self.facts).map_err(|error| self.field(error))?;
-        self.blocking(move |manifest, facts| prepare::make_pod(manifest, facts, &volumes))
-            .await?;
+        self.blocking(move |manifest, facts| prepare::make_pod(manifest, facts, &volumes)).await?;
         let config = sandbox_config(&self.manifest, &self.facts).map_err(|error| self.field(error))?;
         if !self.fetch_images(&config).await? {
             return Ok(PodEnd::Stopped);
         }
         let name = format!("{}/{}", self.manifest.namespace, self.manifest.name);
-        let sandbox_id = self
-            .cri
-            .run_sandbox(&name, &config, &self.runtime_handler)
-            .await?;
+        let sandbox_id = self.cri.run_sandbox(&name, &config, &self.runtime_handler).await?;
         self.facts.ips = self.cri.sandbox_ips(&sandbox_id).await?;
         info!(pod.name = %name, pod.id = %sandbox_id, ips = ?self.facts.ips, "sandbox ready");
         self.blocking(prepare::write_hosts).await?;
@@ -149,9 +145,7 @@ impl PodRun {
             match (is_init, run.restart) {
                 (true, Restart::Always) => {
                     run.stop = CancellationToken::new();
-                    watched
-                        .sidecars
-                        .push((run.stop.clone(), self.start_watched(run).await?));
+                    watched.sidecars.push((run.stop.clone(), self.start_watched(run).await?));
                 }
                 (true, _) => {
                     let running = run.start(0).await?;
@@ -226,8 +220,7 @@ impl PodRun {
             self.cri.remove_sandbox(&sandbox_id).await?;
         }
         let volumes = volumes(&self.manifest, &self.facts).map_err(|error| self.field(error))?;
-        self.blocking(move |_, facts| prepare::remove_pod(facts, &volumes))
-            .await?;
+        self.blocking(move |_, facts| prepare::remove_pod(facts, &volumes)).await?;
         info!(pod.name = %self.manifest.name, "pod removed");
         Ok(())
     }
@@ -237,16 +230,11 @@ impl PodRun {
         work: impl FnOnce(&PodManifest, &PodFacts) -> Result<(), RunError> + Send + 'static,
     ) -> Result<(), RunError> {
         let (manifest, facts) = (self.manifest.clone(), self.facts.clone());
-        spawn_blocking(move || work(&manifest, &facts))
-            .await
-            .map_err(|source| RunError::Task { source })?
+        spawn_blocking(move || work(&manifest, &facts)).await.map_err(|source| RunError::Task { source })?
     }
 
     fn field(&self, source: FieldError) -> RunError {
-        RunError::Field {
-            pod: format!("{}/{}", self.manifest.namespace, self.manifest.name),
-            source,
-        }
+        RunError::Field { pod: format!("{}/{}", self.manifest.namespace, self.manifest.name), source }
     }
 }
 
@@ -288,10 +276,7 @@ async fn join(task: JoinHandle<Result<Ended, RunError>>) -> Result<Ended, RunErr
 
 /// An init container runs until it succeeds, or once; one that is always restarted is a sidecar.
 fn restart(spec: &PodSpec, container: &Container, is_init: bool) -> Restart {
-    match (
-        spec.restart_policy.as_deref(),
-        container.restart_policy.as_deref(),
-    ) {
+    match (spec.restart_policy.as_deref(), container.restart_policy.as_deref()) {
         (_, Some("Always")) => Restart::Always,
         (Some("Never"), _) => Restart::Never,
         (Some("OnFailure"), _) => Restart::OnFailure,
@@ -330,15 +315,8 @@ mod tests {
             (Some("Never"), sidecar, true, Restart::Always),
             (Some("OnFailure"), "", false, Restart::OnFailure),
         ] {
-            let spec = PodSpec {
-                restart_policy: pod.map(str::to_owned),
-                ..Default::default()
-            };
-            assert_eq!(
-                restart(&spec, &container(own), is_init),
-                expected,
-                "{pod:?} {own} {is_init}"
-            );
+            let spec = PodSpec { restart_policy: pod.map(str::to_owned), ..Default::default() };
+            assert_eq!(restart(&spec, &container(own), is_init), expected, "{pod:?} {own} {is_init}");
         }
     }
 }

@@ -26,9 +26,7 @@ use crate::{
 
 /// The host's resolver; without a resolv.conf, none.
 pub(crate) fn host_dns() -> HostDns {
-    fs::read_to_string("/etc/resolv.conf")
-        .map(|text| parse_resolv_conf(&text))
-        .unwrap_or_default()
+    fs::read_to_string("/etc/resolv.conf").map(|text| parse_resolv_conf(&text)).unwrap_or_default()
 }
 
 /// Memory of this machine.
@@ -51,11 +49,7 @@ pub(crate) fn make_pod(
     fs::set_permissions(&facts.dir, fs::Permissions::from_mode(0o700))
         .map_err(host("set mode of", &facts.dir))?;
     make_dir_all(&facts.dir.join("volumes"))?;
-    let group = manifest
-        .spec
-        .security_context
-        .as_ref()
-        .and_then(|context| context.fs_group);
+    let group = manifest.spec.security_context.as_ref().and_then(|context| context.fs_group);
     for volume in volumes {
         match volume.source {
             VolumeSource::EmptyDir => make_empty_dir(&volume.path, group)?,
@@ -86,10 +80,7 @@ pub(crate) fn make_sub_path(volume: &Path, sub_path: &Path) -> Result<(), RunErr
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let mut parent = openat(CWD, volume, flags, Mode::empty()).map_err(failed)?;
     let mode = Mode::from_raw_mode(fstat(&parent).map_err(failed)?.st_mode);
-    for part in sub_path
-        .components()
-        .filter(|part| matches!(part, Component::Normal(_)))
-    {
+    for part in sub_path.components().filter(|part| matches!(part, Component::Normal(_))) {
         match mkdirat(&parent, part.as_os_str(), mode) {
             Ok(()) => chmodat(&parent, part.as_os_str(), mode, AtFlags::empty()).map_err(failed)?,
             Err(Errno::EXIST) => {}
@@ -106,10 +97,7 @@ pub(crate) fn make_sub_path(volume: &Path, sub_path: &Path) -> Result<(), RunErr
 
 /// Removes what [`make_pod`] and [`write_hosts`] made.
 pub(crate) fn remove_pod(facts: &PodFacts, volumes: &[PodVolume]) -> Result<(), RunError> {
-    for volume in volumes
-        .iter()
-        .filter(|volume| matches!(volume.source, VolumeSource::Memory { .. }))
-    {
+    for volume in volumes.iter().filter(|volume| matches!(volume.source, VolumeSource::Memory { .. })) {
         match unmount(&volume.path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
             // Not mounted, or not even there.
             Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
@@ -138,9 +126,8 @@ fn make_dir_all(path: &Path) -> Result<(), RunError> {
 fn make_empty_dir(path: &Path, group: Option<i64>) -> Result<(), RunError> {
     make_dir_all(path)?;
     if let Some(group) = group {
-        let group = u32::try_from(group)
-            .map_err(io::Error::other)
-            .map_err(host("give to its group", path))?;
+        let group =
+            u32::try_from(group).map_err(io::Error::other).map_err(host("give to its group", path))?;
         chown(path, None, Some(group)).map_err(host("give to its group", path))?;
     }
     let mode = if group.is_some() { 0o2777 } else { 0o777 };
@@ -149,17 +136,9 @@ fn make_empty_dir(path: &Path, group: Option<i64>) -> Result<(), RunError> {
 
 fn mount_tmpfs(path: &Path, size_limit_bytes: u64) -> Result<(), RunError> {
     let size = (size_limit_bytes > 0).then(|| CString::new(format!("size={size_limit_bytes}")));
-    let size = size
-        .transpose()
-        .map_err(|error| host("mount tmpfs", path)(error.into()))?;
-    mount(
-        "tmpfs",
-        path,
-        "tmpfs",
-        MountFlags::NODEV | MountFlags::NOSUID,
-        size.as_deref(),
-    )
-    .map_err(|errno| host("mount tmpfs", path)(errno.into()))
+    let size = size.transpose().map_err(|error| host("mount tmpfs", path)(error.into()))?;
+    mount("tmpfs", path, "tmpfs", MountFlags::NODEV | MountFlags::NOSUID, size.as_deref())
+        .map_err(|errno| host("mount tmpfs", path)(errno.into()))
 }
 
 fn check_host_path(path: &Path, kind: HostPathType) -> Result<(), RunError> {
@@ -185,14 +164,7 @@ fn check_host_path(path: &Path, kind: HostPathType) -> Result<(), RunError> {
         HostPathType::BlockDevice => ("block device", FileTypeExt::is_block_device),
     };
     let metadata = fs::metadata(path).map_err(host("use host path", path))?;
-    if is(&metadata.file_type()) {
-        Ok(())
-    } else {
-        Err(RunError::HostPath {
-            path: path.to_owned(),
-            wanted,
-        })
-    }
+    if is(&metadata.file_type()) { Ok(()) } else { Err(RunError::HostPath { path: path.to_owned(), wanted }) }
 }
 
 #[cfg(test)]
@@ -209,19 +181,13 @@ mod tests {
             "metadata: {name: p}
 spec: {volumes: [{name: v, emptyDir: {}}], containers: [{name: c, image: i}]}",
         );
-        let facts = PodFacts {
-            dir: dir.path().join("pod"),
-            log_dir: dir.path().join("log"),
-            ..Default::default()
-        };
+        let facts =
+            PodFacts { dir: dir.path().join("pod"), log_dir: dir.path().join("log"), ..Default::default() };
         let volumes = volumes(&manifest, &facts).unwrap();
         make_pod(&manifest, &facts, &volumes).unwrap();
         write_hosts(&manifest, &facts).unwrap();
         assert!(dir.path().join("log/c").is_dir() && dir.path().join("pod/etc-hosts").is_file());
-        let mode = fs::metadata(dir.path().join("pod/volumes/v"))
-            .unwrap()
-            .permissions()
-            .mode();
+        let mode = fs::metadata(dir.path().join("pod/volumes/v")).unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o777);
         let mode = fs::metadata(dir.path().join("pod")).unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o700);
@@ -262,10 +228,7 @@ spec: {volumes: [{name: v, emptyDir: {}}], containers: [{name: c, image: i}]}",
         assert!(dir.path().join("a/b").is_dir());
         symlink("/etc", dir.path().join("evil")).unwrap();
         for sub_path in ["evil", "evil/x"] {
-            assert!(
-                make_sub_path(dir.path(), Path::new(sub_path)).is_err(),
-                "{sub_path}"
-            );
+            assert!(make_sub_path(dir.path(), Path::new(sub_path)).is_err(), "{sub_path}");
         }
         assert!(!Path::new("/etc/x").exists());
     }

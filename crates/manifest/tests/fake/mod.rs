@@ -81,8 +81,7 @@ impl State {
             container_event_type: ContainerEventType::ContainerStoppedEvent.into(),
             ..Default::default()
         };
-        self.listeners
-            .retain(|listener| listener.send(Ok(event.clone())).is_ok());
+        self.listeners.retain(|listener| listener.send(Ok(event.clone())).is_ok());
     }
 }
 

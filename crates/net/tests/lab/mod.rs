@@ -53,10 +53,8 @@ pub(crate) fn links() -> Vec<String> {
 /// Runs `work` and returns what it logs.
 pub(crate) fn logged(work: impl FnOnce()) -> String {
     let (mut reader, writer) = std::io::pipe().unwrap();
-    let subscriber = tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_writer(std::sync::Mutex::new(writer))
-        .finish();
+    let subscriber =
+        tracing_subscriber::fmt().with_ansi(false).with_writer(std::sync::Mutex::new(writer)).finish();
     tracing::subscriber::with_default(subscriber, work);
     let mut text = String::new();
     reader.read_to_string(&mut text).unwrap();
@@ -73,14 +71,8 @@ impl Space {
     pub(crate) fn new() -> Self {
         let netns = fresh_namespace();
         // Protocol zero of netlink is NETLINK_ROUTE.
-        let open = || {
-            rustix::net::socket_with(
-                AddressFamily::NETLINK,
-                SocketType::RAW,
-                SocketFlags::CLOEXEC,
-                None,
-            )
-        };
+        let open =
+            || rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None);
         let socket = inside(&netns, open).unwrap();
         Self { netns, socket }
     }
@@ -110,14 +102,9 @@ impl Space {
     pub(crate) fn await_address(&self, ip: IpAddr) {
         let family = if ip.is_ipv4() { "-4" } else { "-6" };
         let start = Instant::now();
-        while !self
-            .run("ip", &[family, "route", "show", "table", "local"])
-            .contains(&format!("local {ip} "))
+        while !self.run("ip", &[family, "route", "show", "table", "local"]).contains(&format!("local {ip} "))
         {
-            assert!(
-                start.elapsed() < Duration::from_millis(500),
-                "{ip} is not in use yet"
-            );
+            assert!(start.elapsed() < Duration::from_millis(500), "{ip} is not in use yet");
         }
     }
 
@@ -171,10 +158,7 @@ fn seen_by(listener: &TcpListener, stream: TcpStream) -> IpAddr {
     peer.ip()
 }
 
-#[allow(
-    clippy::disallowed_methods,
-    reason = "a thread of its own enters the namespace and ends there"
-)]
+#[allow(clippy::disallowed_methods, reason = "a thread of its own enters the namespace and ends there")]
 fn inside<T: Send>(netns: &OwnedFd, work: impl FnOnce() -> T + Send) -> T {
     let entered = || {
         rustix::thread::move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();

@@ -99,23 +99,13 @@ impl TestImage {
             "config": {"Cmd": ["sh"], "Env": ["A=b"], "User": "web:www", "StopSignal": "SIGINT"},
         });
         let config = config.to_string().into_bytes();
-        let layers: Vec<_> = layers
-            .iter()
-            .map(|(tar, compression)| compress(tar, *compression))
-            .collect();
-        Self {
-            manifest: manifest(&config, &layers),
-            config,
-            layers,
-        }
+        let layers: Vec<_> = layers.iter().map(|(tar, compression)| compress(tar, *compression)).collect();
+        Self { manifest: manifest(&config, &layers), config, layers }
     }
 
     /// Two small layers.
     pub(crate) fn small(content: &str) -> Self {
-        let base = Layer::new()
-            .dir("etc", 0o755)
-            .file("etc/motd", 0o644, b"base\n")
-            .finish();
+        let base = Layer::new().dir("etc", 0o755).file("etc/motd", 0o644, b"base\n").finish();
         let top = Layer::new().file("hello", 0o755, content.as_bytes()).finish();
         Self::new(&[(base, Compression::Gzip), (top, Compression::Zstd)])
     }

@@ -41,15 +41,8 @@ impl Liar {
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = listener.local_addr().unwrap().to_string();
-        let (replies, requests) = (
-            Arc::<Mutex<HashMap<_, _>>>::default(),
-            Arc::<Mutex<Vec<_>>>::default(),
-        );
-        let liar = Self {
-            host,
-            replies: Arc::clone(&replies),
-            requests: Arc::clone(&requests),
-        };
+        let (replies, requests) = (Arc::<Mutex<HashMap<_, _>>>::default(), Arc::<Mutex<Vec<_>>>::default());
+        let liar = Self { host, replies: Arc::clone(&replies), requests: Arc::clone(&requests) };
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (replies, requests) = (Arc::clone(&replies), Arc::clone(&requests));
@@ -107,15 +100,10 @@ async fn answer(
     };
     requests.lock().unwrap().push(target.to_owned());
     let path = target.split('?').next().unwrap_or_default();
-    let header = |name: &str| {
-        head.iter()
-            .find_map(|line| line.strip_prefix(name))
-            .map(str::trim)
-    };
+    let header = |name: &str| head.iter().find_map(|line| line.strip_prefix(name)).map(str::trim);
     let reply = replies.lock().unwrap().get(path).cloned();
-    let from = header("range: bytes=")
-        .and_then(|range| range.trim_end_matches('-').parse().ok())
-        .unwrap_or(0);
+    let from =
+        header("range: bytes=").and_then(|range| range.trim_end_matches('-').parse().ok()).unwrap_or(0);
     let (status, extra, body, sent) = match reply {
         None => (
             "404 Not Found",
@@ -129,20 +117,17 @@ async fn answer(
             ("206 Partial Content", String::new(), body[from..].to_vec(), sent)
         }
         Some(Reply::Cut(body, sent) | Reply::Hang(body, sent)) => ("200 OK", String::new(), body, sent),
-        Some(Reply::Guarded {
-            authorization, body, ..
-        }) if header("authorization:") == Some(&authorization) => ("200 OK", String::new(), body, usize::MAX),
-        Some(Reply::Guarded { challenge, .. }) => (
-            "401 Unauthorized",
-            format!("www-authenticate: {challenge}\r\n"),
-            Vec::new(),
-            usize::MAX,
-        ),
+        Some(Reply::Guarded { authorization, body, .. })
+            if header("authorization:") == Some(&authorization) =>
+        {
+            ("200 OK", String::new(), body, usize::MAX)
+        }
+        Some(Reply::Guarded { challenge, .. }) => {
+            ("401 Unauthorized", format!("www-authenticate: {challenge}\r\n"), Vec::new(), usize::MAX)
+        }
     };
-    let head = format!(
-        "HTTP/1.1 {status}\r\nconnection: close\r\n{extra}content-length: {}\r\n\r\n",
-        body.len()
-    );
+    let head =
+        format!("HTTP/1.1 {status}\r\nconnection: close\r\n{extra}content-length: {}\r\n\r\n", body.len());
     stream.write_all(head.as_bytes()).await?;
     stream.write_all(&body[..sent.min(body.len())]).await?;
     stream.flush().await?;

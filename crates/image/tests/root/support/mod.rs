@@ -24,9 +24,7 @@ impl Fixture {
 
     pub(crate) async fn open(dir: TempDir, registries: RegistryConfig) -> Self {
         let store = Store::open(&dir.path().join("db")).await.unwrap();
-        let images = ImageStore::open(&dir.path().join("images"), store.clone(), registries)
-            .await
-            .unwrap();
+        let images = ImageStore::open(&dir.path().join("images"), store.clone(), registries).await.unwrap();
         Self { dir, images, store }
     }
 
@@ -39,20 +37,14 @@ impl Fixture {
     /// Every file below the image store's directory that is not one of its own directories.
     pub(crate) fn leftovers(&self) -> String {
         let root = self.dir.path().join("images");
-        run(Command::new("find")
-            .arg(root)
-            .args(["-mindepth", "2", "-maxdepth", "2"]))
+        run(Command::new("find").arg(root).args(["-mindepth", "2", "-maxdepth", "2"]))
     }
 }
 
 /// Runs a tool that has to succeed, and gives what it printed.
 pub(crate) fn run(command: &mut Command) -> String {
     let output = command.output().unwrap();
-    assert!(
-        output.status.success(),
-        "{command:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 

@@ -61,21 +61,14 @@ impl Registry {
             .stderr(Stdio::null())
             .spawn()
             .expect("docker-registry is installed");
-        let registry = Self {
-            process,
-            host,
-            auth,
-            dir,
-        };
+        let registry = Self { process, host, auth, dir };
         let mut ticks = tokio::time::interval(Duration::from_millis(20));
         let ready = async {
             while tokio::net::TcpStream::connect(&registry.host).await.is_err() {
                 ticks.tick().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), ready)
-            .await
-            .expect("the registry listens");
+        tokio::time::timeout(Duration::from_secs(20), ready).await.expect("the registry listens");
         registry
     }
 
@@ -91,21 +84,10 @@ impl Registry {
             let begun = self.send(reqwest::Method::POST, &url, "", Vec::new()).await;
             let location = begun.headers()["location"].to_str().unwrap();
             let url = format!("{location}&digest={}", Digest::of(blob));
-            self.send(
-                reqwest::Method::PUT,
-                &url,
-                "application/octet-stream",
-                blob.clone(),
-            )
-            .await;
+            self.send(reqwest::Method::PUT, &url, "application/octet-stream", blob.clone()).await;
         }
-        self.put_manifest(
-            repository,
-            tag,
-            "application/vnd.oci.image.manifest.v1+json",
-            &image.manifest,
-        )
-        .await;
+        self.put_manifest(repository, tag, "application/vnd.oci.image.manifest.v1+json", &image.manifest)
+            .await;
     }
 
     /// Pushes images and an index of them.
@@ -125,24 +107,18 @@ impl Registry {
         }
         let media_type = "application/vnd.oci.image.index.v1+json";
         let index = json!({"schemaVersion": 2, "mediaType": media_type, "manifests": entries}).to_string();
-        self.put_manifest(repository, tag, media_type, index.as_bytes())
-            .await;
+        self.put_manifest(repository, tag, media_type, index.as_bytes()).await;
         Digest::of(index.as_bytes())
     }
 
     fn base(&self) -> String {
-        let scheme = if self.dir.path().join("tls.pem").exists() {
-            "https"
-        } else {
-            "http"
-        };
+        let scheme = if self.dir.path().join("tls.pem").exists() { "https" } else { "http" };
         format!("{scheme}://{}", self.host)
     }
 
     async fn put_manifest(&self, repository: &str, tag: &str, media_type: &str, manifest: &[u8]) {
         let url = format!("{}/v2/{repository}/manifests/{tag}", self.base());
-        self.send(reqwest::Method::PUT, &url, media_type, manifest.to_vec())
-            .await;
+        self.send(reqwest::Method::PUT, &url, media_type, manifest.to_vec()).await;
     }
 
     async fn send(
@@ -158,10 +134,7 @@ impl Registry {
             .tls_certs_only([])
             .build()
             .unwrap();
-        let mut request = client
-            .request(method, url)
-            .header("content-type", media_type)
-            .body(body);
+        let mut request = client.request(method, url).header("content-type", media_type).body(body);
         if let Some((user, password)) = self.auth {
             request = request.basic_auth(user, Some(password));
         }
@@ -180,14 +153,8 @@ impl Drop for Registry {
 
 /// Settings with plain HTTP for some hosts, and little patience.
 pub(crate) fn plain_http(hosts: &[&str]) -> RegistryConfig {
-    let settings = HostConfig {
-        plain_http: true,
-        ..HostConfig::default()
-    };
-    let hosts: BTreeMap<_, _> = hosts
-        .iter()
-        .map(|host| ((*host).to_owned(), settings.clone()))
-        .collect();
+    let settings = HostConfig { plain_http: true, ..HostConfig::default() };
+    let hosts: BTreeMap<_, _> = hosts.iter().map(|host| ((*host).to_owned(), settings.clone())).collect();
     RegistryConfig {
         hosts,
         connect_timeout_seconds: 2,
@@ -198,11 +165,7 @@ pub(crate) fn plain_http(hosts: &[&str]) -> RegistryConfig {
 
 /// A port that nobody listens on at the moment.
 pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn settings(dir: &Path, host: &str, protected: bool) -> String {
