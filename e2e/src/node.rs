@@ -101,10 +101,15 @@ impl Node {
              cgroup.root = '{cgroup}'\n\
              [network]\n\
              bridge = '{bridge}'\n\
-             nft_table = 'be2e_{number}'\n\
+             nft_table = '{}'\n\
              subnets = ['10.200.{number}.0/24', 'fd62:e2e:{number}::/64']\n\
-             {more}\n"
+             {more}\n",
+            self.table()
         )
+    }
+
+    fn table(&self) -> String {
+        format!("be2e_{}", self.number)
     }
 
     /// The network that it lives on.
@@ -307,6 +312,9 @@ impl Node {
         {
             let _ = Command::new("umount").args(["--lazy", path]).status();
         }
+        // An agent leaves them to its successor; here none comes.
+        let _ = self.site.command("ip").args(["link", "delete", &self.bridge]).output();
+        let _ = self.site.command("nft").args(["delete", "table", "inet", &self.table()]).output();
         for root in cgroup_roots(&self.cgroup) {
             for path in leftovers::below(&root)
                 .iter()

@@ -95,6 +95,7 @@ fn run(node: &Node) -> (String, String) {
         "envs": [{"key": "WHOM", "value": "world"}],
         "labels": {"tier": "front"},
         "log_path": "greeter.log",
+        "linux": {"security_context": {"namespace_options": {"pid": 1}}},
     });
     std::fs::write(&container_file, container_config.to_string()).unwrap();
     let (pod_file, container_file) = (pod_file.to_str().unwrap(), container_file.to_str().unwrap());
