@@ -56,23 +56,16 @@ async fn import(
         Some(Source::Path(path)) => edge.images.import(&check::absolute_path("path", &path)?).await?,
         Some(Source::Chunk(chunk)) => {
             let first = stream::iter([Ok(io::Cursor::new(chunk))]);
-            edge.images
-                .import_stream(StreamReader::new(first.chain(requests.map(chunk_of))))
-                .await?
+            edge.images.import_stream(StreamReader::new(first.chain(requests.map(chunk_of)))).await?
         }
     };
-    Ok(ImportImagesResponse {
-        images: images.iter().map(|image| named(image)).collect(),
-    })
+    Ok(ImportImagesResponse { images: images.iter().map(|image| named(image)).collect() })
 }
 
 fn chunk_of(request: Result<ImportImagesRequest, Status>) -> io::Result<io::Cursor<Vec<u8>>> {
     match request.map(|request| request.source) {
         Ok(Some(Source::Chunk(chunk))) => Ok(io::Cursor::new(chunk)),
-        Ok(_) => Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "a message without a chunk",
-        )),
+        Ok(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "a message without a chunk")),
         Err(status) => Err(io::Error::other(status.message().to_owned())),
     }
 }
@@ -83,21 +76,11 @@ async fn export(edge: &Edge, request: ExportImagesRequest) -> Result<ExportImage
         return Err(Refusal::missing("references").into());
     }
     if size_of(&path).await.is_ok() {
-        return Err(Failure::new(
-            ErrorKind::Exists,
-            format!("export images: {} exists", path.display()),
-        ));
+        return Err(Failure::new(ErrorKind::Exists, format!("export images: {} exists", path.display())));
     }
     edge.images.export(&request.references, &path).await?;
-    let unread = |error| {
-        Failure::new(
-            ErrorKind::Internal,
-            format!("look at {}: {error}", path.display()),
-        )
-    };
-    Ok(ExportImagesResponse {
-        written_bytes: size_of(&path).await.map_err(unread)?,
-    })
+    let unread = |error| Failure::new(ErrorKind::Internal, format!("look at {}: {error}", path.display()));
+    Ok(ExportImagesResponse { written_bytes: size_of(&path).await.map_err(unread)? })
 }
 
 async fn prune(edge: &Edge) -> Result<PruneImagesResponse, Failure> {
@@ -115,8 +98,5 @@ async fn size_of(path: &Path) -> io::Result<u64> {
 }
 
 fn named(image: &Image) -> NamedImage {
-    NamedImage {
-        id: image.id.to_string(),
-        names: image.repo_tags.clone(),
-    }
+    NamedImage { id: image.id.to_string(), names: image.repo_tags.clone() }
 }

@@ -73,9 +73,7 @@ fn tell<T>(rpc: Rpc, outcome: &Result<T, Failure>, begun: Instant) {
 
 fn panicked(name: &str, panic: &(dyn Any + Send)) -> Failure {
     let text = panic.downcast_ref::<&str>().copied();
-    let text = text
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message");
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
     Failure::new(ErrorKind::Internal, format!("{name} hit a defect: {text}"))
 }
 
@@ -88,24 +86,13 @@ mod tests {
     #[tokio::test]
     async fn a_panic_becomes_an_internal_error() {
         let handler = async { panic!("index out of bounds") };
-        let status = call::<()>(Rpc::Change("RunPodSandbox"), handler)
-            .await
-            .unwrap_err();
+        let status = call::<()>(Rpc::Change("RunPodSandbox"), handler).await.unwrap_err();
         assert_eq!(status.code(), Code::Internal);
-        assert_eq!(
-            status.message(),
-            "RunPodSandbox hit a defect: index out of bounds"
-        );
+        assert_eq!(status.message(), "RunPodSandbox hit a defect: index out of bounds");
     }
 
     #[tokio::test]
     async fn an_answer_passes_through() {
-        assert_eq!(
-            call(Rpc::Routine("Version"), async { Ok(1) })
-                .await
-                .unwrap()
-                .into_inner(),
-            1
-        );
+        assert_eq!(call(Rpc::Routine("Version"), async { Ok(1) }).await.unwrap().into_inner(), 1);
     }
 }

@@ -19,13 +19,6 @@ pub(crate) async fn handle(
     let snapshot = edge.pods.snapshot();
     let unknown = || Failure::new(ErrorKind::NotFound, format!("no container {id:?}"));
     let container = snapshot.container(&id).ok_or_else(unknown)?;
-    let info = if request.verbose {
-        container_info_of(container)
-    } else {
-        HashMap::new()
-    };
-    Ok(ContainerStatusResponse {
-        status: Some(container_status_of(container)),
-        info,
-    })
+    let info = if request.verbose { container_info_of(container) } else { HashMap::new() };
+    Ok(ContainerStatusResponse { status: Some(container_status_of(container)), info })
 }

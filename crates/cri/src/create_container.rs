@@ -32,9 +32,7 @@ pub(crate) async fn handle(
     warn_of_missing_filter(&spec);
     let container = edge.pods.create_container(pod.id.as_str(), spec).await?;
     record_container(container.as_str());
-    Ok(CreateContainerResponse {
-        container_id: container.into(),
-    })
+    Ok(CreateContainerResponse { container_id: container.into() })
 }
 
 fn warn_of_missing_filter(spec: &ContainerSpec) {

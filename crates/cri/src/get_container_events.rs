@@ -26,10 +26,7 @@ type Listening = Option<(Events, CancellationToken)>;
 async fn next(
     (mut events, stopping): (Events, CancellationToken),
 ) -> Option<(Result<ContainerEventResponse, Status>, Listening)> {
-    let heard = stopping
-        .clone()
-        .run_until_cancelled_owned(events.next())
-        .await??;
+    let heard = stopping.clone().run_until_cancelled_owned(events.next()).await??;
     match heard {
         Heard::Event(event) => Some((Ok(event_of(&event)), Some((events, stopping)))),
         Heard::Missed(count) => {
@@ -67,18 +64,9 @@ mod tests {
     fn a_removed_sandbox_has_no_status() {
         let pod = Arc::new(pod_view());
         let check = |id: &str, kind, has_status: bool| {
-            let event = PodEvent {
-                id: id.to_owned(),
-                kind,
-                at_ns: 7,
-                pod: pod.clone(),
-            };
+            let event = PodEvent { id: id.to_owned(), kind, at_ns: 7, pod: pod.clone() };
             let told = event_of(&event);
-            assert_eq!(
-                (told.created_at, told.pod_sandbox_status.is_some()),
-                (7, has_status),
-                "{kind:?}"
-            );
+            assert_eq!((told.created_at, told.pod_sandbox_status.is_some()), (7, has_status), "{kind:?}");
         };
         check(pod.id.as_str(), EventKind::Stopped, true);
         check(pod.id.as_str(), EventKind::Deleted, false);

@@ -12,15 +12,8 @@ pub(crate) fn handle(edge: &Edge) -> ImageFsInfoResponse {
     let filesystem = FilesystemUsage {
         timestamp: clock::now_ns(),
         fs_id: Some(FilesystemIdentifier { mountpoint }),
-        used_bytes: Some(UInt64Value {
-            value: usage.used_bytes,
-        }),
-        inodes_used: Some(UInt64Value {
-            value: usage.inodes_used,
-        }),
+        used_bytes: Some(UInt64Value { value: usage.used_bytes }),
+        inodes_used: Some(UInt64Value { value: usage.inodes_used }),
     };
-    ImageFsInfoResponse {
-        image_filesystems: vec![filesystem],
-        container_filesystems: Vec::new(),
-    }
+    ImageFsInfoResponse { image_filesystems: vec![filesystem], container_filesystems: Vec::new() }
 }

@@ -1,11 +1,8 @@
 //! `ImageService`, the list of its calls in the API's order: each line says where a call is handled.
 
 use berth_cri_proto::v1::image_service_server::ImageService;
-use berth_cri_proto::v1::{
-    ImageFsInfoRequest, ImageFsInfoResponse, ImageStatusRequest, ImageStatusResponse, ListImagesRequest,
-    ListImagesResponse, PullImageRequest, PullImageResponse, RemoveImageRequest, RemoveImageResponse,
-    StreamImagesRequest, StreamImagesResponse,
-};
+// All messages of the contract; naming each would be as long as the list below.
+use berth_cri_proto::v1::*;
 use tonic::{Request, Response, Status};
 
 use crate::call::{Rpc, call};
@@ -18,11 +15,7 @@ impl ImageService for Edge {
         &self,
         request: Request<ListImagesRequest>,
     ) -> Result<Response<ListImagesResponse>, Status> {
-        call(
-            Rpc::Routine("ListImages"),
-            list_images::handle(self, request.into_inner()),
-        )
-        .await
+        call(Rpc::Routine("ListImages"), list_images::handle(self, request.into_inner())).await
     }
 
     type StreamImagesStream = Answers<StreamImagesResponse>;
@@ -30,53 +23,34 @@ impl ImageService for Edge {
         &self,
         request: Request<StreamImagesRequest>,
     ) -> Result<Response<Answers<StreamImagesResponse>>, Status> {
-        call(
-            Rpc::Routine("StreamImages"),
-            list_images::stream(self, request.into_inner()),
-        )
-        .await
+        call(Rpc::Routine("StreamImages"), list_images::stream(self, request.into_inner())).await
     }
 
     async fn image_status(
         &self,
         request: Request<ImageStatusRequest>,
     ) -> Result<Response<ImageStatusResponse>, Status> {
-        call(
-            Rpc::Routine("ImageStatus"),
-            image_status::handle(self, request.into_inner()),
-        )
-        .await
+        call(Rpc::Routine("ImageStatus"), image_status::handle(self, request.into_inner())).await
     }
 
     async fn pull_image(
         &self,
         request: Request<PullImageRequest>,
     ) -> Result<Response<PullImageResponse>, Status> {
-        call(
-            Rpc::Change("PullImage"),
-            pull_image::handle(self, request.into_inner()),
-        )
-        .await
+        call(Rpc::Change("PullImage"), pull_image::handle(self, request.into_inner())).await
     }
 
     async fn remove_image(
         &self,
         request: Request<RemoveImageRequest>,
     ) -> Result<Response<RemoveImageResponse>, Status> {
-        call(
-            Rpc::Change("RemoveImage"),
-            remove_image::handle(self, request.into_inner()),
-        )
-        .await
+        call(Rpc::Change("RemoveImage"), remove_image::handle(self, request.into_inner())).await
     }
 
     async fn image_fs_info(
         &self,
         _request: Request<ImageFsInfoRequest>,
     ) -> Result<Response<ImageFsInfoResponse>, Status> {
-        call(Rpc::Routine("ImageFsInfo"), async {
-            Ok(image_fs_info::handle(self))
-        })
-        .await
+        call(Rpc::Routine("ImageFsInfo"), async { Ok(image_fs_info::handle(self)) }).await
     }
 }

@@ -19,8 +19,5 @@ pub(crate) async fn handle(edge: &Edge, request: ImageStatusRequest) -> Result<I
         true => image_info_of(&image, &edge.images.config_json(&image).await?),
         false => HashMap::new(),
     };
-    Ok(ImageStatusResponse {
-        image: Some(image_of(&image)),
-        info,
-    })
+    Ok(ImageStatusResponse { image: Some(image_of(&image)), info })
 }

@@ -5,9 +5,9 @@
 //!                                                                            │
 //!                                     convert (messages ⇄ specs and views) ◀─┘─▶ status (failures to gRPC codes)
 //! ```
-//! - The file of a call has its name: [`run_pod_sandbox`], [`create_container`], … ; the call `Status` is in
-//!   [`runtime_status`], since [`status`] is about failures.
-//! - Everything is validated in [`convert`], before anything is done; a refusal names the field and its value.
+//! - The file of a call has its name: `run_pod_sandbox`, `create_container`, … ; the call `Status` is in
+//!   `runtime_status`, since `status` is about failures.
+//! - Everything is validated in `convert`, before anything is done; a refusal names the field and its value.
 //! - Reads are answered from one immutable snapshot: no lock, no disk.
 //! - Handlers only wait. Work belongs to the drivers of pods and to the image store, so a client that hangs up cancels
 //!   nothing, and one that asks again joins what is under way.
@@ -67,12 +67,7 @@ pub struct Edge {
 impl Edge {
     /// `config_json` is what the verbose Status shows of the agent's settings; it must hold no secrets.
     pub fn new(pods: Pods, images: ImageStore, config_json: String) -> Self {
-        Self {
-            pods,
-            images,
-            config_json,
-            stopping: CancellationToken::new(),
-        }
+        Self { pods, images, config_json, stopping: CancellationToken::new() }
     }
 
     /// Ends event streams and makes [`serve`] return.

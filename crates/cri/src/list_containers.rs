@@ -16,9 +16,7 @@ pub(crate) async fn handle(
     edge: &Edge,
     request: ListContainersRequest,
 ) -> Result<ListContainersResponse, Failure> {
-    Ok(ListContainersResponse {
-        containers: containers(&edge.pods.snapshot(), request.filter)?,
-    })
+    Ok(ListContainersResponse { containers: containers(&edge.pods.snapshot(), request.filter)? })
 }
 
 pub(crate) async fn stream(
@@ -26,18 +24,13 @@ pub(crate) async fn stream(
     request: StreamContainersRequest,
 ) -> Result<Answers<StreamContainersResponse>, Failure> {
     let containers = containers(&edge.pods.snapshot(), request.filter)?;
-    Ok(in_parts(containers, |containers| StreamContainersResponse {
-        containers,
-    }))
+    Ok(in_parts(containers, |containers| StreamContainersResponse { containers }))
 }
 
 fn containers(snapshot: &Snapshot, filter: Option<ContainerFilter>) -> Result<Vec<Container>, Failure> {
     let filter = filter.unwrap_or_default();
     let state = match filter.state {
-        Some(value) => Some(check::enumeration::<ContainerState>(
-            "filter.state.state",
-            value.state,
-        )?),
+        Some(value) => Some(check::enumeration::<ContainerState>("filter.state.state", value.state)?),
         None => None,
     };
     // The beginning of an id that fits several names none.
@@ -74,27 +67,13 @@ mod tests {
                 let created_at_ns = 1000 - i64::from(*byte);
                 (
                     id.clone(),
-                    Arc::new(ContainerView {
-                        id,
-                        pod: pod.clone(),
-                        created_at_ns,
-                        ..container_view()
-                    }),
+                    Arc::new(ContainerView { id, pod: pod.clone(), created_at_ns, ..container_view() }),
                 )
             };
             let containers = containers.iter().map(container).collect();
-            (
-                pod.clone(),
-                Arc::new(PodView {
-                    id: pod.clone(),
-                    containers,
-                    ..pod_view()
-                }),
-            )
+            (pod.clone(), Arc::new(PodView { id: pod.clone(), containers, ..pod_view() }))
         };
-        Snapshot {
-            pods: [pod(1, &[0xc1, 0xc2]), pod(2, &[0xd1])].into(),
-        }
+        Snapshot { pods: [pod(1, &[0xc1, 0xc2]), pod(2, &[0xd1])].into() }
     }
 
     fn check(filter: ContainerFilter, want: &[&str]) {
@@ -108,61 +87,22 @@ mod tests {
         let all = ContainerFilter::default;
         let state = |state: ContainerState| Some(ContainerStateValue { state: state.into() });
         check(all(), &["d1", "c2", "c1"]);
+        check(ContainerFilter { id: "c1c".into(), ..all() }, &["c1"]);
+        check(ContainerFilter { id: "c".into(), ..all() }, &[]);
+        check(ContainerFilter { pod_sandbox_id: "01".into(), ..all() }, &["c2", "c1"]);
+        check(ContainerFilter { pod_sandbox_id: "ff".into(), ..all() }, &[]);
+        check(ContainerFilter { state: state(ContainerState::ContainerRunning), ..all() }, &[]);
         check(
-            ContainerFilter {
-                id: "c1c".into(),
-                ..all()
-            },
-            &["c1"],
-        );
-        check(
-            ContainerFilter {
-                id: "c".into(),
-                ..all()
-            },
-            &[],
-        );
-        check(
-            ContainerFilter {
-                pod_sandbox_id: "01".into(),
-                ..all()
-            },
-            &["c2", "c1"],
-        );
-        check(
-            ContainerFilter {
-                pod_sandbox_id: "ff".into(),
-                ..all()
-            },
-            &[],
-        );
-        check(
-            ContainerFilter {
-                state: state(ContainerState::ContainerRunning),
-                ..all()
-            },
-            &[],
-        );
-        check(
-            ContainerFilter {
-                state: state(ContainerState::ContainerCreated),
-                id: "d".into(),
-                ..all()
-            },
+            ContainerFilter { state: state(ContainerState::ContainerCreated), id: "d".into(), ..all() },
             &["d1"],
         );
     }
 
     #[test]
     fn a_state_that_does_not_exist_is_refused() {
-        let filter = ContainerFilter {
-            state: Some(ContainerStateValue { state: 9 }),
-            ..ContainerFilter::default()
-        };
+        let filter =
+            ContainerFilter { state: Some(ContainerStateValue { state: 9 }), ..ContainerFilter::default() };
         let failure = containers(&snapshot(), Some(filter)).unwrap_err();
-        assert!(
-            failure.to_string().starts_with("filter.state.state: 9 "),
-            "{failure}"
-        );
+        assert!(failure.to_string().starts_with("filter.state.state: 9 "), "{failure}");
     }
 }

@@ -9,25 +9,18 @@ use crate::stream::{Answers, in_parts};
 use crate::{Edge, Failure};
 
 pub(crate) async fn handle(edge: &Edge, request: ListImagesRequest) -> Result<ListImagesResponse, Failure> {
-    Ok(ListImagesResponse {
-        images: images(edge, request.filter)?,
-    })
+    Ok(ListImagesResponse { images: images(edge, request.filter)? })
 }
 
 pub(crate) async fn stream(
     edge: &Edge,
     request: StreamImagesRequest,
 ) -> Result<Answers<StreamImagesResponse>, Failure> {
-    Ok(in_parts(images(edge, request.filter)?, |images| {
-        StreamImagesResponse { images }
-    }))
+    Ok(in_parts(images(edge, request.filter)?, |images| StreamImagesResponse { images }))
 }
 
 fn images(edge: &Edge, filter: Option<ImageFilter>) -> Result<Vec<Image>, Failure> {
-    let wanted = filter
-        .and_then(|filter| filter.image)
-        .map(|spec| spec.image)
-        .unwrap_or_default();
+    let wanted = filter.and_then(|filter| filter.image).map(|spec| spec.image).unwrap_or_default();
     let found = match wanted.as_str() {
         "" => edge.images.list(),
         wanted => edge.images.find(wanted)?.into_iter().collect(),

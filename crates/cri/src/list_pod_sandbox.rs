@@ -16,9 +16,7 @@ pub(crate) async fn handle(
     edge: &Edge,
     request: ListPodSandboxRequest,
 ) -> Result<ListPodSandboxResponse, Failure> {
-    Ok(ListPodSandboxResponse {
-        items: sandboxes(&edge.pods.snapshot(), request.filter)?,
-    })
+    Ok(ListPodSandboxResponse { items: sandboxes(&edge.pods.snapshot(), request.filter)? })
 }
 
 pub(crate) async fn stream(
@@ -26,18 +24,13 @@ pub(crate) async fn stream(
     request: StreamPodSandboxesRequest,
 ) -> Result<Answers<StreamPodSandboxesResponse>, Failure> {
     let sandboxes = sandboxes(&edge.pods.snapshot(), request.filter)?;
-    Ok(in_parts(sandboxes, |pod_sandboxes| StreamPodSandboxesResponse {
-        pod_sandboxes,
-    }))
+    Ok(in_parts(sandboxes, |pod_sandboxes| StreamPodSandboxesResponse { pod_sandboxes }))
 }
 
 fn sandboxes(snapshot: &Snapshot, filter: Option<PodSandboxFilter>) -> Result<Vec<PodSandbox>, Failure> {
     let filter = filter.unwrap_or_default();
     let state = match filter.state {
-        Some(value) => Some(check::enumeration::<PodSandboxState>(
-            "filter.state.state",
-            value.state,
-        )?),
+        Some(value) => Some(check::enumeration::<PodSandboxState>("filter.state.state", value.state)?),
         None => None,
     };
     // The beginning of an id that fits several names none.
@@ -47,12 +40,8 @@ fn sandboxes(snapshot: &Snapshot, filter: Option<PodSandboxFilter>) -> Result<Ve
             && state.is_none_or(|state| state == state_of(pod.state))
             && has_labels(&pod.spec.labels, &filter.label_selector)
     };
-    let mut found: Vec<_> = snapshot
-        .pods
-        .values()
-        .filter(|pod| matches(pod))
-        .map(|pod| sandbox_of(pod))
-        .collect();
+    let mut found: Vec<_> =
+        snapshot.pods.values().filter(|pod| matches(pod)).map(|pod| sandbox_of(pod)).collect();
     found.sort_by_key(|pod| pod.created_at);
     Ok(found)
 }
@@ -74,16 +63,7 @@ mod tests {
             let mut spec = (*pod_view().spec).clone();
             spec.labels.insert("app".into(), app.into());
             let id = PodId::from_random([byte; 32]);
-            (
-                id.clone(),
-                Arc::new(PodView {
-                    id,
-                    spec: spec.into(),
-                    created_at_ns,
-                    state,
-                    ..pod_view()
-                }),
-            )
+            (id.clone(), Arc::new(PodView { id, spec: spec.into(), created_at_ns, state, ..pod_view() }))
         };
         let pods = [
             pod(0xa1, 30, PodState::Ready, "web"),
@@ -105,34 +85,10 @@ mod tests {
         let labels = |app: &str| HashMap::from([("app".to_owned(), app.to_owned())]);
         let all = PodSandboxFilter::default;
         check(all(), &["b0", "a2", "a1"]);
-        check(
-            PodSandboxFilter {
-                id: "b".into(),
-                ..all()
-            },
-            &["b0"],
-        );
-        check(
-            PodSandboxFilter {
-                id: "a".into(),
-                ..all()
-            },
-            &[],
-        );
-        check(
-            PodSandboxFilter {
-                state: state(PodSandboxState::SandboxReady),
-                ..all()
-            },
-            &["b0", "a1"],
-        );
-        check(
-            PodSandboxFilter {
-                label_selector: labels("web"),
-                ..all()
-            },
-            &["a2", "a1"],
-        );
+        check(PodSandboxFilter { id: "b".into(), ..all() }, &["b0"]);
+        check(PodSandboxFilter { id: "a".into(), ..all() }, &[]);
+        check(PodSandboxFilter { state: state(PodSandboxState::SandboxReady), ..all() }, &["b0", "a1"]);
+        check(PodSandboxFilter { label_selector: labels("web"), ..all() }, &["a2", "a1"]);
         let both = PodSandboxFilter {
             label_selector: labels("web"),
             state: state(PodSandboxState::SandboxReady),

@@ -22,14 +22,6 @@ pub(crate) async fn handle(
     let snapshot = edge.pods.snapshot();
     let unknown = || Failure::new(ErrorKind::NotFound, format!("no pod sandbox {id:?}"));
     let pod = snapshot.pod(&id).ok_or_else(unknown)?;
-    let info = if request.verbose {
-        sandbox_info_of(pod)
-    } else {
-        HashMap::new()
-    };
-    Ok(PodSandboxStatusResponse {
-        status: Some(sandbox_status_of(pod)),
-        info,
-        ..Default::default()
-    })
+    let info = if request.verbose { sandbox_info_of(pod) } else { HashMap::new() };
+    Ok(PodSandboxStatusResponse { status: Some(sandbox_status_of(pod)), info, ..Default::default() })
 }

@@ -18,14 +18,9 @@ pub(crate) async fn handle(edge: &Edge, request: PullImageRequest) -> Result<Pul
     let spec = image_from(request.image)?;
     record_image(&spec.image);
     let auth = auth_from(request.auth, &spec.image)?;
-    let request = PullRequest {
-        reference: spec.image,
-        auth,
-    };
+    let request = PullRequest { reference: spec.image, auth };
     match edge.images.pull(&request).await.map_err(Failure::from) {
-        Ok(id) => Ok(PullImageResponse {
-            image_ref: id.to_string(),
-        }),
+        Ok(id) => Ok(PullImageResponse { image_ref: id.to_string() }),
         Err(failure) if failure.kind() == ErrorKind::Unavailable => Err(failure.headed(REGISTRY_UNAVAILABLE)),
         Err(failure) => Err(failure),
     }

@@ -13,7 +13,5 @@ pub(crate) async fn handle(
     let spec = sandbox_spec_from(request.config, request.runtime_handler)?;
     let id = edge.pods.run_sandbox(spec).await?;
     record_pod(id.as_str());
-    Ok(RunPodSandboxResponse {
-        pod_sandbox_id: id.into(),
-    })
+    Ok(RunPodSandboxResponse { pod_sandbox_id: id.into() })
 }

@@ -3,8 +3,6 @@
 use berth_cri_proto::v1::{CgroupDriver, LinuxRuntimeConfiguration, RuntimeConfigResponse};
 
 pub(crate) fn handle() -> RuntimeConfigResponse {
-    let linux = LinuxRuntimeConfiguration {
-        cgroup_driver: CgroupDriver::Cgroupfs.into(),
-    };
+    let linux = LinuxRuntimeConfiguration { cgroup_driver: CgroupDriver::Cgroupfs.into() };
     RuntimeConfigResponse { linux: Some(linux) }
 }

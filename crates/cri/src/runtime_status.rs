@@ -42,10 +42,7 @@ pub(crate) async fn handle(edge: &Edge, request: StatusRequest) -> Result<Status
 async fn check_network(edge: &Edge) -> Result<(), String> {
     match timeout(NETWORK_LIMIT, edge.pods.check_network()).await {
         Ok(checked) => checked.map_err(|error| Failure::from(error).to_string()),
-        Err(_) => Err(format!(
-            "check network: no answer within {} s",
-            NETWORK_LIMIT.as_secs()
-        )),
+        Err(_) => Err(format!("check network: no answer within {} s", NETWORK_LIMIT.as_secs())),
     }
 }
 
@@ -61,14 +58,8 @@ fn condition(name: &str, reason: &str, state: Result<(), String>) -> RuntimeCond
 }
 
 fn handler(name: &str) -> RuntimeHandler {
-    let features = RuntimeHandlerFeatures {
-        recursive_read_only_mounts: true,
-        user_namespaces: false,
-    };
-    RuntimeHandler {
-        name: name.to_owned(),
-        features: Some(features),
-    }
+    let features = RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false };
+    RuntimeHandler { name: name.to_owned(), features: Some(features) }
 }
 
 #[cfg(test)]

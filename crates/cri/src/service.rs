@@ -2,27 +2,8 @@
 //! served yet.
 
 use berth_cri_proto::v1::runtime_service_server::RuntimeService;
-use berth_cri_proto::v1::{
-    AttachRequest, AttachResponse, CheckpointContainerRequest, CheckpointContainerResponse,
-    CheckpointPodRequest, CheckpointPodResponse, ContainerEventResponse, ContainerStatsRequest,
-    ContainerStatsResponse, ContainerStatusRequest, ContainerStatusResponse, CreateContainerRequest,
-    CreateContainerResponse, ExecRequest, ExecResponse, ExecSyncRequest, ExecSyncResponse, GetEventsRequest,
-    ListContainerStatsRequest, ListContainerStatsResponse, ListContainersRequest, ListContainersResponse,
-    ListMetricDescriptorsRequest, ListMetricDescriptorsResponse, ListPodSandboxMetricsRequest,
-    ListPodSandboxMetricsResponse, ListPodSandboxRequest, ListPodSandboxResponse, ListPodSandboxStatsRequest,
-    ListPodSandboxStatsResponse, PodSandboxStatsRequest, PodSandboxStatsResponse, PodSandboxStatusRequest,
-    PodSandboxStatusResponse, PortForwardRequest, PortForwardResponse, RemoveContainerRequest,
-    RemoveContainerResponse, RemovePodSandboxRequest, RemovePodSandboxResponse, ReopenContainerLogRequest,
-    ReopenContainerLogResponse, RestorePodRequest, RestorePodResponse, RunPodSandboxRequest,
-    RunPodSandboxResponse, RuntimeConfigRequest, RuntimeConfigResponse, StartContainerRequest,
-    StartContainerResponse, StatusRequest, StatusResponse, StopContainerRequest, StopContainerResponse,
-    StopPodSandboxRequest, StopPodSandboxResponse, StreamContainerStatsRequest, StreamContainerStatsResponse,
-    StreamContainersRequest, StreamContainersResponse, StreamPodSandboxMetricsRequest,
-    StreamPodSandboxMetricsResponse, StreamPodSandboxStatsRequest, StreamPodSandboxStatsResponse,
-    StreamPodSandboxesRequest, StreamPodSandboxesResponse, UpdateContainerResourcesRequest,
-    UpdateContainerResourcesResponse, UpdatePodSandboxResourcesRequest, UpdatePodSandboxResourcesResponse,
-    UpdateRuntimeConfigRequest, UpdateRuntimeConfigResponse, VersionRequest, VersionResponse,
-};
+// All messages of the contract; naming each would be as long as the list below.
+use berth_cri_proto::v1::*;
 use tonic::{Request, Response, Status};
 
 use crate::call::{Rpc, call};
@@ -44,55 +25,35 @@ impl RuntimeService for Edge {
         &self,
         request: Request<RunPodSandboxRequest>,
     ) -> Result<Response<RunPodSandboxResponse>, Status> {
-        call(
-            Rpc::Change("RunPodSandbox"),
-            run_pod_sandbox::handle(self, request.into_inner()),
-        )
-        .await
+        call(Rpc::Change("RunPodSandbox"), run_pod_sandbox::handle(self, request.into_inner())).await
     }
 
     async fn stop_pod_sandbox(
         &self,
         request: Request<StopPodSandboxRequest>,
     ) -> Result<Response<StopPodSandboxResponse>, Status> {
-        call(
-            Rpc::Change("StopPodSandbox"),
-            stop_pod_sandbox::handle(self, request.into_inner()),
-        )
-        .await
+        call(Rpc::Change("StopPodSandbox"), stop_pod_sandbox::handle(self, request.into_inner())).await
     }
 
     async fn remove_pod_sandbox(
         &self,
         request: Request<RemovePodSandboxRequest>,
     ) -> Result<Response<RemovePodSandboxResponse>, Status> {
-        call(
-            Rpc::Change("RemovePodSandbox"),
-            remove_pod_sandbox::handle(self, request.into_inner()),
-        )
-        .await
+        call(Rpc::Change("RemovePodSandbox"), remove_pod_sandbox::handle(self, request.into_inner())).await
     }
 
     async fn pod_sandbox_status(
         &self,
         request: Request<PodSandboxStatusRequest>,
     ) -> Result<Response<PodSandboxStatusResponse>, Status> {
-        call(
-            Rpc::Routine("PodSandboxStatus"),
-            pod_sandbox_status::handle(self, request.into_inner()),
-        )
-        .await
+        call(Rpc::Routine("PodSandboxStatus"), pod_sandbox_status::handle(self, request.into_inner())).await
     }
 
     async fn list_pod_sandbox(
         &self,
         request: Request<ListPodSandboxRequest>,
     ) -> Result<Response<ListPodSandboxResponse>, Status> {
-        call(
-            Rpc::Routine("ListPodSandbox"),
-            list_pod_sandbox::handle(self, request.into_inner()),
-        )
-        .await
+        call(Rpc::Routine("ListPodSandbox"), list_pod_sandbox::handle(self, request.into_inner())).await
     }
 
     type StreamPodSandboxesStream = Answers<StreamPodSandboxesResponse>;
@@ -100,66 +61,42 @@ impl RuntimeService for Edge {
         &self,
         request: Request<StreamPodSandboxesRequest>,
     ) -> Result<Response<Answers<StreamPodSandboxesResponse>>, Status> {
-        call(
-            Rpc::Routine("StreamPodSandboxes"),
-            list_pod_sandbox::stream(self, request.into_inner()),
-        )
-        .await
+        call(Rpc::Routine("StreamPodSandboxes"), list_pod_sandbox::stream(self, request.into_inner())).await
     }
 
     async fn create_container(
         &self,
         request: Request<CreateContainerRequest>,
     ) -> Result<Response<CreateContainerResponse>, Status> {
-        call(
-            Rpc::Change("CreateContainer"),
-            create_container::handle(self, request.into_inner()),
-        )
-        .await
+        call(Rpc::Change("CreateContainer"), create_container::handle(self, request.into_inner())).await
     }
 
     async fn start_container(
         &self,
         request: Request<StartContainerRequest>,
     ) -> Result<Response<StartContainerResponse>, Status> {
-        call(
-            Rpc::Change("StartContainer"),
-            start_container::handle(self, request.into_inner()),
-        )
-        .await
+        call(Rpc::Change("StartContainer"), start_container::handle(self, request.into_inner())).await
     }
 
     async fn stop_container(
         &self,
         request: Request<StopContainerRequest>,
     ) -> Result<Response<StopContainerResponse>, Status> {
-        call(
-            Rpc::Change("StopContainer"),
-            stop_container::handle(self, request.into_inner()),
-        )
-        .await
+        call(Rpc::Change("StopContainer"), stop_container::handle(self, request.into_inner())).await
     }
 
     async fn remove_container(
         &self,
         request: Request<RemoveContainerRequest>,
     ) -> Result<Response<RemoveContainerResponse>, Status> {
-        call(
-            Rpc::Change("RemoveContainer"),
-            remove_container::handle(self, request.into_inner()),
-        )
-        .await
+        call(Rpc::Change("RemoveContainer"), remove_container::handle(self, request.into_inner())).await
     }
 
     async fn list_containers(
         &self,
         request: Request<ListContainersRequest>,
     ) -> Result<Response<ListContainersResponse>, Status> {
-        call(
-            Rpc::Routine("ListContainers"),
-            list_containers::handle(self, request.into_inner()),
-        )
-        .await
+        call(Rpc::Routine("ListContainers"), list_containers::handle(self, request.into_inner())).await
     }
 
     type StreamContainersStream = Answers<StreamContainersResponse>;
@@ -167,22 +104,14 @@ impl RuntimeService for Edge {
         &self,
         request: Request<StreamContainersRequest>,
     ) -> Result<Response<Answers<StreamContainersResponse>>, Status> {
-        call(
-            Rpc::Routine("StreamContainers"),
-            list_containers::stream(self, request.into_inner()),
-        )
-        .await
+        call(Rpc::Routine("StreamContainers"), list_containers::stream(self, request.into_inner())).await
     }
 
     async fn container_status(
         &self,
         request: Request<ContainerStatusRequest>,
     ) -> Result<Response<ContainerStatusResponse>, Status> {
-        call(
-            Rpc::Routine("ContainerStatus"),
-            container_status::handle(self, request.into_inner()),
-        )
-        .await
+        call(Rpc::Routine("ContainerStatus"), container_status::handle(self, request.into_inner())).await
     }
 
     async fn update_container_resources(
@@ -196,22 +125,15 @@ impl RuntimeService for Edge {
         &self,
         request: Request<ReopenContainerLogRequest>,
     ) -> Result<Response<ReopenContainerLogResponse>, Status> {
-        call(
-            Rpc::Change("ReopenContainerLog"),
-            reopen_container_log::handle(self, request.into_inner()),
-        )
-        .await
+        call(Rpc::Change("ReopenContainerLog"), reopen_container_log::handle(self, request.into_inner()))
+            .await
     }
 
     async fn exec_sync(
         &self,
         request: Request<ExecSyncRequest>,
     ) -> Result<Response<ExecSyncResponse>, Status> {
-        call(
-            Rpc::Routine("ExecSync"),
-            exec_sync::handle(self, request.into_inner()),
-        )
-        .await
+        call(Rpc::Routine("ExecSync"), exec_sync::handle(self, request.into_inner())).await
     }
 
     async fn exec(&self, _request: Request<ExecRequest>) -> Result<Response<ExecResponse>, Status> {
@@ -281,11 +203,7 @@ impl RuntimeService for Edge {
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
-        call(
-            Rpc::Routine("Status"),
-            runtime_status::handle(self, request.into_inner()),
-        )
-        .await
+        call(Rpc::Routine("Status"), runtime_status::handle(self, request.into_inner())).await
     }
 
     async fn checkpoint_container(
@@ -314,11 +232,7 @@ impl RuntimeService for Edge {
         &self,
         _request: Request<GetEventsRequest>,
     ) -> Result<Response<Answers<ContainerEventResponse>>, Status> {
-        call(
-            Rpc::Routine("GetContainerEvents"),
-            get_container_events::handle(self),
-        )
-        .await
+        call(Rpc::Routine("GetContainerEvents"), get_container_events::handle(self)).await
     }
 
     async fn list_metric_descriptors(
@@ -347,10 +261,7 @@ impl RuntimeService for Edge {
         &self,
         _request: Request<RuntimeConfigRequest>,
     ) -> Result<Response<RuntimeConfigResponse>, Status> {
-        call(Rpc::Routine("RuntimeConfig"), async {
-            Ok(runtime_config::handle())
-        })
-        .await
+        call(Rpc::Routine("RuntimeConfig"), async { Ok(runtime_config::handle()) }).await
     }
 
     async fn update_pod_sandbox_resources(

@@ -17,10 +17,7 @@ pub(crate) struct Failure {
 impl Failure {
     /// A failure that has no causes.
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-        }
+        Self { kind, message: message.into() }
     }
 
     /// A call that the API has and this runtime does not serve.
@@ -35,10 +32,7 @@ impl Failure {
 
     /// The same failure under a heading that clients look for.
     pub(crate) fn headed(self, heading: &str) -> Self {
-        Self {
-            message: format!("{heading}: {}", self.message),
-            ..self
-        }
+        Self { message: format!("{heading}: {}", self.message), ..self }
     }
 
     fn chain(kind: ErrorKind, error: &dyn Error) -> Self {
@@ -115,10 +109,7 @@ mod tests {
 
     fn chain(texts: &[&'static str]) -> Option<Box<Link>> {
         let (text, rest) = texts.split_first()?;
-        Some(Box::new(Link {
-            text,
-            source: chain(rest),
-        }))
+        Some(Box::new(Link { text, source: chain(rest) }))
     }
 
     #[test]
@@ -128,19 +119,13 @@ mod tests {
             assert_eq!(failure.to_string(), want);
         };
         check(&["attach network"], "attach network");
-        check(
-            &["attach network", "make veth", "no space"],
-            "attach network: make veth: no space",
-        );
+        check(&["attach network", "make veth", "no space"], "attach network: make veth: no space");
         check(&["request x: refused", "refused"], "request x: refused");
     }
 
     #[test]
     fn kinds_have_their_codes() {
         let status = Status::from(Failure::unimplemented("Exec"));
-        assert_eq!(
-            (status.code(), status.message()),
-            (Code::Unimplemented, "Exec is not implemented")
-        );
+        assert_eq!((status.code(), status.message()), (Code::Unimplemented, "Exec is not implemented"));
     }
 }

@@ -17,9 +17,7 @@ where
     I: Message + Send + 'static,
     T: Send + 'static,
 {
-    stream::iter(parts(items, PART_BYTES))
-        .map(move |part| Ok(message(part)))
-        .boxed()
+    stream::iter(parts(items, PART_BYTES)).map(move |part| Ok(message(part))).boxed()
 }
 
 fn parts<I: Message>(items: Vec<I>, part_bytes: usize) -> Vec<Vec<I>> {
@@ -49,10 +47,7 @@ mod tests {
     fn every_item_is_in_one_part_and_parts_are_bounded() {
         let item = |length: usize| "x".repeat(length);
         let sizes = |lengths: &[usize]| -> Vec<usize> {
-            parts(lengths.iter().map(|length| item(*length)).collect(), 20)
-                .iter()
-                .map(Vec::len)
-                .collect()
+            parts(lengths.iter().map(|length| item(*length)).collect(), 20).iter().map(Vec::len).collect()
         };
         assert_eq!(sizes(&[]), [0_usize; 0]);
         // A text in a message of its own costs two bytes more.

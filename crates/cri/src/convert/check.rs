@@ -75,11 +75,7 @@ pub(crate) fn runtime_handler(field: &str, value: &str) -> Result<()> {
     if value.is_empty() || value == crate::RUNTIME_NAME {
         return Ok(());
     }
-    Err(Refusal::invalid(
-        field,
-        value,
-        "is no runtime handler: there is only \"berth\"",
-    ))
+    Err(Refusal::invalid(field, value, "is no runtime handler: there is only \"berth\""))
 }
 
 /// What only Windows nodes understand.

@@ -29,11 +29,7 @@ fn spec_from(config: ContainerConfig, sandbox: &SandboxSpec) -> Result<Container
         security::security_from(context).map_err(|refusal| refusal.within("linux.security_context"))?;
     if security.privileged && !sandbox.privileged {
         let problem = "is refused: the sandbox is not privileged";
-        return Err(Refusal::invalid(
-            "linux.security_context.privileged",
-            true,
-            problem,
-        ));
+        return Err(Refusal::invalid("linux.security_context.privileged", true, problem));
     }
     Ok(ContainerSpec {
         name: check::name("metadata.name", metadata.name)?,
@@ -43,11 +39,7 @@ fn spec_from(config: ContainerConfig, sandbox: &SandboxSpec) -> Result<Container
         command: check::words("command", config.command)?,
         args: check::words("args", config.args)?,
         working_dir: working_dir_from(&config.working_dir)?,
-        env: config
-            .envs
-            .into_iter()
-            .map(variable_from)
-            .collect::<Result<_>>()?,
+        env: config.envs.into_iter().map(variable_from).collect::<Result<_>>()?,
         mounts: mounts::volumes_from(config.mounts)?,
         labels: config.labels.into_iter().collect(),
         annotations: config.annotations.into_iter().collect(),
@@ -100,11 +92,7 @@ fn log_path_from(path: &str) -> Result<Option<PathBuf>> {
 /// The value may be a secret, so no refusal shows it.
 fn variable_from(given: KeyValue) -> Result<(String, String)> {
     if given.key.is_empty() || given.key.contains(['=', '\0']) {
-        return Err(Refusal::invalid(
-            "envs.key",
-            given.key,
-            "is no name of a variable",
-        ));
+        return Err(Refusal::invalid("envs.key", given.key, "is no name of a variable"));
     }
     let field = format!("envs[{:?}]", given.key);
     match String::from_utf8(given.value) {
@@ -127,10 +115,7 @@ mod tests {
     use crate::convert::testing::{container_config, sandbox_spec};
 
     fn env(key: &str, value: &[u8]) -> KeyValue {
-        KeyValue {
-            key: key.into(),
-            value: value.to_vec(),
-        }
+        KeyValue { key: key.into(), value: value.to_vec() }
     }
 
     #[test]
@@ -150,16 +135,10 @@ mod tests {
         assert_eq!(spec.env, [pair("A", "1"), pair("B", ""), pair("A", "2=3")]);
         assert_eq!(spec.log_path, Some(PathBuf::from("web/0.log")));
         assert_eq!(
-            (
-                HashMap::from_iter(spec.labels),
-                HashMap::from_iter(spec.annotations)
-            ),
+            (HashMap::from_iter(spec.labels), HashMap::from_iter(spec.annotations)),
             (map.clone(), map)
         );
-        assert_eq!(
-            (spec.working_dir, spec.stop_signal, spec.oom_score_adj),
-            (None, None, None)
-        );
+        assert_eq!((spec.working_dir, spec.stop_signal, spec.oom_score_adj), (None, None, None));
     }
 
     #[test]
@@ -167,97 +146,52 @@ mod tests {
         let check = |want: &str, change: fn(&mut ContainerConfig)| {
             let mut config = container_config();
             change(&mut config);
-            let text = container_spec_from(Some(config), &sandbox_spec())
-                .unwrap_err()
-                .to_string();
+            let text = container_spec_from(Some(config), &sandbox_spec()).unwrap_err().to_string();
             assert!(text.starts_with(&format!("config.{want}")), "{text}");
         };
         check("metadata: must be given", |c| c.metadata = None);
-        check("metadata.name: must be given", |c| {
-            c.metadata = Some(Default::default())
-        });
+        check("metadata.name: must be given", |c| c.metadata = Some(Default::default()));
         check("image: must be given", |c| c.image = None);
-        check("image.image: must be given", |c| {
-            c.image = Some(ImageSpec::default())
-        });
-        check("working_dir: \"srv\" is not an absolute", |c| {
-            c.working_dir = "srv".into()
-        });
-        check("command[1]: \"a\\0\" has a NUL", |c| {
-            c.command = vec!["x".into(), "a\0".into()]
-        });
+        check("image.image: must be given", |c| c.image = Some(ImageSpec::default()));
+        check("working_dir: \"srv\" is not an absolute", |c| c.working_dir = "srv".into());
+        check("command[1]: \"a\\0\" has a NUL", |c| c.command = vec!["x".into(), "a\0".into()]);
         check("log_path: \"../x\" leads upwards", |c| c.log_path = "../x".into());
-        check("log_path: \"/etc/x\" is not a relative", |c| {
-            c.log_path = "/etc/x".into()
-        });
+        check("log_path: \"/etc/x\" is not a relative", |c| c.log_path = "/etc/x".into());
         check("envs.key: \"A=B\" is no name", |c| c.envs = vec![env("A=B", b"")]);
         check("envs[\"A\"]: is not UTF-8", |c| c.envs = vec![env("A", b"\xff")]);
         check("mounts[0].container_path: \"x\"", |c| {
-            c.mounts = vec![Mount {
-                container_path: "x".into(),
-                ..Mount::default()
-            }];
+            c.mounts = vec![Mount { container_path: "x".into(), ..Mount::default() }];
         });
         check("devices: \"/dev/fuse\" is not implemented", |c| {
-            c.devices = vec![Device {
-                host_path: "/dev/fuse".into(),
-                ..Device::default()
-            }];
+            c.devices = vec![Device { host_path: "/dev/fuse".into(), ..Device::default() }];
         });
         check("CDI_devices: \"v/c=0\" is not implemented", |c| {
             c.cdi_devices = vec![CdiDevice { name: "v/c=0".into() }]
         });
         check("stop_signal: 99 ", |c| c.stop_signal = 99);
         check("linux.resources.cpu_shares: -1 is negative", |c| {
-            let resources = LinuxContainerResources {
-                cpu_shares: -1,
-                ..Default::default()
-            };
-            c.linux = Some(LinuxContainerConfig {
-                resources: Some(resources),
-                ..Default::default()
-            });
+            let resources = LinuxContainerResources { cpu_shares: -1, ..Default::default() };
+            c.linux = Some(LinuxContainerConfig { resources: Some(resources), ..Default::default() });
         });
     }
 
     #[test]
     fn a_secret_is_never_shown() {
-        let config = ContainerConfig {
-            envs: vec![env("TOKEN", b"s3cret\0")],
-            ..container_config()
-        };
-        let text = container_spec_from(Some(config), &sandbox_spec())
-            .unwrap_err()
-            .to_string();
+        let config = ContainerConfig { envs: vec![env("TOKEN", b"s3cret\0")], ..container_config() };
+        let text = container_spec_from(Some(config), &sandbox_spec()).unwrap_err().to_string();
         assert!(text.contains("TOKEN") && !text.contains("s3cret"), "{text}");
     }
 
     #[test]
     fn a_privileged_container_needs_a_privileged_sandbox() {
         let privileged = |sandbox_privileged| {
-            let context = LinuxContainerSecurityContext {
-                privileged: true,
-                ..Default::default()
-            };
-            let linux = LinuxContainerConfig {
-                security_context: Some(context),
-                ..Default::default()
-            };
-            let config = ContainerConfig {
-                linux: Some(linux),
-                ..container_config()
-            };
-            let sandbox = SandboxSpec {
-                privileged: sandbox_privileged,
-                ..sandbox_spec()
-            };
+            let context = LinuxContainerSecurityContext { privileged: true, ..Default::default() };
+            let linux = LinuxContainerConfig { security_context: Some(context), ..Default::default() };
+            let config = ContainerConfig { linux: Some(linux), ..container_config() };
+            let sandbox = SandboxSpec { privileged: sandbox_privileged, ..sandbox_spec() };
             container_spec_from(Some(config), &sandbox).map_err(|refusal| refusal.to_string())
         };
         assert!(privileged(true).unwrap().security.privileged);
-        assert!(
-            privileged(false)
-                .unwrap_err()
-                .starts_with("config.linux.security_context.privileged: true")
-        );
+        assert!(privileged(false).unwrap_err().starts_with("config.linux.security_context.privileged: true"));
     }
 }

@@ -40,19 +40,13 @@ pub(crate) fn container_status_of(view: &ContainerView) -> ContainerStatus {
         labels: spec.labels.clone().into_iter().collect(),
         annotations: spec.annotations.clone().into_iter().collect(),
         mounts: spec.mounts.iter().map(mounts::mount_of).collect(),
-        log_path: view
-            .log_path
-            .as_ref()
-            .map(|path| path.to_string_lossy().into_owned())
-            .unwrap_or_default(),
+        log_path: view.log_path.as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
         resources: Some(ContainerResources {
             linux: Some(resources::resources_of(&spec.limits, spec.oom_score_adj)),
             windows: None,
         }),
         image_id: view.image.to_string(),
-        user: Some(ContainerUser {
-            linux: Some(user_of(view)),
-        }),
+        user: Some(ContainerUser { linux: Some(user_of(view)) }),
         stop_signal: signals::name_of(view.stop_signal).into(),
         ..ContainerStatus::default()
     };
@@ -63,10 +57,7 @@ pub(crate) fn container_status_of(view: &ContainerView) -> ContainerStatus {
 pub(crate) fn container_statuses_of(pod: &PodView) -> Vec<ContainerStatus> {
     let mut containers: Vec<_> = pod.containers.values().collect();
     containers.sort_by_key(|container| container.created_at_ns);
-    containers
-        .into_iter()
-        .map(|container| container_status_of(container))
-        .collect()
+    containers.into_iter().map(|container| container_status_of(container)).collect()
 }
 
 /// The verbose answer: what crictl prints below `info`, and `berth ns` reads the process from.
@@ -92,10 +83,7 @@ pub(crate) fn state_of(state: &ContainerState) -> State {
 fn with_times(status: ContainerStatus, state: &ContainerState) -> ContainerStatus {
     match state {
         ContainerState::Created => status,
-        ContainerState::Running { started_at_ns } => ContainerStatus {
-            started_at: *started_at_ns,
-            ..status
-        },
+        ContainerState::Running { started_at_ns } => ContainerStatus { started_at: *started_at_ns, ..status },
         ContainerState::Exited(ended) => ContainerStatus {
             started_at: ended.started_at_ns.unwrap_or(0),
             finished_at: ended.finished_at_ns,
@@ -108,10 +96,7 @@ fn with_times(status: ContainerStatus, state: &ContainerState) -> ContainerStatu
 }
 
 fn metadata_of(view: &ContainerView) -> ContainerMetadata {
-    ContainerMetadata {
-        name: view.spec.name.clone(),
-        attempt: view.spec.attempt,
-    }
+    ContainerMetadata { name: view.spec.name.clone(), attempt: view.spec.attempt }
 }
 
 fn image_of(view: &ContainerView) -> ImageSpec {
@@ -127,10 +112,7 @@ fn shown_image_of(view: &ContainerView) -> ImageSpec {
     let image = image_of(view);
     match image.user_specified_image.as_str() {
         "" => image,
-        name => ImageSpec {
-            image: name.to_owned(),
-            ..image
-        },
+        name => ImageSpec { image: name.to_owned(), ..image },
     }
 }
 
@@ -162,10 +144,7 @@ mod tests {
     #[test]
     fn each_state_has_its_times_and_words() {
         let check = |state, want: (State, i64, i64, i32, &str)| {
-            let status = container_status_of(&ContainerView {
-                state,
-                ..container_view()
-            });
+            let status = container_status_of(&ContainerView { state, ..container_view() });
             let found = (
                 status.state(),
                 status.started_at,
@@ -176,10 +155,7 @@ mod tests {
             assert_eq!(found, want);
         };
         check(ContainerState::Created, (State::ContainerCreated, 0, 0, 0, ""));
-        check(
-            ContainerState::Running { started_at_ns: 5 },
-            (State::ContainerRunning, 5, 0, 0, ""),
-        );
+        check(ContainerState::Running { started_at_ns: 5 }, (State::ContainerRunning, 5, 0, 0, ""));
         let ended = Ended {
             started_at_ns: None,
             finished_at_ns: 9,
@@ -187,10 +163,7 @@ mod tests {
             reason: Reason::OomKilled,
             message: String::new(),
         };
-        check(
-            ContainerState::Exited(ended),
-            (State::ContainerExited, 0, 9, 137, "OOMKilled"),
-        );
+        check(ContainerState::Exited(ended), (State::ContainerExited, 0, 9, 137, "OOMKilled"));
     }
 
     #[test]
@@ -200,10 +173,7 @@ mod tests {
         let mut spec = (*view.spec).clone();
         spec.user_specified_image = "docker.io/busybox:1".into();
         view.spec = spec.into();
-        assert_eq!(
-            container_status_of(&view).image.unwrap().image,
-            "docker.io/busybox:1"
-        );
+        assert_eq!(container_status_of(&view).image.unwrap().image, "docker.io/busybox:1");
         assert_eq!(container_of(&view).image.unwrap().image, "busybox");
     }
 
@@ -212,9 +182,6 @@ mod tests {
         let status = container_status_of(&container_view());
         assert_eq!(status.stop_signal, 23, "SIGTERM");
         let user = status.user.unwrap().linux.unwrap();
-        assert_eq!(
-            (user.uid, user.gid, user.supplemental_groups),
-            (1000, 1000, vec![50000])
-        );
+        assert_eq!((user.uid, user.gid, user.supplemental_groups), (1000, 1000, vec![50000]));
     }
 }

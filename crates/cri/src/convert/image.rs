@@ -13,11 +13,7 @@ pub(crate) fn image_of(image: &Image) -> Told {
     let id = image.id.to_string();
     let (uid, username) = user_of(&image.config.user);
     Told {
-        spec: Some(ImageSpec {
-            image: id.clone(),
-            image_ref: id.clone(),
-            ..ImageSpec::default()
-        }),
+        spec: Some(ImageSpec { image: id.clone(), image_ref: id.clone(), ..ImageSpec::default() }),
         id,
         repo_tags: image.repo_tags.clone(),
         repo_digests: image.repo_digests.clone(),
@@ -47,10 +43,7 @@ pub(crate) fn auth_from(auth: Option<AuthConfig>, image: &str) -> Result<Option<
     }
     let secret = |text: String| Some(text).filter(|text| !text.is_empty());
     if let Some(username) = secret(auth.username) {
-        return Ok(Some(Auth::Basic {
-            username,
-            password: auth.password,
-        }));
+        return Ok(Some(Auth::Basic { username, password: auth.password }));
     }
     if let Some(token) = secret(auth.identity_token) {
         return Ok(Some(Auth::IdentityToken(token)));
@@ -98,11 +91,7 @@ mod tests {
     #[test]
     fn a_user_is_a_number_or_a_name() {
         let check = |user: &str, uid: Option<i64>, name: &str| {
-            assert_eq!(
-                user_of(user),
-                (uid.map(|value| Int64Value { value }), name.to_owned()),
-                "{user:?}"
-            );
+            assert_eq!(user_of(user), (uid.map(|value| Int64Value { value }), name.to_owned()), "{user:?}");
         };
         check("", None, "");
         check("0", Some(0), "");
@@ -115,46 +104,19 @@ mod tests {
         let check = |auth: AuthConfig, want: Option<Auth>| {
             assert!(auth_from(Some(auth), "r.example/x").unwrap() == want);
         };
-        let basic = || {
-            Some(Auth::Basic {
-                username: "ann".into(),
-                password: "pw".into(),
-            })
-        };
+        let basic = || Some(Auth::Basic { username: "ann".into(), password: "pw".into() });
         check(AuthConfig::default(), None);
+        check(AuthConfig { username: "ann".into(), password: "pw".into(), ..Default::default() }, basic());
+        check(AuthConfig { auth: "YW5uOnB3".into(), ..Default::default() }, basic());
         check(
-            AuthConfig {
-                username: "ann".into(),
-                password: "pw".into(),
-                ..Default::default()
-            },
-            basic(),
-        );
-        check(
-            AuthConfig {
-                auth: "YW5uOnB3".into(),
-                ..Default::default()
-            },
-            basic(),
-        );
-        check(
-            AuthConfig {
-                identity_token: "i".into(),
-                ..Default::default()
-            },
+            AuthConfig { identity_token: "i".into(), ..Default::default() },
             Some(Auth::IdentityToken("i".into())),
         );
         check(
-            AuthConfig {
-                registry_token: "r".into(),
-                ..Default::default()
-            },
+            AuthConfig { registry_token: "r".into(), ..Default::default() },
             Some(Auth::RegistryToken("r".into())),
         );
-        let bad = AuthConfig {
-            auth: "s3cret!".into(),
-            ..Default::default()
-        };
+        let bad = AuthConfig { auth: "s3cret!".into(), ..Default::default() };
         let text = auth_from(Some(bad), "x").unwrap_err().to_string();
         assert_eq!(text, "auth.auth: is not base64 of user:password");
     }

@@ -36,11 +36,7 @@ fn volume_from(mount: Mount) -> Result<VolumeSpec> {
     refuse_unimplemented(&mount)?;
     let container_path = check::absolute_path("container_path", &mount.container_path)?;
     if container_path.parent().is_none() {
-        return Err(Refusal::invalid(
-            "container_path",
-            container_path,
-            "is the container's root",
-        ));
+        return Err(Refusal::invalid("container_path", container_path, "is the container's root"));
     }
     let propagation = match check::enumeration("propagation", mount.propagation)? {
         Propagation::PropagationPrivate => MountPropagation::Private,
@@ -52,21 +48,12 @@ fn volume_from(mount: Mount) -> Result<VolumeSpec> {
         (true, false) => Access::ReadOnly,
         (true, true) if propagation == MountPropagation::Private => Access::RecursiveReadOnly,
         (true, true) => {
-            return Err(Refusal::invalid(
-                "recursive_read_only",
-                true,
-                "needs private propagation",
-            ));
+            return Err(Refusal::invalid("recursive_read_only", true, "needs private propagation"));
         }
         (false, true) => return Err(Refusal::invalid("recursive_read_only", true, "needs readonly")),
     };
     let host_path = check::absolute_path("host_path", &mount.host_path)?;
-    Ok(VolumeSpec {
-        host_path,
-        container_path,
-        access,
-        propagation,
-    })
+    Ok(VolumeSpec { host_path, container_path, access, propagation })
 }
 
 fn refuse_unimplemented(mount: &Mount) -> Result<()> {
@@ -74,16 +61,9 @@ fn refuse_unimplemented(mount: &Mount) -> Result<()> {
         return Err(Refusal::unimplemented("image", &image.image));
     }
     if !mount.image_sub_path.is_empty() {
-        return Err(Refusal::invalid(
-            "image_sub_path",
-            &mount.image_sub_path,
-            "is given without an image",
-        ));
+        return Err(Refusal::invalid("image_sub_path", &mount.image_sub_path, "is given without an image"));
     }
-    for (field, mappings) in [
-        ("uidMappings", &mount.uid_mappings),
-        ("gidMappings", &mount.gid_mappings),
-    ] {
+    for (field, mappings) in [("uidMappings", &mount.uid_mappings), ("gidMappings", &mount.gid_mappings)] {
         if let Some(mapping) = mappings.first() {
             return Err(Refusal::unimplemented(field, mapping));
         }
@@ -101,22 +81,13 @@ mod tests {
     use super::*;
 
     fn mount() -> Mount {
-        Mount {
-            container_path: "/data".into(),
-            host_path: "/srv/data".into(),
-            ..Mount::default()
-        }
+        Mount { container_path: "/data".into(), host_path: "/srv/data".into(), ..Mount::default() }
     }
 
     #[test]
     fn mounts_come_back_as_they_were_given() {
         let check = |readonly, recursive_read_only, propagation: Propagation| {
-            let given = Mount {
-                readonly,
-                recursive_read_only,
-                propagation: propagation.into(),
-                ..mount()
-            };
+            let given = Mount { readonly, recursive_read_only, propagation: propagation.into(), ..mount() };
             let volumes = volumes_from(vec![given.clone()]).unwrap();
             assert_eq!(mount_of(&volumes[0]), given);
         };
@@ -134,37 +105,22 @@ mod tests {
             let text = volumes_from(vec![mount(), bad]).unwrap_err().to_string();
             assert!(text.starts_with(&format!("mounts[1].{want}")), "{text}");
         };
-        check("container_path: \"data\" is not an absolute", |m| {
-            m.container_path = "data".into()
-        });
-        check("container_path: \"/\" is the container's root", |m| {
-            m.container_path = "/".into()
-        });
+        check("container_path: \"data\" is not an absolute", |m| m.container_path = "data".into());
+        check("container_path: \"/\" is the container's root", |m| m.container_path = "/".into());
         check("host_path: must be given", |m| m.host_path = String::new());
-        check("host_path: \"../etc\" is not an absolute", |m| {
-            m.host_path = "../etc".into()
-        });
+        check("host_path: \"../etc\" is not an absolute", |m| m.host_path = "../etc".into());
         check("host_path: \"/a\\0\" has a NUL", |m| m.host_path = "/a\0".into());
         check("propagation: 7 ", |m| m.propagation = 7);
-        check("recursive_read_only: true needs readonly", |m| {
-            m.recursive_read_only = true
-        });
+        check("recursive_read_only: true needs readonly", |m| m.recursive_read_only = true);
         check("recursive_read_only: true needs private", |m| {
             (m.readonly, m.recursive_read_only, m.propagation) = (true, true, 1);
         });
         check("image: \"x\" is not implemented", |m| {
-            m.image = Some(ImageSpec {
-                image: "x".into(),
-                ..ImageSpec::default()
-            });
+            m.image = Some(ImageSpec { image: "x".into(), ..ImageSpec::default() });
         });
-        check("image_sub_path: \"x\" is given without", |m| {
-            m.image_sub_path = "x".into()
-        });
+        check("image_sub_path: \"x\" is given without", |m| m.image_sub_path = "x".into());
         check("uidMappings: ", |m| m.uid_mappings = vec![IdMapping::default()]);
         check("gidMappings: ", |m| m.gid_mappings = vec![IdMapping::default()]);
-        check("mount_options: \"noexec\" is not implemented", |m| {
-            m.mount_options = vec!["noexec".into()]
-        });
+        check("mount_options: \"noexec\" is not implemented", |m| m.mount_options = vec!["noexec".into()]);
     }
 }

@@ -30,11 +30,7 @@ pub(crate) fn pod_namespaces_from(options: &NamespaceOption) -> Result<PodNamesp
             ));
         }
     };
-    Ok(PodNamespaces {
-        net: sharing("network", options.network)?,
-        ipc: sharing("ipc", options.ipc)?,
-        pid,
-    })
+    Ok(PodNamespaces { net: sharing("network", options.network)?, ipc: sharing("ipc", options.ipc)?, pid })
 }
 
 /// Reads a container's options. Network and ipc are the sandbox's, whatever stands here, as with the peers; only
@@ -88,11 +84,7 @@ fn refuse_user_namespace(options: Option<&UserNamespace>) -> Result<()> {
     const FIELD: &str = "userns_options.mode";
     match check::enumeration(FIELD, options.mode)? {
         NamespaceMode::Node if options.uids.is_empty() && options.gids.is_empty() => Ok(()),
-        NamespaceMode::Node => Err(Refusal::invalid(
-            FIELD,
-            NamespaceMode::Node,
-            "is given with mappings",
-        )),
+        NamespaceMode::Node => Err(Refusal::invalid(FIELD, NamespaceMode::Node, "is given with mappings")),
         NamespaceMode::Pod => Err(Refusal::unimplemented(FIELD, NamespaceMode::Pod)),
         other @ (NamespaceMode::Container | NamespaceMode::Target) => {
             Err(Refusal::invalid(FIELD, other, "is not one of Pod and Node"))
@@ -107,30 +99,18 @@ mod tests {
     use super::*;
 
     fn options(network: i32, pid: i32, ipc: i32) -> NamespaceOption {
-        NamespaceOption {
-            network,
-            pid,
-            ipc,
-            ..NamespaceOption::default()
-        }
+        NamespaceOption { network, pid, ipc, ..NamespaceOption::default() }
     }
 
     #[test]
     fn modes_become_namespaces() {
         let check = |given, net, pid, ipc| {
-            assert_eq!(
-                pod_namespaces_from(&given),
-                Ok(PodNamespaces { net, ipc, pid }),
-                "{given:?}"
-            );
+            assert_eq!(pod_namespaces_from(&given), Ok(PodNamespaces { net, ipc, pid }), "{given:?}");
         };
         check(options(0, 0, 0), Sharing::Own, PodPid::Pod, Sharing::Own);
         check(options(0, 1, 0), Sharing::Own, PodPid::Container, Sharing::Own);
         check(options(2, 2, 2), Sharing::Host, PodPid::Node, Sharing::Host);
-        let target = NamespaceOption {
-            target_id: "x".into(),
-            ..options(0, 3, 0)
-        };
+        let target = NamespaceOption { target_id: "x".into(), ..options(0, 3, 0) };
         assert_eq!(container_pid_from(&target), Ok(PidSpec::Target("x".into())));
     }
 
@@ -154,19 +134,9 @@ mod tests {
     #[test]
     fn user_namespaces_are_not_served_and_their_nonsense_is_told_apart() {
         let check = |mode: NamespaceMode, want| {
-            let userns = UserNamespace {
-                mode: mode.into(),
-                ..UserNamespace::default()
-            };
-            let given = NamespaceOption {
-                userns_options: Some(userns),
-                ..options(0, 1, 0)
-            };
-            assert_eq!(
-                pod_namespaces_from(&given).err().map(|refusal| refusal.kind()),
-                want,
-                "{mode:?}"
-            );
+            let userns = UserNamespace { mode: mode.into(), ..UserNamespace::default() };
+            let given = NamespaceOption { userns_options: Some(userns), ..options(0, 1, 0) };
+            assert_eq!(pod_namespaces_from(&given).err().map(|refusal| refusal.kind()), want, "{mode:?}");
         };
         check(NamespaceMode::Node, None);
         check(NamespaceMode::Pod, Some(ErrorKind::Unimplemented));

@@ -27,18 +27,14 @@ pub(crate) fn sandbox_of(view: &PodView) -> PodSandbox {
 
 /// The long form.
 pub(crate) fn sandbox_status_of(view: &PodView) -> PodSandboxStatus {
-    let namespaces = Namespace {
-        options: Some(namespaces::options_of(&view.spec)),
-    };
+    let namespaces = Namespace { options: Some(namespaces::options_of(&view.spec)) };
     PodSandboxStatus {
         id: view.id.to_string(),
         metadata: Some(metadata_of(&view.spec.identity)),
         state: state_of(view.state).into(),
         created_at: view.created_at_ns,
         network: Some(network_of(view)),
-        linux: Some(LinuxPodSandboxStatus {
-            namespaces: Some(namespaces),
-        }),
+        linux: Some(LinuxPodSandboxStatus { namespaces: Some(namespaces) }),
         labels: view.spec.labels.clone().into_iter().collect(),
         annotations: view.spec.annotations.clone().into_iter().collect(),
         runtime_handler: view.spec.runtime_handler.clone(),
@@ -97,10 +93,7 @@ mod tests {
         assert_eq!(status.metadata, pod_config().metadata);
         assert_eq!(status.state(), PodSandboxState::SandboxReady);
         let network = status.network.unwrap();
-        assert_eq!(
-            (network.ip.as_str(), network.additional_ips[0].ip.as_str()),
-            ("10.1.0.2", "fd00::2")
-        );
+        assert_eq!((network.ip.as_str(), network.additional_ips[0].ip.as_str()), ("10.1.0.2", "fd00::2"));
         let options = status.linux.unwrap().namespaces.unwrap().options.unwrap();
         assert_eq!(options.pid(), NamespaceMode::Pod);
         assert_eq!(sandbox_of(&view).created_at, status.created_at);

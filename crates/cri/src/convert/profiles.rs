@@ -15,20 +15,15 @@ pub(crate) fn seccomp_from(profile: Option<&SecurityProfile>, deprecated: &str) 
             _ if deprecated.starts_with("localhost/") => {
                 Err(Refusal::unimplemented("seccomp_profile_path", deprecated))
             }
-            _ => Err(Refusal::invalid(
-                "seccomp_profile_path",
-                deprecated,
-                "is no seccomp profile",
-            )),
+            _ => Err(Refusal::invalid("seccomp_profile_path", deprecated, "is no seccomp profile")),
         };
     };
     match check::enumeration("seccomp.profile_type", profile.profile_type)? {
         ProfileType::RuntimeDefault => Ok(SeccompSpec::RuntimeDefault),
         ProfileType::Unconfined => Ok(SeccompSpec::Unconfined),
-        ProfileType::Localhost => Err(Refusal::unimplemented(
-            "seccomp.localhost_ref",
-            &profile.localhost_ref,
-        )),
+        ProfileType::Localhost => {
+            Err(Refusal::unimplemented("seccomp.localhost_ref", &profile.localhost_ref))
+        }
     }
 }
 
@@ -43,11 +38,9 @@ pub(crate) fn check_apparmor(profile: Option<&SecurityProfile>, deprecated: &str
     };
     match check::enumeration("apparmor.profile_type", profile.profile_type)? {
         ProfileType::RuntimeDefault | ProfileType::Unconfined => Ok(()),
-        ProfileType::Localhost => Err(Refusal::invalid(
-            "apparmor.localhost_ref",
-            &profile.localhost_ref,
-            UNAVAILABLE,
-        )),
+        ProfileType::Localhost => {
+            Err(Refusal::invalid("apparmor.localhost_ref", &profile.localhost_ref, UNAVAILABLE))
+        }
     }
 }
 
@@ -56,10 +49,7 @@ mod tests {
     use super::*;
 
     fn profile(profile_type: i32) -> SecurityProfile {
-        SecurityProfile {
-            profile_type,
-            localhost_ref: "custom".into(),
-        }
+        SecurityProfile { profile_type, localhost_ref: "custom".into() }
     }
 
     #[test]
@@ -76,26 +66,10 @@ mod tests {
         check(None, "runtime/default", Ok(RuntimeDefault));
         check(Some(0), "unconfined", Ok(RuntimeDefault));
         check(Some(1), "runtime/default", Ok(Unconfined));
-        check(
-            Some(2),
-            "",
-            Err("seccomp.localhost_ref: \"custom\" is not implemented"),
-        );
-        check(
-            None,
-            "localhost//x",
-            Err("seccomp_profile_path: \"localhost//x\" is not implemented"),
-        );
-        check(
-            None,
-            "strict",
-            Err("seccomp_profile_path: \"strict\" is no seccomp profile"),
-        );
-        check(
-            Some(3),
-            "",
-            Err("seccomp.profile_type: 3 is no value of this enumeration"),
-        );
+        check(Some(2), "", Err("seccomp.localhost_ref: \"custom\" is not implemented"));
+        check(None, "localhost//x", Err("seccomp_profile_path: \"localhost//x\" is not implemented"));
+        check(None, "strict", Err("seccomp_profile_path: \"strict\" is no seccomp profile"));
+        check(Some(3), "", Err("seccomp.profile_type: 3 is no value of this enumeration"));
     }
 
     #[test]

@@ -21,20 +21,12 @@ pub(crate) struct Refusal {
 impl Refusal {
     /// The value makes no sense: "`value` `problem`", such as "-1 is negative".
     pub(crate) fn invalid(field: impl Into<String>, value: impl Debug, problem: &str) -> Self {
-        Self {
-            field: field.into(),
-            fault: format!("{value:?} {problem}"),
-            kind: ErrorKind::Invalid,
-        }
+        Self { field: field.into(), fault: format!("{value:?} {problem}"), kind: ErrorKind::Invalid }
     }
 
     /// The same for a value that must not be shown.
     pub(crate) fn secret(field: impl Into<String>, problem: &str) -> Self {
-        Self {
-            field: field.into(),
-            fault: problem.to_owned(),
-            kind: ErrorKind::Invalid,
-        }
+        Self { field: field.into(), fault: problem.to_owned(), kind: ErrorKind::Invalid }
     }
 
     /// A field without which the message says nothing.

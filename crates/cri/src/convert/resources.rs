@@ -48,9 +48,7 @@ pub(crate) fn limits_from(resources: Option<LinuxContainerResources>) -> Result<
             "includes the memory, and is less than its limit",
         ));
     }
-    let score = i32::try_from(given.oom_score_adj)
-        .ok()
-        .filter(|_| OOM_SCORES.contains(&given.oom_score_adj));
+    let score = i32::try_from(given.oom_score_adj).ok().filter(|_| OOM_SCORES.contains(&given.oom_score_adj));
     let score = score
         .ok_or_else(|| Refusal::invalid("oom_score_adj", given.oom_score_adj, "is not from -1000 to 1000"))?;
     Ok((limits, Some(score)))
@@ -74,10 +72,7 @@ pub(crate) fn resources_of(limits: &Limits, oom_score_adj: Option<i32>) -> Linux
         hugepage_limits: limits
             .hugepages_bytes
             .iter()
-            .map(|(page_size, limit)| HugepageLimit {
-                page_size: page_size.clone(),
-                limit: *limit,
-            })
+            .map(|(page_size, limit)| HugepageLimit { page_size: page_size.clone(), limit: *limit })
             .collect(),
         unified: limits.unified.clone().into_iter().collect(),
         memory_swap_limit_in_bytes: signed(limits.memory_and_swap_bytes),
@@ -96,38 +91,24 @@ fn set(field: &str, value: i64) -> Result<Option<u64>> {
 
 fn quota(value: i64) -> Result<Option<Limit>> {
     if (1..MIN_QUOTA_US).contains(&value) {
-        return Err(Refusal::invalid(
-            "cpu_quota",
-            value,
-            "is less than 1000 microseconds",
-        ));
+        return Err(Refusal::invalid("cpu_quota", value, "is less than 1000 microseconds"));
     }
     Ok(Limit::from_signed(value))
 }
 
 fn period(value: i64) -> Result<Option<u64>> {
     if value != 0 && !PERIOD_US.contains(&value) {
-        return Err(Refusal::invalid(
-            "cpu_period",
-            value,
-            "is not from 1000 to 1000000 microseconds",
-        ));
+        return Err(Refusal::invalid("cpu_period", value, "is not from 1000 to 1000000 microseconds"));
     }
     set("cpu_period", value)
 }
 
 fn memory(field: &str, value: i64) -> Result<Option<Limit>> {
     match value {
-        ..=-2 => Err(Refusal::invalid(
-            field,
-            value,
-            "is negative, and not -1 for no limit",
-        )),
-        1..MIN_MEMORY_BYTES => Err(Refusal::invalid(
-            field,
-            value,
-            "bytes is too little to start anything: at least 1 MiB",
-        )),
+        ..=-2 => Err(Refusal::invalid(field, value, "is negative, and not -1 for no limit")),
+        1..MIN_MEMORY_BYTES => {
+            Err(Refusal::invalid(field, value, "bytes is too little to start anything: at least 1 MiB"))
+        }
         _ => Ok(Limit::from_signed(value)),
     }
 }
@@ -158,10 +139,7 @@ mod tests {
             oom_score_adj: -999,
             cpuset_cpus: "0-1,3".into(),
             cpuset_mems: "0".into(),
-            hugepage_limits: vec![HugepageLimit {
-                page_size: "2MB".into(),
-                limit: 0,
-            }],
+            hugepage_limits: vec![HugepageLimit { page_size: "2MB".into(), limit: 0 }],
             unified: [("memory.oom.group".to_owned(), "1".to_owned())].into(),
             memory_swap_limit_in_bytes: 64 << 20,
         };
@@ -188,9 +166,7 @@ mod tests {
         check("memory_limit_in_bytes", "-2", |r| r.memory_limit_in_bytes = -2);
         check("memory_limit_in_bytes", "400", |r| r.memory_limit_in_bytes = 400);
         check("oom_score_adj", "1001", |r| r.oom_score_adj = 1001);
-        check("oom_score_adj", "-9223372036854775808", |r| {
-            r.oom_score_adj = i64::MIN
-        });
+        check("oom_score_adj", "-9223372036854775808", |r| r.oom_score_adj = i64::MIN);
         check("cpuset_cpus", "\"0-\"", |r| r.cpuset_cpus = "0-".into());
         check("cpuset_mems", "\"x\"", |r| r.cpuset_mems = "x".into());
         check("memory_swap_limit_in_bytes", "2097152", |r| {

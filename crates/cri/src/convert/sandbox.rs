@@ -38,11 +38,7 @@ fn spec_from(config: PodSandboxConfig, runtime_handler: String) -> Result<Sandbo
         identity,
         hostname: hostname_from(config.hostname)?,
         log_directory: log_directory_from(&config.log_directory)?,
-        dns: config
-            .dns_config
-            .map(dns_from)
-            .transpose()
-            .map_err(|refusal| refusal.within("dns_config"))?,
+        dns: config.dns_config.map(dns_from).transpose().map_err(|refusal| refusal.within("dns_config"))?,
         labels: config.labels.into_iter().collect(),
         annotations: config.annotations.into_iter().collect(),
         cgroup_parent: cgroup_parent_from(linux.cgroup_parent).map_err(|refusal| refusal.within("linux"))?,
@@ -107,11 +103,7 @@ fn cgroup_parent_from(parent: String) -> Result<Option<String>> {
     }
     match CgroupPath::from_parent(&parent) {
         Ok(_) => Ok(Some(parent)),
-        Err(error) => Err(Refusal::invalid(
-            "cgroup_parent",
-            parent,
-            &format!("is no cgroup path: {error}"),
-        )),
+        Err(error) => Err(Refusal::invalid("cgroup_parent", parent, &format!("is no cgroup path: {error}"))),
     }
 }
 
@@ -120,10 +112,7 @@ fn check_ports(mappings: &[PortMapping], net: Sharing) -> Result<()> {
     for (index, mapping) in mappings.iter().enumerate() {
         let field = |name: &str| format!("port_mappings[{index}].{name}");
         let _: Protocol = check::enumeration(&field("protocol"), mapping.protocol)?;
-        for (name, port) in [
-            ("container_port", mapping.container_port),
-            ("host_port", mapping.host_port),
-        ] {
+        for (name, port) in [("container_port", mapping.container_port), ("host_port", mapping.host_port)] {
             u16::try_from(port).map_err(|_| Refusal::invalid(field(name), port, "is no port"))?;
         }
         if mapping.host_port != 0 && net == Sharing::Own {
@@ -149,25 +138,16 @@ mod tests {
     fn a_small_request_has_the_apis_defaults() {
         let spec = sandbox_spec_from(Some(pod_config()), String::new()).unwrap();
         assert_eq!((spec.net, spec.ipc), (Sharing::Own, Sharing::Own));
-        assert_eq!(
-            (spec.dns, spec.log_directory, spec.cgroup_parent),
-            (None, None, None)
-        );
+        assert_eq!((spec.dns, spec.log_directory, spec.cgroup_parent), (None, None, None));
         assert_eq!(spec.identity.name, "web");
     }
 
     #[test]
     fn labels_and_annotations_are_kept_byte_for_byte() {
         let texts = ["", " ", "a\nb", "\u{1f40b}", "{\"a\": [1]}", "\0"];
-        let map: HashMap<String, String> = texts
-            .iter()
-            .map(|text| (format!("k{text}"), (*text).to_owned()))
-            .collect();
-        let config = PodSandboxConfig {
-            labels: map.clone(),
-            annotations: map.clone(),
-            ..pod_config()
-        };
+        let map: HashMap<String, String> =
+            texts.iter().map(|text| (format!("k{text}"), (*text).to_owned())).collect();
+        let config = PodSandboxConfig { labels: map.clone(), annotations: map.clone(), ..pod_config() };
         let spec = sandbox_spec_from(Some(config), "berth".into()).unwrap();
         assert_eq!(HashMap::from_iter(spec.labels), map);
         assert_eq!(HashMap::from_iter(spec.annotations), map);
@@ -175,14 +155,8 @@ mod tests {
 
     #[test]
     fn an_empty_dns_configuration_is_not_an_absent_one() {
-        let config = PodSandboxConfig {
-            dns_config: Some(DnsConfig::default()),
-            ..pod_config()
-        };
-        assert_eq!(
-            sandbox_spec_from(Some(config), String::new()).unwrap().dns,
-            Some(DnsSpec::default())
-        );
+        let config = PodSandboxConfig { dns_config: Some(DnsConfig::default()), ..pod_config() };
+        assert_eq!(sandbox_spec_from(Some(config), String::new()).unwrap().dns, Some(DnsSpec::default()));
     }
 
     #[test]
@@ -190,65 +164,37 @@ mod tests {
         let check = |want: &str, change: fn(&mut PodSandboxConfig)| {
             let mut config = pod_config();
             change(&mut config);
-            let text = sandbox_spec_from(Some(config), String::new())
-                .unwrap_err()
-                .to_string();
+            let text = sandbox_spec_from(Some(config), String::new()).unwrap_err().to_string();
             assert!(text.starts_with(&format!("config.{want}")), "{text}");
         };
         check("metadata: must be given", |c| c.metadata = None);
         check("metadata.uid: must be given", |c| {
-            c.metadata = Some(PodSandboxMetadata {
-                name: "n".into(),
-                namespace: "s".into(),
-                ..Default::default()
-            });
+            c.metadata =
+                Some(PodSandboxMetadata { name: "n".into(), namespace: "s".into(), ..Default::default() });
         });
-        check("hostname: \"-web\" is no host name", |c| {
-            c.hostname = "-web".into()
-        });
+        check("hostname: \"-web\" is no host name", |c| c.hostname = "-web".into());
         check("hostname: \"aaaa", |c| c.hostname = "a".repeat(65));
-        check("log_directory: \"logs\" is not an absolute", |c| {
-            c.log_directory = "logs".into()
-        });
+        check("log_directory: \"logs\" is not an absolute", |c| c.log_directory = "logs".into());
         check("dns_config.servers: \"1.1.1.1\\noptions x\" is not one", |c| {
-            c.dns_config = Some(DnsConfig {
-                servers: vec!["1.1.1.1\noptions x".into()],
-                ..DnsConfig::default()
-            });
+            c.dns_config =
+                Some(DnsConfig { servers: vec!["1.1.1.1\noptions x".into()], ..DnsConfig::default() });
         });
         check("port_mappings[0].host_port: 70000 is no port", |c| {
-            c.port_mappings = vec![PortMapping {
-                host_port: 70000,
-                ..PortMapping::default()
-            }];
+            c.port_mappings = vec![PortMapping { host_port: 70000, ..PortMapping::default() }];
         });
         check("port_mappings[0].container_port: -1 is no port", |c| {
-            c.port_mappings = vec![PortMapping {
-                container_port: -1,
-                ..PortMapping::default()
-            }];
+            c.port_mappings = vec![PortMapping { container_port: -1, ..PortMapping::default() }];
         });
         check("port_mappings[0].host_port: 80 is not implemented", |c| {
-            c.port_mappings = vec![PortMapping {
-                host_port: 80,
-                ..PortMapping::default()
-            }];
+            c.port_mappings = vec![PortMapping { host_port: 80, ..PortMapping::default() }];
         });
-        check("windows: ", |c| {
-            c.windows = Some(WindowsPodSandboxConfig::default())
-        });
+        check("windows: ", |c| c.windows = Some(WindowsPodSandboxConfig::default()));
         check("linux.cgroup_parent: \"/a/../..\" is no cgroup path", |c| {
-            c.linux = Some(LinuxPodSandboxConfig {
-                cgroup_parent: "/a/../..".into(),
-                ..Default::default()
-            });
+            c.linux = Some(LinuxPodSandboxConfig { cgroup_parent: "/a/../..".into(), ..Default::default() });
         });
         check("linux.sysctls[\"kernel.panic\"]: ", |c| {
             let sysctls = [("kernel.panic".to_owned(), "1".to_owned())].into();
-            c.linux = Some(LinuxPodSandboxConfig {
-                sysctls,
-                ..Default::default()
-            });
+            c.linux = Some(LinuxPodSandboxConfig { sysctls, ..Default::default() });
         });
     }
 
@@ -256,10 +202,7 @@ mod tests {
     fn handlers_and_absent_messages_are_refused() {
         let check = |config, handler: &str, want: &str| {
             let refusal = sandbox_spec_from(config, handler.into()).unwrap_err();
-            assert_eq!(
-                (refusal.to_string().as_str(), refusal.kind()),
-                (want, ErrorKind::Invalid)
-            );
+            assert_eq!((refusal.to_string().as_str(), refusal.kind()), (want, ErrorKind::Invalid));
         };
         check(None, "", "config: must be given");
         check(
@@ -271,29 +214,13 @@ mod tests {
 
     #[test]
     fn ports_on_the_hosts_network_need_no_mapping() {
-        let options = NamespaceOption {
-            network: 2,
-            ..NamespaceOption::default()
-        };
-        let context = LinuxSandboxSecurityContext {
-            namespace_options: Some(options),
-            ..Default::default()
-        };
+        let options = NamespaceOption { network: 2, ..NamespaceOption::default() };
+        let context = LinuxSandboxSecurityContext { namespace_options: Some(options), ..Default::default() };
         let config = PodSandboxConfig {
-            port_mappings: vec![PortMapping {
-                container_port: 80,
-                host_port: 80,
-                ..PortMapping::default()
-            }],
-            linux: Some(LinuxPodSandboxConfig {
-                security_context: Some(context),
-                ..Default::default()
-            }),
+            port_mappings: vec![PortMapping { container_port: 80, host_port: 80, ..PortMapping::default() }],
+            linux: Some(LinuxPodSandboxConfig { security_context: Some(context), ..Default::default() }),
             ..pod_config()
         };
-        assert_eq!(
-            sandbox_spec_from(Some(config), String::new()).unwrap().net,
-            Sharing::Host
-        );
+        assert_eq!(sandbox_spec_from(Some(config), String::new()).unwrap().net, Sharing::Host);
     }
 }

@@ -43,10 +43,7 @@ pub(crate) fn security_from(context: LinuxContainerSecurityContext) -> Result<Se
 }
 
 /// A sandbox's context speaks of pause, which has no rights to begin with; nonsense is refused all the same.
-#[allow(
-    deprecated,
-    reason = "old clients send the deprecated profile field, and it has to make sense"
-)]
+#[allow(deprecated, reason = "old clients send the deprecated profile field, and it has to make sense")]
 pub(crate) fn check_sandbox_security(context: &LinuxSandboxSecurityContext) -> Result<()> {
     let user = user_from(context.run_as_user, String::new())?;
     group_from(context.run_as_group, user.is_some())?;
@@ -64,22 +61,16 @@ fn user_from(id: Option<Int64Value>, name: String) -> Result<Option<NameOrId>> {
             Err(Refusal::invalid("run_as_username", name, "is no user's name"))
         }
         (None, _) => Ok(Some(NameOrId::Name(check::name("run_as_username", name)?))),
-        (Some(_), _) => Err(Refusal::invalid(
-            "run_as_username",
-            name,
-            "is given together with run_as_user",
-        )),
+        (Some(_), _) => Err(Refusal::invalid("run_as_username", name, "is given together with run_as_user")),
     }
 }
 
 fn group_from(group: Option<Int64Value>, has_user: bool) -> Result<Option<u32>> {
     match group {
         None => Ok(None),
-        Some(group) if !has_user => Err(Refusal::invalid(
-            "run_as_group",
-            group.value,
-            "is given without a user",
-        )),
+        Some(group) if !has_user => {
+            Err(Refusal::invalid("run_as_group", group.value, "is given without a user"))
+        }
         Some(group) => Ok(Some(check::id("run_as_group", group.value)?)),
     }
 }
@@ -132,10 +123,7 @@ mod tests {
         };
         let spec = security_from(given).unwrap();
         assert_eq!((spec.user, spec.group), (Some(NameOrId::Id(1000)), Some(2000)));
-        assert_eq!(
-            (spec.supplemental_groups, spec.merge_image_groups),
-            (vec![3000], false)
-        );
+        assert_eq!((spec.supplemental_groups, spec.merge_image_groups), (vec![3000], false));
         assert!(spec.no_new_privileges && !spec.privileged && !spec.read_only_rootfs);
         assert_eq!(spec.masked_paths, [PathBuf::from("/proc/kcore")]);
     }
@@ -151,40 +139,24 @@ mod tests {
         check("run_as_username: \"ann\" is given together", |c| {
             (c.run_as_user, c.run_as_username) = (id(1), "ann".into());
         });
-        check("run_as_username: \"ann:ann\" is no user's", |c| {
-            c.run_as_username = "ann:ann".into()
-        });
-        check("run_as_group: 5 is given without a user", |c| {
-            c.run_as_group = id(5)
-        });
+        check("run_as_username: \"ann:ann\" is no user's", |c| c.run_as_username = "ann:ann".into());
+        check("run_as_group: 5 is given without a user", |c| c.run_as_group = id(5));
         check("run_as_user: 4294967296 ", |c| c.run_as_user = id(1 << 32));
         check("run_as_user: -1 ", |c| c.run_as_user = id(-1));
-        check("supplemental_groups[1]: -7 ", |c| {
-            c.supplemental_groups = vec![1, -7]
-        });
-        check("supplemental_groups_policy: 2 ", |c| {
-            c.supplemental_groups_policy = 2
-        });
+        check("supplemental_groups[1]: -7 ", |c| c.supplemental_groups = vec![1, -7]);
+        check("supplemental_groups_policy: 2 ", |c| c.supplemental_groups_policy = 2);
         check("capabilities: \"FLY\" is no capability", |c| {
-            c.capabilities = Some(Capability {
-                add_capabilities: vec!["FLY".into()],
-                ..Capability::default()
-            });
+            c.capabilities =
+                Some(Capability { add_capabilities: vec!["FLY".into()], ..Capability::default() });
         });
-        check("masked_paths[0]: \"proc\" is not an absolute", |c| {
-            c.masked_paths = vec!["proc".into()]
-        });
-        check("readonly_paths[0]: must be given", |c| {
-            c.readonly_paths = vec![String::new()]
-        });
+        check("masked_paths[0]: \"proc\" is not an absolute", |c| c.masked_paths = vec!["proc".into()]);
+        check("readonly_paths[0]: must be given", |c| c.readonly_paths = vec![String::new()]);
     }
 
     #[test]
     fn a_sandboxs_user_must_make_sense() {
-        let lonely = LinuxSandboxSecurityContext {
-            run_as_group: id(5),
-            ..LinuxSandboxSecurityContext::default()
-        };
+        let lonely =
+            LinuxSandboxSecurityContext { run_as_group: id(5), ..LinuxSandboxSecurityContext::default() };
         assert_eq!(
             check_sandbox_security(&lonely).unwrap_err().to_string(),
             "run_as_group: 5 is given without a user"

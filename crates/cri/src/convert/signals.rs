@@ -53,23 +53,14 @@ pub(crate) fn number_from(field: &str, value: i32) -> Result<Option<i32>> {
     if value >= FIRST_REALTIME {
         return Ok(Some(value + REALTIME_OFFSET));
     }
-    Ok(NAMED
-        .iter()
-        .find(|(named, _)| *named == name)
-        .map(|(_, signal)| signal.as_raw()))
+    Ok(NAMED.iter().find(|(named, _)| *named == name).map(|(_, signal)| signal.as_raw()))
 }
 
 /// The API's name of a number; the default's where it has none.
 pub(crate) fn name_of(number: i32) -> Name {
-    let realtime = Name::try_from(number - REALTIME_OFFSET)
-        .ok()
-        .filter(|name| *name as i32 >= FIRST_REALTIME);
-    let named = || {
-        NAMED
-            .iter()
-            .find(|(_, signal)| signal.as_raw() == number)
-            .map(|(name, _)| *name)
-    };
+    let realtime =
+        Name::try_from(number - REALTIME_OFFSET).ok().filter(|name| *name as i32 >= FIRST_REALTIME);
+    let named = || NAMED.iter().find(|(_, signal)| signal.as_raw() == number).map(|(name, _)| *name);
     realtime.or_else(named).unwrap_or(Name::RuntimeDefault)
 }
 
@@ -82,11 +73,7 @@ mod tests {
         assert_eq!(number_from("stop_signal", 0), Ok(None));
         for value in 1..=65 {
             let number = number_from("stop_signal", value).unwrap().unwrap();
-            assert_eq!(
-                number_from("stop_signal", name_of(number) as i32),
-                Ok(Some(number)),
-                "{value}"
-            );
+            assert_eq!(number_from("stop_signal", name_of(number) as i32), Ok(Some(number)), "{value}");
         }
         assert!(number_from("stop_signal", 66).is_err());
         assert_eq!(name_of(999), Name::RuntimeDefault);

@@ -32,9 +32,7 @@ fn sysctl_from(name: &str, value: String, net: Sharing, ipc: Sharing) -> Result<
     let path = with_slashes(name);
     let is_plain = |part: &str| {
         !matches!(part, "" | "." | "..")
-            && part
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"_-.:@".contains(&byte))
+            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.:@".contains(&byte))
     };
     if !path.split('/').all(is_plain) {
         return Err(Refusal::invalid(field, name, "is no name of a kernel parameter"));
@@ -44,22 +42,14 @@ fn sysctl_from(name: &str, value: String, net: Sharing, ipc: Sharing) -> Result<
     } else if is_ipc(&path) {
         ("ipc", ipc)
     } else {
-        return Err(Refusal::invalid(
-            field,
-            name,
-            "belongs to no namespace of the pod",
-        ));
+        return Err(Refusal::invalid(field, name, "belongs to no namespace of the pod"));
     };
     if sharing == Sharing::Host {
         let problem = format!("belongs to the {owner} namespace, which is the host's");
         return Err(Refusal::invalid(field, name, &problem));
     }
     if value.len() > MAX_VALUE_BYTES || value.chars().any(|c| c.is_control() && c != '\t') {
-        return Err(Refusal::invalid(
-            field,
-            value,
-            "is no value of a kernel parameter",
-        ));
+        return Err(Refusal::invalid(field, value, "is no value of a kernel parameter"));
     }
     Ok(Sysctl { path, value })
 }
@@ -105,19 +95,10 @@ mod tests {
     fn parameters_of_the_pods_own_namespaces_are_accepted() {
         use Sharing::Own;
         let good = |name, path| check(name, Own, Own, Ok(path));
-        good(
-            "net.ipv4.ip_unprivileged_port_start",
-            "net/ipv4/ip_unprivileged_port_start",
-        );
+        good("net.ipv4.ip_unprivileged_port_start", "net/ipv4/ip_unprivileged_port_start");
         good("net/ipv4/ip_forward", "net/ipv4/ip_forward");
-        good(
-            "net.ipv4.conf.eth0/1.forwarding",
-            "net/ipv4/conf/eth0.1/forwarding",
-        );
-        good(
-            "net/ipv4/conf/eth0.1/forwarding",
-            "net/ipv4/conf/eth0.1/forwarding",
-        );
+        good("net.ipv4.conf.eth0/1.forwarding", "net/ipv4/conf/eth0.1/forwarding");
+        good("net/ipv4/conf/eth0.1/forwarding", "net/ipv4/conf/eth0.1/forwarding");
         good("kernel.shm_rmid_forced", "kernel/shm_rmid_forced");
         good("kernel.msgmax", "kernel/msgmax");
         good("kernel.sem", "kernel/sem");
@@ -128,14 +109,9 @@ mod tests {
     fn parameters_of_the_machine_are_refused() {
         use Sharing::Own;
         let bad = |name| check(name, Own, Own, Err("belongs to no namespace"));
-        for name in [
-            "kernel.core_pattern",
-            "kernel.semaphore",
-            "vm.swappiness",
-            "fs.file-max",
-            "net",
-            "kernel/shm/x",
-        ] {
+        for name in
+            ["kernel.core_pattern", "kernel.semaphore", "vm.swappiness", "fs.file-max", "net", "kernel/shm/x"]
+        {
             bad(name);
         }
     }
@@ -163,10 +139,8 @@ mod tests {
         ] {
             check(name, Own, Own, Err("is no name"));
         }
-        let smuggled = HashMap::from([(
-            "net.ipv4.ip_forward".to_owned(),
-            "1\nkernel.core_pattern=|x".to_owned(),
-        )]);
+        let smuggled =
+            HashMap::from([("net.ipv4.ip_forward".to_owned(), "1\nkernel.core_pattern=|x".to_owned())]);
         assert!(sysctls_from(smuggled, Own, Own).is_err());
     }
 }

@@ -17,16 +17,9 @@ use super::container::container_spec_from;
 use super::sandbox::sandbox_spec_from;
 
 pub(crate) fn pod_config() -> PodSandboxConfig {
-    let metadata = PodSandboxMetadata {
-        name: "web".into(),
-        uid: "7".into(),
-        namespace: "default".into(),
-        attempt: 0,
-    };
-    PodSandboxConfig {
-        metadata: Some(metadata),
-        ..PodSandboxConfig::default()
-    }
+    let metadata =
+        PodSandboxMetadata { name: "web".into(), uid: "7".into(), namespace: "default".into(), attempt: 0 };
+    PodSandboxConfig { metadata: Some(metadata), ..PodSandboxConfig::default() }
 }
 
 pub(crate) fn sandbox_spec() -> SandboxSpec {
@@ -35,23 +28,14 @@ pub(crate) fn sandbox_spec() -> SandboxSpec {
 
 pub(crate) fn container_config() -> ContainerConfig {
     ContainerConfig {
-        metadata: Some(ContainerMetadata {
-            name: "server".into(),
-            attempt: 1,
-        }),
-        image: Some(ImageSpec {
-            image: "busybox".into(),
-            ..ImageSpec::default()
-        }),
+        metadata: Some(ContainerMetadata { name: "server".into(), attempt: 1 }),
+        image: Some(ImageSpec { image: "busybox".into(), ..ImageSpec::default() }),
         ..ContainerConfig::default()
     }
 }
 
 pub(crate) fn pod_view() -> PodView {
-    let addresses = ["10.1.0.2", "fd00::2"]
-        .iter()
-        .map(|ip| ip.parse().unwrap())
-        .collect();
+    let addresses = ["10.1.0.2", "fd00::2"].iter().map(|ip| ip.parse().unwrap()).collect();
     PodView {
         id: PodId::from_random([1; 32]),
         spec: Arc::new(sandbox_spec()),
@@ -68,12 +52,7 @@ pub(crate) fn pod_view() -> PodView {
 }
 
 pub(crate) fn container_view() -> ContainerView {
-    let user = ResolvedUser {
-        uid: 1000,
-        gid: 1000,
-        groups: vec![50000],
-        home: None,
-    };
+    let user = ResolvedUser { uid: 1000, gid: 1000, groups: vec![50000], home: None };
     ContainerView {
         id: ContainerId::from_random([2; 32]),
         pod: PodId::from_random([1; 32]),
