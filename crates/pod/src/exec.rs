@@ -20,6 +20,9 @@ use crate::error::{Error, Result};
 use crate::host::STAGE_LIMIT;
 use crate::link::{Link, memfd_of};
 
+/// What a pipe holds where nobody has changed it. Source: pipe(7).
+const PIPE_BYTES: usize = 64 * 1024;
+
 /// What a command did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecOutput {
@@ -91,7 +94,7 @@ async fn collect(
     max_bytes: usize,
 ) -> Vec<u8> {
     let mut kept = Vec::new();
-    let mut buffer = vec![0; 64 * 1024];
+    let mut buffer = vec![0; PIPE_BYTES];
     loop {
         let read = tokio::select! {
             biased;
@@ -103,7 +106,10 @@ async fn collect(
             Ok(length) => keep(&mut kept, &buffer[..length], max_bytes),
         }
     }
-    while let Ok(length @ 1..) = reader.try_read(&mut buffer) {
+    // The pipe itself is asked, and not the reader, which knows of what was written only when the runtime has polled: the
+    // exit, on another descriptor, may be known before. The buffer holds a whole pipe, so one read empties it, and a
+    // process in the background that goes on writing can't keep this call.
+    if let Ok(length) = rustix::io::read(&*reader, &mut buffer) {
         keep(&mut kept, &buffer[..length], max_bytes);
     }
     kept
