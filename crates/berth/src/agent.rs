@@ -10,14 +10,14 @@
 use crate::listener::{Listener, listen_on};
 use crate::settings::Settings;
 use anyhow::{Context, Result};
-use berth_cgroup::CgroupPath;
+use berth_cgroup::{CgroupPath, Cgroups};
 use berth_cri::Edge;
 use berth_image::ImageStore;
 use berth_net::Network;
 use berth_pod::{Host, HostSettings, Pods};
 use berth_store::Store;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::net::UnixListener;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tracing::{error, info};
@@ -85,6 +85,17 @@ impl Agent {
         self.store.close().await;
         Ok(())
     }
+}
+
+/// Removes what an agent that has stopped keeps for its pods when there are none: bridge, table, cgroup.
+pub(crate) async fn dismantle(settings: &Settings) -> Result<()> {
+    let (network, cgroup_root) = (settings.network.clone(), CgroupPath::new(&settings.cgroup.root)?);
+    spawn_blocking(move || {
+        Network::open(network)?.teardown()?;
+        Cgroups::detect()?.open(&cgroup_root).remove(Duration::ZERO)?;
+        Ok(())
+    })
+    .await?
 }
 
 /// Opening the network and finding the cgroups asks the kernel for things it may take its time over.

@@ -2,7 +2,7 @@
 //! flags, so `berth ns --config FILE` finds the agent that `berth serve --config FILE` started.
 
 use crate::settings::{self, Flags, Settings};
-use crate::{check, image, ns, serve, telemetry};
+use crate::{check, image, ns, run, serve, telemetry};
 use anyhow::Result;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::future::Future;
@@ -41,6 +41,8 @@ struct SettingsFlags {
 enum Command {
     /// Run the agent: the container runtime interface on a Unix socket
     Serve,
+    /// Run pods from Kubernetes manifests, with no kubelet
+    Run(run::RunArgs),
     /// Look at this machine: can it run pods, and what would be missing?
     Check {
         /// Print one JSON object per line
@@ -82,25 +84,17 @@ impl Cli {
         let flags = Flags::from(self.settings);
         match self.command {
             Command::Serve => serve::run(&start(&flags)?)?,
+            Command::Run(args) => return run::run(&flags, args),
             Command::Check { json } => {
                 let settings = start(&flags)?;
-                return check::run(
-                    &settings,
-                    if json {
-                        check::Format::Json
-                    } else {
-                        check::Format::Text
-                    },
-                );
+                return check::run(&settings, if json { check::Format::Json } else { check::Format::Text });
             }
             Command::Ns { pod } => block_on(ns::run(&start(&flags)?.socket(), pod.as_deref()))?,
             Command::Image { command } => block_on(image::run(&start(&flags)?.socket(), command))?,
-            Command::Config {
-                command: ConfigCommand::Default,
-            } => write!(io::stdout(), "{}", settings::explain())?,
-            Command::Config {
-                command: ConfigCommand::Check,
-            } => {
+            Command::Config { command: ConfigCommand::Default } => {
+                write!(io::stdout(), "{}", settings::explain())?
+            }
+            Command::Config { command: ConfigCommand::Check } => {
                 let loaded = settings::load(&flags)?;
                 for file in &loaded.files {
                     writeln!(io::stdout(), "{}: ok", file.display())?;
@@ -127,20 +121,12 @@ fn start(flags: &Flags) -> Result<Settings> {
 
 /// Runs a command that only waits for the agent: one thread is enough.
 fn block_on(command: impl Future<Output = Result<()>>) -> Result<()> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(command)
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
 }
 
 impl From<SettingsFlags> for Flags {
     fn from(flags: SettingsFlags) -> Self {
-        Self {
-            config: flags.config,
-            root: flags.root,
-            state: flags.state,
-            socket: flags.socket,
-        }
+        Self { config: flags.config, root: flags.root, state: flags.state, socket: flags.socket }
     }
 }
 

@@ -50,9 +50,7 @@ pub(crate) async fn run(socket: &Path, command: Command) -> Result<()> {
     match command {
         Command::Import { files } => {
             for file in files {
-                import(channel.clone(), &file)
-                    .await
-                    .with_context(|| format!("import {}", file.display()))?;
+                import(channel.clone(), &file).await.with_context(|| format!("import {}", file.display()))?;
             }
             Ok(())
         }
@@ -68,21 +66,12 @@ async fn import(channel: Channel, file: &Path) -> Result<()> {
         // Not the runtime's: it would wait for the end of the input even when the agent has refused the archive.
         std::thread::spawn(move || send_input(&sender));
     } else {
-        let path = absolute(file)?
-            .to_str()
-            .context("the path is not UTF-8")?
-            .to_owned();
-        sender
-            .send(ImportImagesRequest {
-                source: Some(Source::Path(path)),
-            })
-            .await?;
+        let path = absolute(file)?.to_str().context("the path is not UTF-8")?.to_owned();
+        sender.send(ImportImagesRequest { source: Some(Source::Path(path)) }).await?;
         // The agent waits for the end of the stream.
         drop(sender);
     }
-    let reply = AdminClient::new(channel)
-        .import_images(ReceiverStream::new(receiver))
-        .await?;
+    let reply = AdminClient::new(channel).import_images(ReceiverStream::new(receiver)).await?;
     print_names("imported", &reply.into_inner().images)
 }
 
@@ -96,9 +85,7 @@ fn send_input(sender: &mpsc::Sender<ImportImagesRequest>) {
         if read.is_err() || chunk.is_empty() {
             return;
         }
-        let request = ImportImagesRequest {
-            source: Some(Source::Chunk(chunk)),
-        };
+        let request = ImportImagesRequest { source: Some(Source::Chunk(chunk)) };
         if sender.blocking_send(request).is_err() {
             return;
         }
@@ -106,24 +93,16 @@ fn send_input(sender: &mpsc::Sender<ImportImagesRequest>) {
 }
 
 async fn export(channel: Channel, output: &Path, references: Vec<String>) -> Result<()> {
-    let path = absolute(output)?
-        .to_str()
-        .context("the output's path is not UTF-8")?
-        .to_owned();
+    let path = absolute(output)?.to_str().context("the output's path is not UTF-8")?.to_owned();
     let request = ExportImagesRequest { references, path };
-    let reply = AdminClient::new(channel)
-        .export_images(request)
-        .await
-        .context("export images")?;
+    let reply = AdminClient::new(channel).export_images(request).await.context("export images")?;
     let size = bytes_for_people(reply.into_inner().written_bytes);
     writeln!(io::stdout(), "{}: {size}", output.display())?;
     Ok(())
 }
 
 async fn prune(channel: Channel) -> Result<()> {
-    let reply = AdminClient::new(channel)
-        .prune_images(PruneImagesRequest {})
-        .await;
+    let reply = AdminClient::new(channel).prune_images(PruneImagesRequest {}).await;
     let reply = reply.context("prune images")?.into_inner();
     print_names("removed", &reply.images)?;
     writeln!(io::stdout(), "freed {}", bytes_for_people(reply.freed_bytes))?;
@@ -132,20 +111,13 @@ async fn prune(channel: Channel) -> Result<()> {
 
 fn print_names(verb: &str, images: &[NamedImage]) -> Result<()> {
     for image in images {
-        writeln!(
-            io::stdout(),
-            "{verb} {} {}",
-            short_id(&image.id),
-            image.names.join(" ")
-        )?;
+        writeln!(io::stdout(), "{verb} {} {}", short_id(&image.id), image.names.join(" "))?;
     }
     Ok(())
 }
 
 async fn list(channel: Channel) -> Result<()> {
-    let reply = ImageServiceClient::new(channel)
-        .list_images(ListImagesRequest { filter: None })
-        .await;
+    let reply = ImageServiceClient::new(channel).list_images(ListImagesRequest { filter: None }).await;
     let mut images = reply.context("list images")?.into_inner().images;
     images.sort_by(|a, b| a.repo_tags.cmp(&b.repo_tags));
     write!(io::stdout(), "{}", table(&images))?;
@@ -156,23 +128,14 @@ async fn list(channel: Channel) -> Result<()> {
 fn table(images: &[Image]) -> String {
     let mut rows = vec![("image".to_owned(), "id".to_owned(), "size".to_owned())];
     for image in images {
-        let names = if image.repo_tags.is_empty() {
-            image.repo_digests.get(..1)
-        } else {
-            Some(&image.repo_tags[..])
-        };
+        let names =
+            if image.repo_tags.is_empty() { image.repo_digests.get(..1) } else { Some(&image.repo_tags[..]) };
         for name in names.unwrap_or(&["-".to_owned()]) {
-            rows.push((
-                name.clone(),
-                short_id(&image.id).to_owned(),
-                bytes_for_people(image.size),
-            ));
+            rows.push((name.clone(), short_id(&image.id).to_owned(), bytes_for_people(image.size)));
         }
     }
     let width = rows.iter().map(|(name, ..)| name.len()).max().unwrap_or(0);
-    rows.iter()
-        .map(|(name, id, size)| format!("{name:<width$}  {id:<12}  {size:>10}\n"))
-        .collect()
+    rows.iter().map(|(name, id, size)| format!("{name:<width$}  {id:<12}  {size:>10}\n")).collect()
 }
 
 /// The first twelve digits, as every tool shows them.
@@ -215,11 +178,8 @@ mod tests {
             size: 2048,
             ..Image::default()
         };
-        let images = [
-            image(&["a:1", "a:latest"], &["a@sha256:1"]),
-            image(&[], &["b@sha256:2"]),
-            image(&[], &[]),
-        ];
+        let images =
+            [image(&["a:1", "a:latest"], &["a@sha256:1"]), image(&[], &["b@sha256:2"]), image(&[], &[])];
         let expected = "\
 image       id                  size
 a:1         0123456789ab     2.0 KiB

@@ -33,10 +33,7 @@ pub(crate) struct StopSignals {
 impl StopSignals {
     /// Takes over SIGTERM and SIGINT; must run inside the async runtime.
     pub(crate) fn catch() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
     /// Waits for the next one. Dropping the future loses none.

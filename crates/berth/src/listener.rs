@@ -58,24 +58,14 @@ pub(crate) enum Occupant {
 
 /// Binds `path` with mode 0660, creating its directory, replacing a stale socket. Blocks only on the file system.
 pub(crate) fn listen_on(path: &Path) -> Result<(Listener, UnixListener), ListenError> {
-    let failed = |step| {
-        move |source| ListenError::Step {
-            path: path.to_owned(),
-            step,
-            source,
-        }
-    };
+    let failed = |step| move |source| ListenError::Step { path: path.to_owned(), step, source };
     match occupant(path).map_err(failed("look who is there"))? {
         Occupant::Nobody | Occupant::Stale => {}
         Occupant::Live => {
-            return Err(ListenError::InUse {
-                path: path.to_owned(),
-            });
+            return Err(ListenError::InUse { path: path.to_owned() });
         }
         Occupant::File => {
-            return Err(ListenError::NotASocket {
-                path: path.to_owned(),
-            });
+            return Err(ListenError::NotASocket { path: path.to_owned() });
         }
     }
     if let Some(parent) = path.parent() {
@@ -92,13 +82,7 @@ pub(crate) fn listen_on(path: &Path) -> Result<(Listener, UnixListener), ListenE
         return Err(failed("put in place")(source));
     }
     let identity = (metadata.dev(), metadata.ino());
-    Ok((
-        Listener {
-            path: path.to_owned(),
-            identity,
-        },
-        UnixListener::from(socket),
-    ))
+    Ok((Listener { path: path.to_owned(), identity }, UnixListener::from(socket)))
 }
 
 impl Listener {

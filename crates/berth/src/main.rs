@@ -8,6 +8,7 @@ mod image;
 mod lifecycle;
 mod listener;
 mod ns;
+mod run;
 mod serve;
 mod settings;
 mod telemetry;
@@ -18,10 +19,7 @@ use std::{env, io};
 
 fn main() -> ExitCode {
     // Before anything else: a zygote has one thread, and every page that it touches counts once for each pod.
-    if env::args_os()
-        .nth(1)
-        .is_some_and(|first| first == berth_monitor::ZYGOTE_ARGUMENT)
-    {
+    if env::args_os().nth(1).is_some_and(|first| first == berth_monitor::ZYGOTE_ARGUMENT) {
         return berth_monitor::zygote_main();
     }
     match cli::Cli::parse().run() {
@@ -36,18 +34,15 @@ fn main() -> ExitCode {
 
 /// Whoever read the output has seen enough, as `head` does.
 fn reader_left(error: &anyhow::Error) -> bool {
-    error
-        .downcast_ref::<io::Error>()
-        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// The causes, outermost first. Of an agent's answer only the words: its code is for programs.
 fn describe(error: &anyhow::Error) -> String {
-    let words = error
-        .chain()
-        .map(|cause| match cause.downcast_ref::<tonic::Status>() {
-            Some(status) => status.message().to_owned(),
-            None => cause.to_string(),
-        });
+    let words = error.chain().map(|cause| {
+        let boxed = cause.downcast_ref::<Box<tonic::Status>>().map(AsRef::as_ref);
+        let status = cause.downcast_ref::<tonic::Status>().or(boxed);
+        status.map_or_else(|| cause.to_string(), |status| status.message().to_owned())
+    });
     words.collect::<Vec<_>>().join(": ")
 }

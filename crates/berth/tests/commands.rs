@@ -1,9 +1,6 @@
 //! The commands as a user meets them: the real binary, run against an agent that only knows berth's own calls.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test may panic, and so may what it is made of"
-)]
+#![allow(clippy::unwrap_used, reason = "a test may panic, and so may what it is made of")]
 
 use berth_admin_proto::v1::admin_server::{Admin, AdminServer};
 use berth_admin_proto::v1::import_images_request::Source;
@@ -38,10 +35,7 @@ impl Admin for Echo {
                 None => return Err(Status::invalid_argument("import images: no source")),
             }
         }
-        let images = vec![NamedImage {
-            id: format!("sha256:{received_bytes:064}"),
-            names,
-        }];
+        let images = vec![NamedImage { id: format!("sha256:{received_bytes:064}"), names }];
         Ok(Response::new(ImportImagesResponse { images }))
     }
 
@@ -50,21 +44,14 @@ impl Admin for Echo {
         request: Request<ExportImagesRequest>,
     ) -> Result<Response<ExportImagesResponse>, Status> {
         let request = request.into_inner();
-        Err(Status::not_found(format!(
-            "export {} to {}",
-            request.references.join("+"),
-            request.path
-        )))
+        Err(Status::not_found(format!("export {} to {}", request.references.join("+"), request.path)))
     }
 
     async fn prune_images(
         &self,
         _: Request<PruneImagesRequest>,
     ) -> Result<Response<PruneImagesResponse>, Status> {
-        Ok(Response::new(PruneImagesResponse {
-            images: Vec::new(),
-            freed_bytes: 3 << 20,
-        }))
+        Ok(Response::new(PruneImagesResponse { images: Vec::new(), freed_bytes: 3 << 20 }))
     }
 }
 
@@ -81,17 +68,8 @@ async fn berth(socket: &Path, args: &[&str], input: &[u8]) -> Output {
     stdin.write_all(input).unwrap();
     stdin.rewind().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_berth"));
-    command
-        .args(args)
-        .arg("--socket")
-        .arg(socket)
-        .current_dir("/")
-        .stdin(stdin)
-        .kill_on_drop(true);
-    tokio::time::timeout(Duration::from_secs(20), command.output())
-        .await
-        .unwrap()
-        .unwrap()
+    command.args(args).arg("--socket").arg(socket).current_dir("/").stdin(stdin).kill_on_drop(true);
+    tokio::time::timeout(Duration::from_secs(20), command.output()).await.unwrap().unwrap()
 }
 
 fn text(bytes: &[u8]) -> &str {
@@ -104,10 +82,7 @@ async fn images_are_imported_by_absolute_path_or_from_standard_input() {
     let socket = dir.path().join("s");
     start_agent(&socket);
     let output = berth(&socket, &["image", "import", "a.tar", "/b"], &[]).await;
-    assert_eq!(
-        text(&output.stdout),
-        "imported 000000000000 /a.tar\nimported 000000000000 /b\n"
-    );
+    assert_eq!(text(&output.stdout), "imported 000000000000 /a.tar\nimported 000000000000 /b\n");
     let output = berth(&socket, &["image", "import", "-"], &[7; 1_000_000]).await;
     assert_eq!(text(&output.stderr), "");
     assert!(text(&output.stdout).starts_with("imported "), "{output:?}");
@@ -120,10 +95,7 @@ async fn an_error_of_the_agent_is_printed_with_what_was_attempted() {
     start_agent(&socket);
     let output = berth(&socket, &["image", "export", "-o", "out.tar", "x", "y"], &[]).await;
     assert_eq!(output.status.code(), Some(1));
-    assert_eq!(
-        text(&output.stderr),
-        "berth: export images: export x+y to /out.tar\n"
-    );
+    assert_eq!(text(&output.stderr), "berth: export images: export x+y to /out.tar\n");
     let output = berth(&socket, &["image", "prune"], &[]).await;
     assert_eq!(text(&output.stdout), "freed 3.0 MiB\n");
 }

@@ -17,11 +17,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use berth_logs::Stream;
 use berth_sys::clone::{Child, SingleThreaded};
-use berth_sys::packet::{self, Blocking, Packet};
+use berth_sys::packet::{self, Packet};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with,
-};
+use rustix::net::{SocketFlags, accept_with};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use crate::container::{Container, Phase, ReplyTo};
@@ -83,7 +81,8 @@ impl Monitor {
     /// What failed; pause has been killed then, and the cgroup holds only the caller.
     pub(crate) fn start(witness: SingleThreaded, plan: SandboxPlan) -> Result<Self, Failure> {
         let mut poller = Poller::new().map_err(other("create epoll"))?;
-        let listener = listen_at(&plan).map_err(other("listen on the monitor's socket"))?;
+        let listener = packet::listen_in(&plan.directory, SOCKET_NAME, BACKLOG)
+            .map_err(other("listen on the monitor's socket"))?;
         poller.watch(&listener, Source::Listener).map_err(other("watch the monitor's socket"))?;
         fork::join_cgroup(&plan.cgroup)?;
         let (pause, handles) = fork::fork_pause(&witness, &plan)?;
@@ -594,19 +593,6 @@ fn watch_session(poller: &mut Poller<Source>, number: u64, session: &Session) ->
         poller.watch(gate, Source::SessionGate(number))?;
     }
     Ok(())
-}
-
-/// Listens on the pod's socket; one that a monitor of the same pod left behind is replaced.
-fn listen_at(plan: &SandboxPlan) -> Result<OwnedFd, Errno> {
-    let path = plan.directory.join(SOCKET_NAME);
-    match rustix::fs::unlink(&path) {
-        Ok(()) | Err(Errno::NOENT) => {}
-        Err(error) => return Err(error),
-    }
-    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, Blocking::No.socket_flags(), None)?;
-    bind(&socket, &SocketAddrUnix::new(&path)?)?;
-    listen(&socket, BACKLOG)?;
-    Ok(socket)
 }
 
 /// The exit code of a child that has ended: its own, or 128 plus the signal, as a shell reports it. `None` while it

@@ -179,15 +179,7 @@ impl Pod {
     }
 
     fn reconnect(&mut self) {
-        let socket = rustix::net::socket_with(
-            rustix::net::AddressFamily::UNIX,
-            rustix::net::SocketType::SEQPACKET,
-            Blocking::Yes.socket_flags(),
-            None,
-        )
-        .unwrap();
-        let address = rustix::net::SocketAddrUnix::new(self.directory.join(SOCKET_NAME)).unwrap();
-        rustix::net::connect(&socket, &address).unwrap();
+        let socket = packet::connect_in(&self.directory, SOCKET_NAME, Blocking::Yes).unwrap();
         *self = Self::greeted(socket, self.directory.clone());
     }
 

@@ -16,7 +16,6 @@ use berth_monitor::protocol::{
 };
 use berth_sys::packet::{self, Blocking, Packet};
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket_with};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
@@ -65,14 +64,8 @@ struct Waiting {
 impl Link {
     /// Connects to the monitor of the pod with this directory.
     pub(crate) async fn connect(directory: &Path) -> Result<(Self, Greeting, mpsc::UnboundedReceiver<News>)> {
-        let path = directory.join(SOCKET_NAME);
-        let open = || {
-            let flags = Blocking::No.socket_flags();
-            let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-            connect(&socket, &SocketAddrUnix::new(&path)?)?;
-            Ok::<_, rustix::io::Errno>(socket)
-        };
-        let socket = open().map_err(|errno| Error::file("connect to monitor", &path)(errno.into()))?;
+        let socket = packet::connect_in(directory, SOCKET_NAME, Blocking::No);
+        let socket = socket.map_err(|errno| Error::file("connect to monitor in", directory)(errno.into()))?;
         Self::establish(socket).await
     }
 

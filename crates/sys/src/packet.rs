@@ -5,12 +5,15 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
+use rustix::fs::{AtFlags, Mode, OFlags, open};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, recvmsg,
+    sendmsg, socket_with, socketpair,
 };
 
 /// The longest message, in bytes. Larger values travel as a memfd beside a short message.
@@ -24,6 +27,41 @@ pub const MAX_DESCRIPTORS: usize = 8;
 /// The errno of `socketpair`.
 pub fn pair(blocking: Blocking) -> Result<(OwnedFd, OwnedFd), Errno> {
     socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, blocking.socket_flags(), None)
+}
+
+/// Listens on the socket `name` in `directory`, without blocking; one that is there already is replaced.
+///
+/// # Errors
+/// The errno of the call that failed.
+pub fn listen_in(directory: &Path, name: &str, backlog: i32) -> Result<OwnedFd, Errno> {
+    let (handle, address) = address_in(directory, name)?;
+    match rustix::fs::unlinkat(&handle, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(error) => return Err(error),
+    }
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, Blocking::No.socket_flags(), None)?;
+    bind(&socket, &address)?;
+    listen(&socket, backlog)?;
+    Ok(socket)
+}
+
+/// Connects to the socket `name` in `directory`.
+///
+/// # Errors
+/// `NOENT` or `CONNREFUSED` when nobody listens there.
+pub fn connect_in(directory: &Path, name: &str, blocking: Blocking) -> Result<OwnedFd, Errno> {
+    let (_handle, address) = address_in(directory, name)?;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, blocking.socket_flags(), None)?;
+    connect(&socket, &address)?;
+    Ok(socket)
+}
+
+/// A socket's address has room for 108 bytes and a path of ours may be longer, so the directory is named by a
+/// descriptor, which has to stay open as long as the address is used. Source: unix(7), BUGS.
+fn address_in(directory: &Path, name: &str) -> Result<(OwnedFd, SocketAddrUnix), Errno> {
+    let handle = open(directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let address = SocketAddrUnix::new(format!("/proc/self/fd/{}/{name}", handle.as_raw_fd()))?;
+    Ok((handle, address))
 }
 
 /// Whether calls on a socket wait.
@@ -104,7 +142,6 @@ pub fn receive(socket: impl AsFd) -> Result<Option<Packet>, Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsRawFd;
 
     #[test]
     fn a_message_arrives_whole_with_its_descriptors() {
@@ -117,6 +154,18 @@ mod tests {
         assert_eq!(first.fds.len(), 1);
         assert_ne!(first.fds[0].as_raw_fd(), extra.as_raw_fd());
         assert_eq!(receive(&b).unwrap().unwrap().bytes, b"second");
+    }
+
+    #[test]
+    fn a_socket_may_lie_deeper_than_its_address_has_room_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let deep = directory.path().join("d".repeat(120));
+        std::fs::create_dir(&deep).unwrap();
+        let listener = listen_in(&deep, "socket", 1).unwrap();
+        let client = connect_in(&deep, "socket", Blocking::Yes).unwrap();
+        let server = rustix::net::accept_with(&listener, SocketFlags::CLOEXEC).unwrap();
+        send(&client, b"hello", &[]).unwrap();
+        assert_eq!(receive(&server).unwrap().unwrap().bytes, b"hello");
     }
 
     #[test]

@@ -28,16 +28,9 @@ const NEEDED: &[(u32, &str, Level, &str)] = &[
 ];
 
 pub(super) fn findings() -> Vec<Finding> {
-    match fs::read_to_string("/proc/self/status")
-        .ok()
-        .and_then(|status| effective(&status))
-    {
+    match fs::read_to_string("/proc/self/status").ok().and_then(|status| effective(&status)) {
         Some(mask) => judge(mask),
-        None => vec![Finding::warn(
-            "capabilities",
-            "can't read /proc/self/status",
-            "mount /proc",
-        )],
+        None => vec![Finding::warn("capabilities", "can't read /proc/self/status", "mount /proc")],
     }
 }
 
@@ -70,23 +63,13 @@ mod tests {
 
     #[test]
     fn each_missing_capability_is_named() {
-        assert_eq!(
-            effective("Name:\tberth\nCapEff:\t000001fffeffffff\n"),
-            Some(0x1ff_feff_ffff)
-        );
+        assert_eq!(effective("Name:\tberth\nCapEff:\t000001fffeffffff\n"), Some(0x1ff_feff_ffff));
         let findings = judge(0x1ff_feff_ffff);
         assert_eq!(findings.len(), 1);
         assert_eq!(findings[0].level, Level::Warn);
-        assert!(
-            findings[0]
-                .detail
-                .starts_with("CAP_SYS_RESOURCE is missing: oom_score_adj")
-        );
+        assert!(findings[0].detail.starts_with("CAP_SYS_RESOURCE is missing: oom_score_adj"));
         assert_eq!(judge(u64::MAX)[0].level, Level::Ok);
-        assert_eq!(
-            judge(0),
-            [Finding::fail("capabilities", "none", "run berth as root")]
-        );
+        assert_eq!(judge(0), [Finding::fail("capabilities", "none", "run berth as root")]);
         assert_eq!(judge(!(1 << 21))[0].level, Level::Fail);
     }
 }

@@ -12,16 +12,9 @@ pub(super) fn findings() -> Vec<Finding> {
     match Cgroups::detect() {
         Ok(cgroups) => {
             let controllers = controllers(|name| cgroups.has_controller(name));
-            [layout(cgroups.layout())]
-                .into_iter()
-                .chain(controllers)
-                .collect()
+            [layout(cgroups.layout())].into_iter().chain(controllers).collect()
         }
-        Err(error) => vec![Finding::fail(
-            "cgroups",
-            error.to_string(),
-            "mount cgroup2 on /sys/fs/cgroup",
-        )],
+        Err(error) => vec![Finding::fail("cgroups", error.to_string(), "mount cgroup2 on /sys/fs/cgroup")],
     }
 }
 
@@ -29,11 +22,7 @@ fn layout(layout: Layout) -> Finding {
     const ADVICE: &str = "boot with systemd.unified_cgroup_hierarchy=1; the kubelet is giving up version 1";
     match layout {
         Layout::Unified => Finding::ok("cgroups", "version 2; processes are cloned into their cgroup"),
-        Layout::Hybrid => Finding::warn(
-            "cgroups",
-            "version 1, with a version 2 hierarchy beside it",
-            ADVICE,
-        ),
+        Layout::Hybrid => Finding::warn("cgroups", "version 1, with a version 2 hierarchy beside it", ADVICE),
         Layout::Legacy => Finding::warn("cgroups", "version 1", ADVICE),
     }
 }
@@ -45,25 +34,14 @@ fn controllers(has: impl Fn(&str) -> bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     if !needed.is_empty() {
         let advice = "enable them in the kernel (on some machines: cgroup_enable=memory)";
-        findings.push(Finding::fail(
-            "controllers",
-            format!("without {}", needed.join(", ")),
-            advice,
-        ));
+        findings.push(Finding::fail("controllers", format!("without {}", needed.join(", ")), advice));
     }
     if !on_demand.is_empty() {
         let advice = "enable them if pods are to ask for such limits";
-        findings.push(Finding::warn(
-            "controllers",
-            format!("without {}", on_demand.join(", ")),
-            advice,
-        ));
+        findings.push(Finding::warn("controllers", format!("without {}", on_demand.join(", ")), advice));
     }
     if findings.is_empty() {
-        findings.push(Finding::ok(
-            "controllers",
-            [CONTROLLERS, CONTROLLERS_ON_DEMAND].concat().join(", "),
-        ));
+        findings.push(Finding::ok("controllers", [CONTROLLERS, CONTROLLERS_ON_DEMAND].concat().join(", ")));
     }
     findings
 }
@@ -75,22 +53,11 @@ mod tests {
 
     #[test]
     fn a_missing_controller_is_named() {
-        let levels = |has: &[&str]| {
-            controllers(|n| has.contains(&n))
-                .iter()
-                .map(|f| f.level)
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(
-            levels(&["cpu", "memory", "pids", "cpuset", "hugetlb"]),
-            [Level::Ok]
-        );
+        let levels =
+            |has: &[&str]| controllers(|n| has.contains(&n)).iter().map(|f| f.level).collect::<Vec<_>>();
+        assert_eq!(levels(&["cpu", "memory", "pids", "cpuset", "hugetlb"]), [Level::Ok]);
         assert_eq!(levels(&["cpu", "memory", "pids", "cpuset"]), [Level::Warn]);
         assert_eq!(levels(&["cpu", "pids"]), [Level::Fail, Level::Warn]);
-        assert!(
-            controllers(|name| name != "memory")[0]
-                .detail
-                .ends_with("without memory")
-        );
+        assert!(controllers(|name| name != "memory")[0].detail.ends_with("without memory"));
     }
 }

@@ -45,10 +45,8 @@ pub(super) fn has_module(module: &str, option: &str) -> Option<bool> {
     }
     let release = release();
     let index = |name: &str| fs::read_to_string(format!("/lib/modules/{release}/{name}"));
-    let indexes: Vec<_> = ["modules.builtin", "modules.dep"]
-        .into_iter()
-        .filter_map(|n| index(n).ok())
-        .collect();
+    let indexes: Vec<_> =
+        ["modules.builtin", "modules.dep"].into_iter().filter_map(|n| index(n).ok()).collect();
     if indexes.iter().any(|index| lists_module(index, module)) {
         return Some(true);
     }
@@ -60,18 +58,13 @@ pub(super) fn has_module(module: &str, option: &str) -> Option<bool> {
 
 fn lists_module(index: &str, module: &str) -> bool {
     let file = format!("/{module}.ko");
-    index
-        .lines()
-        .any(|line| line.split(':').next().is_some_and(|path| path.contains(&file)))
+    index.lines().any(|line| line.split(':').next().is_some_and(|path| path.contains(&file)))
 }
 
 fn kernel_config(release: &str) -> Option<String> {
     let mut text = String::new();
     match fs::File::open("/proc/config.gz") {
-        Ok(file) => flate2::read::GzDecoder::new(file)
-            .read_to_string(&mut text)
-            .ok()
-            .map(|_| text),
+        Ok(file) => flate2::read::GzDecoder::new(file).read_to_string(&mut text).ok().map(|_| text),
         Err(_) => fs::read_to_string(format!("/boot/config-{release}")).ok(),
     }
 }
@@ -80,11 +73,7 @@ fn version() -> Finding {
     let release = release();
     match parse_version(&release) {
         Some(version) if version >= OLDEST => Finding::ok("kernel", release),
-        _ => Finding::fail(
-            "kernel",
-            release,
-            format!("use Linux {}.{} or later", OLDEST.0, OLDEST.1),
-        ),
+        _ => Finding::fail("kernel", release, format!("use Linux {}.{} or later", OLDEST.0, OLDEST.1)),
     }
 }
 
@@ -95,35 +84,20 @@ fn parse_version(release: &str) -> Option<(u32, u32)> {
 
 fn namespaces() -> Vec<Finding> {
     let missing = |names: &[&'static str]| -> Vec<&str> {
-        names
-            .iter()
-            .copied()
-            .filter(|name| !namespace_allowed(name))
-            .collect()
+        names.iter().copied().filter(|name| !namespace_allowed(name)).collect()
     };
     let (needed, on_demand) = (missing(NAMESPACES), missing(NAMESPACES_ON_DEMAND));
     let mut findings = Vec::new();
     if !needed.is_empty() {
         let advice = "use a kernel that has them, and raise /proc/sys/user/max_*_namespaces above 0";
-        findings.push(Finding::fail(
-            "namespaces",
-            format!("without {}", needed.join(", ")),
-            advice,
-        ));
+        findings.push(Finding::fail("namespaces", format!("without {}", needed.join(", ")), advice));
     }
     if !on_demand.is_empty() {
         let advice = "raise /proc/sys/user/max_*_namespaces above 0 if pods are to ask for them";
-        findings.push(Finding::warn(
-            "namespaces",
-            format!("without {}", on_demand.join(", ")),
-            advice,
-        ));
+        findings.push(Finding::warn("namespaces", format!("without {}", on_demand.join(", ")), advice));
     }
     if findings.is_empty() {
-        findings.push(Finding::ok(
-            "namespaces",
-            [NAMESPACES, NAMESPACES_ON_DEMAND].concat().join(", "),
-        ));
+        findings.push(Finding::ok("namespaces", [NAMESPACES, NAMESPACES_ON_DEMAND].concat().join(", ")));
     }
     findings
 }
@@ -140,10 +114,8 @@ fn system_calls() -> Finding {
         ("openat2", open_beneath_root().map(drop)),
         ("fsopen", fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).map(drop)),
     ];
-    let failed: Vec<_> = tried
-        .iter()
-        .filter_map(|(name, result)| result.err().map(|e| format!("{name}: {e}")))
-        .collect();
+    let failed: Vec<_> =
+        tried.iter().filter_map(|(name, result)| result.err().map(|e| format!("{name}: {e}"))).collect();
     if failed.is_empty() {
         return Finding::ok("system calls", tried.map(|(name, _)| name).join(", "));
     }
@@ -174,9 +146,7 @@ fn overlay(settings: &Settings) -> Finding {
 
 /// Mounts an overlay, writes a file through it, and looks for the file in the upper directory.
 fn try_overlay(place: &Path) -> io::Result<()> {
-    let dir = tempfile::Builder::new()
-        .prefix(".berth-check-")
-        .tempdir_in(place)?;
+    let dir = tempfile::Builder::new().prefix(".berth-check-").tempdir_in(place)?;
     let layer = |name: &str| -> io::Result<PathBuf> {
         let path = dir.path().join(name);
         fs::create_dir(&path).map(|()| path)
@@ -188,40 +158,25 @@ fn try_overlay(place: &Path) -> io::Result<()> {
     }
     fsconfig_create(&context)?;
     let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
-    openat(
-        &mount,
-        "probe",
-        OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC,
-        Mode::from_raw_mode(0o600),
-    )?;
+    openat(&mount, "probe", OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::from_raw_mode(0o600))?;
     fs::symlink_metadata(upper.join("probe")).map(drop)
 }
 
 /// The directory itself, or the closest one above it that exists.
 pub(super) fn nearest_directory(path: &Path) -> PathBuf {
-    path.ancestors()
-        .find(|path| path.is_dir())
-        .unwrap_or(Path::new("/"))
-        .to_owned()
+    path.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/")).to_owned()
 }
 
 /// The names in /proc/filesystems.
 fn file_systems() -> std::collections::BTreeSet<String> {
     let text = fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    text.lines()
-        .filter_map(|line| line.split_whitespace().last())
-        .map(str::to_owned)
-        .collect()
+    text.lines().filter_map(|line| line.split_whitespace().last()).map(str::to_owned).collect()
 }
 
 fn seccomp() -> Finding {
     match fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail") {
         Ok(actions) => Finding::ok("seccomp", actions.trim()),
-        Err(_) => Finding::fail(
-            "seccomp",
-            "not in this kernel",
-            "use a kernel with CONFIG_SECCOMP_FILTER",
-        ),
+        Err(_) => Finding::fail("seccomp", "not in this kernel", "use a kernel with CONFIG_SECCOMP_FILTER"),
     }
 }
 
@@ -247,9 +202,6 @@ mod tests {
 
     #[test]
     fn a_place_that_does_not_exist_yet_is_judged_by_its_parent() {
-        assert_eq!(
-            nearest_directory(Path::new("/proc/none/such")),
-            Path::new("/proc")
-        );
+        assert_eq!(nearest_directory(Path::new("/proc/none/such")), Path::new("/proc"));
     }
 }

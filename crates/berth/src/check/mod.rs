@@ -63,39 +63,20 @@ pub(crate) fn run(settings: &Settings, format: Format) -> Result<ExitCode> {
         }
     }
     let failed = findings.iter().any(|finding| finding.level == Level::Fail);
-    Ok(if failed {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 impl Finding {
     fn ok(what: &'static str, detail: impl Into<String>) -> Self {
-        Self {
-            level: Level::Ok,
-            what,
-            detail: detail.into(),
-            advice: None,
-        }
+        Self { level: Level::Ok, what, detail: detail.into(), advice: None }
     }
 
     fn warn(what: &'static str, detail: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self {
-            level: Level::Warn,
-            what,
-            detail: detail.into(),
-            advice: Some(advice.into()),
-        }
+        Self { level: Level::Warn, what, detail: detail.into(), advice: Some(advice.into()) }
     }
 
     fn fail(what: &'static str, detail: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self {
-            level: Level::Fail,
-            what,
-            detail: detail.into(),
-            advice: Some(advice.into()),
-        }
+        Self { level: Level::Fail, what, detail: detail.into(), advice: Some(advice.into()) }
     }
 }
 
@@ -107,9 +88,7 @@ impl fmt::Display for Finding {
             Level::Fail => "fail",
         };
         write!(f, "{level:<5} {:<14} {}", self.what, self.detail)?;
-        self.advice
-            .as_ref()
-            .map_or(Ok(()), |advice| write!(f, " → {advice}"))
+        self.advice.as_ref().map_or(Ok(()), |advice| write!(f, " → {advice}"))
     }
 }
 
@@ -120,15 +99,9 @@ mod tests {
     #[test]
     fn a_finding_is_one_line_in_both_formats() {
         let finding = Finding::warn("sysctls", "ip_forward is 0", "turn it on");
-        assert_eq!(
-            finding.to_string(),
-            "warn  sysctls        ip_forward is 0 → turn it on"
-        );
+        assert_eq!(finding.to_string(), "warn  sysctls        ip_forward is 0 → turn it on");
         let json = r#"{"level":"warn","what":"sysctls","detail":"ip_forward is 0","advice":"turn it on"}"#;
         assert_eq!(serde_json::to_string(&finding).unwrap(), json);
-        assert_eq!(
-            Finding::ok("lsm", "none").to_string(),
-            "ok    lsm            none"
-        );
+        assert_eq!(Finding::ok("lsm", "none").to_string(), "ok    lsm            none");
     }
 }

@@ -14,9 +14,7 @@ pub(super) fn findings() -> Vec<Finding> {
     let mut findings = vec![nftables()];
     findings.push(link_kind("veth", "veth", "CONFIG_VETH"));
     findings.push(link_kind("bridge", "bridge", "CONFIG_BRIDGE"));
-    findings.extend(sysctls(|name| {
-        fs::read_to_string(format!("/proc/sys/net/{name}")).ok()
-    }));
+    findings.extend(sysctls(|name| fs::read_to_string(format!("/proc/sys/net/{name}")).ok()));
     findings
 }
 
@@ -38,12 +36,7 @@ const NEW_GENERATION: u16 = (10 << 8) | 15;
 
 /// Asks for the number of changes made to the rules of this network namespace: the smallest question that there is.
 fn nf_tables_generation() -> io::Result<u32> {
-    let socket = socket_with(
-        AddressFamily::NETLINK,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC,
-        Some(NETFILTER),
-    )?;
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(NETFILTER))?;
     sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(Duration::from_secs(2)))?;
     // nlmsghdr: length, type, flags (request), sequence, port; then nfgenmsg: family, version, resource.
     let mut request = Vec::with_capacity(20);
@@ -51,12 +44,7 @@ fn nf_tables_generation() -> io::Result<u32> {
     request.extend(GET_GENERATION.to_ne_bytes());
     request.extend(1_u16.to_ne_bytes());
     request.extend([0; 12]);
-    sendto(
-        &socket,
-        &request,
-        SendFlags::empty(),
-        &SocketAddrNetlink::new(0, 0),
-    )?;
+    sendto(&socket, &request, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
     let mut reply = [0_u8; 256];
     let (length, _) = recv(&socket, &mut reply, RecvFlags::empty())?;
     parse_generation(&reply[..length.min(reply.len())])
@@ -65,18 +53,15 @@ fn nf_tables_generation() -> io::Result<u32> {
 /// Shape: nlmsghdr (16 bytes), nfgenmsg (4), then the attribute of the generation: length, type, number in network order.
 /// An error answer holds the negative errno where nfgenmsg would be.
 fn parse_generation(reply: &[u8]) -> io::Result<u32> {
-    let kind = reply
-        .get(4..6)
-        .and_then(|b| b.try_into().ok())
-        .map(u16::from_ne_bytes);
+    let kind = reply.get(4..6).and_then(|b| b.try_into().ok()).map(u16::from_ne_bytes);
     let word = |at: usize| reply.get(at..at + 4).and_then(|b| b.try_into().ok());
     let unexpected = || io::Error::other("an answer of another kind");
     match kind {
         Some(NEW_GENERATION) => word(24).map(u32::from_be_bytes).ok_or_else(unexpected),
         // NLMSG_ERROR, netlink(7).
-        Some(2) => Err(word(16).map_or_else(unexpected, |e| {
-            io::Error::from_raw_os_error(-i32::from_ne_bytes(e))
-        })),
+        Some(2) => {
+            Err(word(16).map_or_else(unexpected, |e| io::Error::from_raw_os_error(-i32::from_ne_bytes(e))))
+        }
         _ => Err(unexpected()),
     }
 }
@@ -84,16 +69,10 @@ fn parse_generation(reply: &[u8]) -> io::Result<u32> {
 fn link_kind(what: &'static str, module: &str, option: &str) -> Finding {
     match kernel::has_module(module, option) {
         Some(true) => Finding::ok(what, "in the kernel"),
-        Some(false) => Finding::fail(
-            what,
-            "not in this kernel",
-            format!("install the kernel module {module}"),
-        ),
-        None => Finding::warn(
-            what,
-            "this kernel does not tell",
-            format!("make sure that it has {option}"),
-        ),
+        Some(false) => {
+            Finding::fail(what, "not in this kernel", format!("install the kernel module {module}"))
+        }
+        None => Finding::warn(what, "this kernel does not tell", format!("make sure that it has {option}")),
     }
 }
 
@@ -106,11 +85,7 @@ fn sysctls(read: impl Fn(&str) -> Option<String>) -> Vec<Finding> {
             Some("0") => Finding::ok("forwarding", format!("{family}: off; the agent turns it on")),
             Some(_) => Finding::ok("forwarding", format!("{family}: on")),
             None if family == "ipv4" => Finding::fail("forwarding", "no IPv4", "use a kernel that has it"),
-            None => Finding::warn(
-                "forwarding",
-                "no IPv6: pods get IPv4 only",
-                "boot without ipv6.disable=1",
-            ),
+            None => Finding::warn("forwarding", "no IPv6: pods get IPv4 only", "boot without ipv6.disable=1"),
         });
     }
     if value("bridge/bridge-nf-call-iptables").as_deref() == Some("1") {
@@ -145,9 +120,6 @@ mod tests {
             |read: &dyn Fn(&str) -> Option<String>| sysctls(read).iter().map(|f| f.level).collect::<Vec<_>>();
         assert_eq!(levels(&|_| None), [Level::Fail, Level::Warn]);
         assert_eq!(levels(&|_| Some("1\n".into())), [Level::Ok, Level::Ok, Level::Ok]);
-        assert_eq!(
-            levels(&|name| (!name.starts_with("ipv6")).then(|| "0".into())),
-            [Level::Ok, Level::Warn]
-        );
+        assert_eq!(levels(&|name| (!name.starts_with("ipv6")).then(|| "0".into())), [Level::Ok, Level::Warn]);
     }
 }

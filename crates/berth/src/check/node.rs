@@ -35,11 +35,9 @@ fn room(what: &'static str, path: &Path, wanted_bytes: u64) -> Finding {
     let place = nearest_directory(path);
     match statvfs(&place) {
         Ok(found) => judge_room(what, &place, found.f_bavail * found.f_frsize, wanted_bytes),
-        Err(error) => Finding::fail(
-            what,
-            format!("{}: {error}", place.display()),
-            "choose another directory",
-        ),
+        Err(error) => {
+            Finding::fail(what, format!("{}: {error}", place.display()), "choose another directory")
+        }
     }
 }
 
@@ -65,11 +63,9 @@ fn socket(path: &Path) -> Finding {
             format!("an agent answers on {path_text}"),
             "stop it before starting another",
         ),
-        Ok(Occupant::File) => Finding::fail(
-            "socket",
-            format!("{path_text} is not a socket"),
-            "remove that file",
-        ),
+        Ok(Occupant::File) => {
+            Finding::fail("socket", format!("{path_text} is not a socket"), "remove that file")
+        }
         Err(error) => Finding::fail("socket", format!("{path_text}: {error}"), "run berth as root"),
     }
 }

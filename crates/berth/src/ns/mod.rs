@@ -37,11 +37,7 @@ pub(crate) async fn run(socket: &Path, wanted: Option<&str>) -> Result<()> {
         let processes = processes(&mut client, pod).await?;
         let rows = processes.into_iter().map(|process| {
             let namespaces = kernel::namespaces_of(process.pid);
-            table::Row {
-                name: process.name,
-                pid: process.pid,
-                namespaces,
-            }
+            table::Row { name: process.name, pid: process.pid, namespaces }
         });
         let separator = if index == 0 { "" } else { "\n" };
         let text = table::render(&rows.collect::<Vec<_>>(), &host);
@@ -57,17 +53,9 @@ async fn ready_pods(
     client: &mut RuntimeServiceClient<Channel>,
     wanted: Option<&str>,
 ) -> Result<Vec<PodSandbox>> {
-    let state = Some(PodSandboxStateValue {
-        state: PodSandboxState::SandboxReady.into(),
-    });
-    let filter = Some(PodSandboxFilter {
-        state,
-        ..PodSandboxFilter::default()
-    });
-    let reply = client
-        .list_pod_sandbox(ListPodSandboxRequest { filter })
-        .await
-        .context("list pods")?;
+    let state = Some(PodSandboxStateValue { state: PodSandboxState::SandboxReady.into() });
+    let filter = Some(PodSandboxFilter { state, ..PodSandboxFilter::default() });
+    let reply = client.list_pod_sandbox(ListPodSandboxRequest { filter }).await.context("list pods")?;
     let mut pods = reply.into_inner().items;
     pods.retain(|pod| wanted.is_none_or(|wanted| pod.id.starts_with(wanted) || name(pod) == wanted));
     pods.sort_by_key(|pod| pod.created_at);
@@ -76,28 +64,15 @@ async fn ready_pods(
 
 /// Pause first, then the running containers in the order of their creation.
 async fn processes(client: &mut RuntimeServiceClient<Channel>, pod: &PodSandbox) -> Result<Vec<Process>> {
-    let request = PodSandboxStatusRequest {
-        pod_sandbox_id: pod.id.clone(),
-        verbose: true,
-    };
-    let status = client
-        .pod_sandbox_status(request)
-        .await
-        .with_context(|| format!("look at pod {}", pod.id))?;
+    let request = PodSandboxStatusRequest { pod_sandbox_id: pod.id.clone(), verbose: true };
+    let status =
+        client.pod_sandbox_status(request).await.with_context(|| format!("look at pod {}", pod.id))?;
     let mut processes = Vec::new();
-    processes.extend(pid(&status.into_inner().info).map(|pid| Process {
-        name: "pause".into(),
-        pid,
-    }));
+    processes.extend(pid(&status.into_inner().info).map(|pid| Process { name: "pause".into(), pid }));
     for container in running_containers(client, pod).await? {
-        let request = ContainerStatusRequest {
-            container_id: container.id.clone(),
-            verbose: true,
-        };
+        let request = ContainerStatusRequest { container_id: container.id.clone(), verbose: true };
         let status = client.container_status(request).await;
-        let status = status
-            .with_context(|| format!("look at container {}", container.id))?
-            .into_inner();
+        let status = status.with_context(|| format!("look at container {}", container.id))?.into_inner();
         let name = container.metadata.map_or(container.id, |metadata| metadata.name);
         processes.extend(pid(&status.info).map(|pid| Process { name, pid }));
     }
@@ -108,14 +83,8 @@ async fn running_containers(
     client: &mut RuntimeServiceClient<Channel>,
     pod: &PodSandbox,
 ) -> Result<Vec<Container>> {
-    let state = Some(ContainerStateValue {
-        state: ContainerState::ContainerRunning.into(),
-    });
-    let filter = ContainerFilter {
-        pod_sandbox_id: pod.id.clone(),
-        state,
-        ..ContainerFilter::default()
-    };
+    let state = Some(ContainerStateValue { state: ContainerState::ContainerRunning.into() });
+    let filter = ContainerFilter { pod_sandbox_id: pod.id.clone(), state, ..ContainerFilter::default() };
     let request = ListContainersRequest { filter: Some(filter) };
     let reply = client.list_containers(request).await.context("list containers")?;
     let mut containers = reply.into_inner().containers;
@@ -134,21 +103,12 @@ fn pid(info: &HashMap<String, String>) -> Option<u32> {
 }
 
 fn name(pod: &PodSandbox) -> &str {
-    pod.metadata
-        .as_ref()
-        .map_or("", |metadata| metadata.name.as_str())
+    pod.metadata.as_ref().map_or("", |metadata| metadata.name.as_str())
 }
 
 fn title(pod: &PodSandbox) -> String {
-    let namespace = pod
-        .metadata
-        .as_ref()
-        .map_or("", |metadata| metadata.namespace.as_str());
-    format!(
-        "{namespace}/{} {}",
-        name(pod),
-        pod.id.get(..13).unwrap_or(&pod.id)
-    )
+    let namespace = pod.metadata.as_ref().map_or("", |metadata| metadata.namespace.as_str());
+    format!("{namespace}/{} {}", name(pod), pod.id.get(..13).unwrap_or(&pod.id))
 }
 
 #[cfg(test)]
@@ -158,11 +118,7 @@ mod tests {
     #[test]
     fn a_process_id_is_read_from_verbose_info() {
         let check = |key: &str, json: &str, found| {
-            assert_eq!(
-                pid(&HashMap::from([(key.into(), json.into())])),
-                found,
-                "{key} {json}"
-            );
+            assert_eq!(pid(&HashMap::from([(key.into(), json.into())])), found, "{key} {json}");
         };
         check("info", r#"{"pid":42,"config":{}}"#, Some(42));
         check("info", r#"{"pid":0}"#, None);

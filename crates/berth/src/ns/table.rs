@@ -18,21 +18,10 @@ pub(super) struct Row {
 
 /// One line for the heads, one for each row; columns aligned by spaces, none at the end of a line.
 pub(super) fn render(rows: &[Row], host: &Namespaces) -> String {
-    let mut cells = vec![
-        ["process", "pid"]
-            .into_iter()
-            .chain(KINDS)
-            .map(str::to_owned)
-            .collect::<Vec<_>>(),
-    ];
+    let mut cells = vec![["process", "pid"].into_iter().chain(KINDS).map(str::to_owned).collect::<Vec<_>>()];
     for row in rows {
         let marked = (0..KINDS.len()).map(|kind| cell(rows, host, row, kind));
-        cells.push(
-            [row.name.clone(), row.pid.to_string()]
-                .into_iter()
-                .chain(marked)
-                .collect(),
-        );
+        cells.push([row.name.clone(), row.pid.to_string()].into_iter().chain(marked).collect());
     }
     align(&cells)
 }
@@ -68,14 +57,11 @@ fn align(lines: &[Vec<String>]) -> String {
     let widths: Vec<_> = (0..columns).map(width).collect();
     let mut text = String::new();
     for line in lines {
-        let padded = line
-            .iter()
-            .zip(&widths)
-            .fold(String::new(), |mut padded, (cell, width)| {
-                // Writing to a String can't fail.
-                let _ = write!(padded, "{cell:<width$}  ");
-                padded
-            });
+        let padded = line.iter().zip(&widths).fold(String::new(), |mut padded, (cell, width)| {
+            // Writing to a String can't fail.
+            let _ = write!(padded, "{cell:<width$}  ");
+            padded
+        });
         text.push_str(padded.trim_end());
         text.push('\n');
     }
@@ -86,23 +72,10 @@ fn align(lines: &[Vec<String>]) -> String {
 mod tests {
     use super::*;
 
-    const HOST: Namespaces = [
-        Some(1),
-        Some(2),
-        Some(3),
-        Some(4),
-        Some(5),
-        Some(6),
-        Some(7),
-        Some(8),
-    ];
+    const HOST: Namespaces = [Some(1), Some(2), Some(3), Some(4), Some(5), Some(6), Some(7), Some(8)];
 
     fn row(name: &str, pid: u32, inodes: [u64; 8]) -> Row {
-        Row {
-            name: name.into(),
-            pid,
-            namespaces: inodes.map(Some),
-        }
+        Row { name: name.into(), pid, namespaces: inodes.map(Some) }
     }
 
     #[test]
@@ -129,12 +102,7 @@ client   102  10 A  11 A  12 A  4 host  30      31   32      8 host
             row("b", 3, [1, 53, 51, 52, 61, 77, 78, 79]),
             row("c", 4, [1, 53, 51, 52, 60, 80, 81, 82]),
         ];
-        let marks = |kind| {
-            rows.iter()
-                .map(|r| cell(&rows, &HOST, r, kind))
-                .collect::<Vec<_>>()
-                .join(" | ")
-        };
+        let marks = |kind| rows.iter().map(|r| cell(&rows, &HOST, r, kind)).collect::<Vec<_>>().join(" | ");
         assert_eq!(marks(0), "1 host | 1 host | 1 host | 1 host");
         assert_eq!(marks(1), "50 A | 50 A | 53 B | 53 B");
         assert_eq!(marks(4), "60 A | 61 B | 61 B | 60 A");
@@ -143,11 +111,7 @@ client   102  10 A  11 A  12 A  4 host  30      31   32      8 host
 
     #[test]
     fn a_process_that_is_gone_is_shown_as_such() {
-        let gone = Row {
-            name: "web".into(),
-            pid: 7,
-            namespaces: [None; 8],
-        };
+        let gone = Row { name: "web".into(), pid: 7, namespaces: [None; 8] };
         assert!(render(&[gone], &HOST).ends_with("web      7    ?    ?    ?    ?     ?    ?    ?       ?\n"));
     }
 }

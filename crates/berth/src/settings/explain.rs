@@ -14,9 +14,7 @@ const HEAD: &str = "\
 /// The whole text, which is TOML that sets nothing. What follows a `#` without a space is TOML, too; taken out of its
 /// comment, it changes nothing. Tables stand uncommented, so that uncommenting one key is enough to set it.
 pub(crate) fn explain() -> String {
-    let generator = SchemaSettings::draft2020_12()
-        .with(|s| s.inline_subschemas = true)
-        .into_generator();
+    let generator = SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true).into_generator();
     let schema = generator.into_root_schema_for::<Settings>().to_value();
     let mut text = HEAD.to_owned();
     explain_table(&mut text, "", &schema);
@@ -26,11 +24,7 @@ pub(crate) fn explain() -> String {
 /// Keys first, then tables: a key that follows a table's head would belong to it.
 fn explain_table(text: &mut String, path: &str, schema: &Value) {
     let inside = |name: &str| {
-        if path.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{path}.{name}")
-        }
+        if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
     };
     let properties = || schema["properties"].as_object().into_iter().flatten();
     for (name, property) in properties().filter(|(_, property)| !is_table(property)) {
@@ -60,10 +54,7 @@ fn explain_named_tables(text: &mut String, path: &str, schema: &Value) {
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
         line(
             text,
-            &format!(
-                "#   {}",
-                assignment(name, property).unwrap_or_else(|| format!("{name} (not set)"))
-            ),
+            &format!("#   {}", assignment(name, property).unwrap_or_else(|| format!("{name} (not set)"))),
         );
         comment(text, "     ", property);
     }
@@ -75,9 +66,7 @@ fn is_table(property: &Value) -> bool {
 
 /// `name = value`; `None` for a key without a default.
 fn assignment(name: &str, property: &Value) -> Option<String> {
-    toml::Value::try_from(&property["default"])
-        .ok()
-        .map(|value| format!("{name} = {value}"))
+    toml::Value::try_from(&property["default"]).ok().map(|value| format!("{name} = {value}"))
 }
 
 fn comment(text: &mut String, indent: &str, property: &Value) {
@@ -105,21 +94,14 @@ mod tests {
         let uncommented: String = commented.lines().map(uncomment).collect();
         assert_ne!(commented, uncommented);
         for text in [commented, uncommented] {
-            assert_eq!(
-                toml::from_str::<Settings>(&text).unwrap(),
-                Settings::default(),
-                "{text}"
-            );
+            assert_eq!(toml::from_str::<Settings>(&text).unwrap(), Settings::default(), "{text}");
         }
     }
 
     #[test]
     fn the_sample_file_is_what_the_command_prints() {
         let sample = include_str!("../../../../manifests/config.toml");
-        assert!(
-            sample == explain(),
-            "run: berth config default > manifests/config.toml"
-        );
+        assert!(sample == explain(), "run: berth config default > manifests/config.toml");
     }
 
     #[test]
@@ -128,11 +110,7 @@ mod tests {
         let lines: Vec<_> = text.lines().collect();
         for pair in lines.windows(2) {
             let is_key = !pair[1].is_empty() && !pair[1].starts_with("# ");
-            assert!(
-                !is_key || pair[0].starts_with("# "),
-                "{:?} has no explanation",
-                pair[1]
-            );
+            assert!(!is_key || pair[0].starts_with("# "), "{:?} has no explanation", pair[1]);
         }
     }
 }

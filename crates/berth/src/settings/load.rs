@@ -26,6 +26,14 @@ pub(crate) struct Flags {
     pub(crate) socket: Option<PathBuf>,
 }
 
+impl Flags {
+    /// Whether the command line says anything about the settings.
+    pub(crate) fn is_given(&self) -> bool {
+        let Self { config, root, state, socket } = self;
+        [config, root, state, socket].into_iter().any(Option::is_some)
+    }
+}
+
 /// What [`load`] found.
 #[derive(Debug)]
 pub(crate) struct Loaded {
@@ -47,11 +55,7 @@ pub(crate) enum Error {
     },
     /// Not TOML, an unknown key, or a value of the wrong type.
     #[error("read settings from {} line {line}: {message}", path.display())]
-    Parse {
-        path: PathBuf,
-        line: usize,
-        message: String,
-    },
+    Parse { path: PathBuf, line: usize, message: String },
     /// The files are fine one by one, and not together.
     #[error("merge the settings files")]
     Merge(#[source] toml::de::Error),
@@ -70,10 +74,7 @@ struct Source {
 
 /// Reads, merges and validates.
 pub(crate) fn load(flags: &Flags) -> Result<Loaded, Error> {
-    let sources = files_to_read(flags)?
-        .into_iter()
-        .map(Source::read)
-        .collect::<Result<Vec<_>, _>>()?;
+    let sources = files_to_read(flags)?.into_iter().map(Source::read).collect::<Result<Vec<_>, _>>()?;
     let mut merged = Table::new();
     for source in &sources {
         merge(&mut merged, source.table.clone());
@@ -84,10 +85,7 @@ pub(crate) fn load(flags: &Flags) -> Result<Loaded, Error> {
     if !problems.is_empty() {
         return Err(Error::Invalid(describe(&problems, flags, &sources)));
     }
-    Ok(Loaded {
-        settings,
-        files: sources.into_iter().map(|source| source.path).collect(),
-    })
+    Ok(Loaded { settings, files: sources.into_iter().map(|source| source.path).collect() })
 }
 
 impl Flags {
@@ -117,10 +115,7 @@ impl Flags {
 
 impl Source {
     fn read(path: PathBuf) -> Result<Self, Error> {
-        let text = fs::read_to_string(&path).map_err(|source| Error::Read {
-            path: path.clone(),
-            source,
-        })?;
+        let text = fs::read_to_string(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
         let parse = |error: toml::de::Error| Error::Parse {
             path: path.clone(),
             line: error.span().map_or(1, |span| line_at(&text, span.start)),
@@ -156,16 +151,11 @@ fn files_to_read(flags: &Flags) -> Result<Vec<PathBuf>, Error> {
     let main = flags.config.clone().unwrap_or_else(|| DEFAULT_FILE.into());
     let directory = main.with_extension("d");
     let mut drop_ins = match fs::read_dir(&directory) {
-        Ok(entries) => entries
-            .map(|entry| entry.map(|e| e.path()))
-            .collect::<Result<Vec<_>, _>>(),
+        Ok(entries) => entries.map(|entry| entry.map(|e| e.path())).collect::<Result<Vec<_>, _>>(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error),
     }
-    .map_err(|source| Error::Read {
-        path: directory,
-        source,
-    })?;
+    .map_err(|source| Error::Read { path: directory, source })?;
     drop_ins.retain(|path| path.extension() == Some(OsStr::new("toml")));
     drop_ins.sort();
     let wanted = flags.config.is_some() || main.exists();
@@ -200,14 +190,8 @@ fn origin(key: &str, flags: &Flags, sources: &[Source]) -> String {
     if let Some(flag) = flags.deciding(key) {
         return format!("flag {flag}");
     }
-    let found = sources
-        .iter()
-        .rev()
-        .find_map(|source| Some((&source.path, source.line_of(key)?)));
-    found.map_or_else(
-        || "default".into(),
-        |(path, line)| format!("{} line {line}", path.display()),
-    )
+    let found = sources.iter().rev().find_map(|source| Some((&source.path, source.line_of(key)?)));
+    found.map_or_else(|| "default".into(), |(path, line)| format!("{} line {line}", path.display()))
 }
 
 /// Lines count from one.
@@ -227,10 +211,7 @@ mod tests {
         for (name, text) in files {
             fs::write(dir.path().join(name), text).unwrap();
         }
-        let flags = Flags {
-            config: Some(dir.path().join("config.toml")),
-            ..Flags::default()
-        };
+        let flags = Flags { config: Some(dir.path().join("config.toml")), ..Flags::default() };
         let loaded = load(&flags);
         (dir, loaded)
     }
@@ -238,24 +219,15 @@ mod tests {
     #[test]
     fn later_files_win_key_by_key() {
         let (_dir, loaded) = load_files(&[
-            (
-                "config.toml",
-                "root = '/a'\n[log]\nlevel = 'debug'\nformat = 'json'\n",
-            ),
+            ("config.toml", "root = '/a'\n[log]\nlevel = 'debug'\nformat = 'json'\n"),
             ("config.d/20-b.toml", "log.level = 'error'\n"),
             ("config.d/10-a.toml", "log.level = 'warn'\nstate = '/b'\n"),
             ("config.d/30-c.conf", "not read"),
         ]);
         let loaded = loaded.unwrap();
         let Settings { root, state, log, .. } = loaded.settings;
-        assert_eq!(
-            (root.as_path(), state.as_path()),
-            (Path::new("/a"), Path::new("/b"))
-        );
-        assert_eq!(
-            (log.level.as_str(), log.format),
-            ("error", super::super::LogFormat::Json)
-        );
+        assert_eq!((root.as_path(), state.as_path()), (Path::new("/a"), Path::new("/b")));
+        assert_eq!((log.level.as_str(), log.format), ("error", super::super::LogFormat::Json));
         assert_eq!(loaded.files.len(), 3);
     }
 
@@ -265,10 +237,7 @@ mod tests {
             "\n[cri]\nsokcet = '/x'\n",
             "config.d/1.toml line 3: unknown field `sokcet`, expected `socket`",
         );
-        check(
-            "[log]\nformat = 'xml'\n",
-            "config.d/1.toml line 2: unknown variant `xml`",
-        );
+        check("[log]\nformat = 'xml'\n", "config.d/1.toml line 2: unknown variant `xml`");
         check("root = 1\n", "config.d/1.toml line 1: invalid type: integer `1`");
         check("root = \n", "config.d/1.toml line 1: ");
         check(
@@ -286,11 +255,8 @@ mod tests {
 
     #[test]
     fn a_named_file_must_exist() {
-        let error = load(&Flags {
-            config: Some("/nowhere/berth.toml".into()),
-            ..Flags::default()
-        })
-        .unwrap_err();
+        let error =
+            load(&Flags { config: Some("/nowhere/berth.toml".into()), ..Flags::default() }).unwrap_err();
         assert_eq!(error.to_string(), "read settings from /nowhere/berth.toml");
     }
 
@@ -298,22 +264,9 @@ mod tests {
     fn flags_win_and_are_named() {
         let (dir, _) = load_files(&[("config.toml", "root = '/a'")]);
         let config = Some(dir.path().join("config.toml"));
-        let flags = Flags {
-            config: config.clone(),
-            root: Some("/b".into()),
-            ..Flags::default()
-        };
+        let flags = Flags { config: config.clone(), root: Some("/b".into()), ..Flags::default() };
         assert_eq!(load(&flags).unwrap().settings.root, Path::new("/b"));
-        let flags = Flags {
-            config,
-            socket: Some("x".into()),
-            ..Flags::default()
-        };
-        assert!(
-            load(&flags)
-                .unwrap_err()
-                .to_string()
-                .contains("flag --socket: cri.socket: \"x\"")
-        );
+        let flags = Flags { config, socket: Some("x".into()), ..Flags::default() };
+        assert!(load(&flags).unwrap_err().to_string().contains("flag --socket: cri.socket: \"x\""));
     }
 }

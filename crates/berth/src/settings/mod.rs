@@ -126,28 +126,19 @@ impl Default for Settings {
 
 impl Default for Log {
     fn default() -> Self {
-        Self {
-            level: "info".into(),
-            format: LogFormat::Text,
-        }
+        Self { level: "info".into(), format: LogFormat::Text }
     }
 }
 
 impl Default for Cgroup {
     fn default() -> Self {
-        Self {
-            root: "/berth".into(),
-            driver: CgroupDriver::Cgroupfs,
-        }
+        Self { root: "/berth".into(), driver: CgroupDriver::Cgroupfs }
     }
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            log_line_bytes: 16 * 1024,
-            exec_output_bytes: 16 * 1024 * 1024,
-        }
+        Self { log_line_bytes: 16 * 1024, exec_output_bytes: 16 * 1024 * 1024 }
     }
 }
 
@@ -163,10 +154,7 @@ pub(crate) struct Problem {
 impl Settings {
     /// The socket on which the agent answers.
     pub(crate) fn socket(&self) -> PathBuf {
-        self.cri
-            .socket
-            .clone()
-            .unwrap_or_else(|| self.state.join("berth.sock"))
+        self.cri.socket.clone().unwrap_or_else(|| self.state.join("berth.sock"))
     }
 
     /// Everything that is wrong with the values, in the order of the keys.
@@ -174,10 +162,7 @@ impl Settings {
         let mut problems = Vec::new();
         let mut expect = |holds: bool, key: &str, value: &dyn fmt::Debug, rule: &str| {
             if !holds {
-                problems.push(Problem {
-                    key: key.into(),
-                    fault: format!("{value:?} must {rule}"),
-                });
+                problems.push(Problem { key: key.into(), fault: format!("{value:?} must {rule}") });
             }
         };
         const PLAIN: &str = "be an absolute path without `..`";
@@ -188,19 +173,9 @@ impl Settings {
         let plain = self.cri.socket.as_deref().is_none_or(is_plain_absolute);
         expect(plain, "cri.socket", &socket, PLAIN);
         // sockaddr_un, unix(7): 108 bytes with the closing NUL.
-        expect(
-            socket.as_os_str().len() < 108,
-            "cri.socket",
-            &socket,
-            "be shorter than 108 bytes",
-        );
+        expect(socket.as_os_str().len() < 108, "cri.socket", &socket, "be shorter than 108 bytes");
         let level = &self.log.level;
-        expect(
-            EnvFilter::try_new(level).is_ok(),
-            "log.level",
-            level,
-            "be a severity or a list of them",
-        );
+        expect(EnvFilter::try_new(level).is_ok(), "log.level", level, "be a severity or a list of them");
         let import = self.images.import.as_deref();
         expect(
             import.is_none_or(is_plain_absolute),
@@ -210,19 +185,9 @@ impl Settings {
         );
         let cgroup = Path::new(&self.cgroup.root);
         let below = is_plain_absolute(cgroup) && cgroup != Path::new("/");
-        expect(
-            below,
-            "cgroup.root",
-            &cgroup,
-            "be an absolute path below the root of the hierarchy",
-        );
+        expect(below, "cgroup.root", &cgroup, "be an absolute path below the root of the hierarchy");
         let (line, output) = (self.limits.log_line_bytes, self.limits.exec_output_bytes);
-        expect(
-            (256..=1 << 20).contains(&line),
-            "limits.log_line_bytes",
-            &line,
-            "be from 256 to 1048576",
-        );
+        expect((256..=1 << 20).contains(&line), "limits.log_line_bytes", &line, "be from 256 to 1048576");
         expect(
             (4096..=256 << 20).contains(&output),
             "limits.exec_output_bytes",
@@ -232,21 +197,12 @@ impl Settings {
         match self.network.validate() {
             Ok(()) => {}
             Err(berth_net::Error::Config { key, value, problem }) => {
-                problems.push(Problem {
-                    key: format!("network.{key}"),
-                    fault: format!("{value} {problem}"),
-                });
+                problems.push(Problem { key: format!("network.{key}"), fault: format!("{value} {problem}") });
             }
-            Err(error) => problems.push(Problem {
-                key: "network".into(),
-                fault: error.to_string(),
-            }),
+            Err(error) => problems.push(Problem { key: "network".into(), fault: error.to_string() }),
         }
         if let Err(error) = self.registries.validate() {
-            problems.push(Problem {
-                key: "registries".into(),
-                fault: error.to_string(),
-            });
+            problems.push(Problem { key: "registries".into(), fault: error.to_string() });
         }
         problems
     }
@@ -288,11 +244,7 @@ mod tests {
 
     fn check(text: &str, keys: &[&str]) {
         let settings: Settings = toml::from_str(text).unwrap();
-        let found: Vec<_> = settings
-            .problems()
-            .into_iter()
-            .map(|problem| problem.key)
-            .collect();
+        let found: Vec<_> = settings.problems().into_iter().map(|problem| problem.key).collect();
         assert_eq!(found, keys, "{text}");
     }
 }

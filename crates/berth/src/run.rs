@@ -1,0 +1,129 @@
+//! `berth run FILE…`: pods from manifests, with no kubelet.
+//!
+//! ```text
+//! an agent answers on the socket        ──▶ use it
+//! none does, settings were given        ──▶ embed an agent with these settings
+//! none does, no settings were given     ──▶ embed an agent with private ones: directories, bridge, subnets, cgroups
+//! ```
+//! An embedded agent ends with the run and leaves nothing: no bridge, no table, no cgroup, and of private directories
+//! no file. Images stay only where settings were given.
+
+use crate::agent::{self, Agent};
+use crate::lifecycle::StopSignals;
+use crate::listener::{Occupant, occupant};
+use crate::settings::{Flags, Settings};
+use crate::{settings, telemetry};
+use anyhow::{Context, Result, bail};
+use berth_manifest::{Dirs, Mode, Options, Outcome, Output, PodManifest, Runner};
+use berth_net::IfName;
+use clap::Args;
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, id};
+use tokio::runtime::Builder;
+use tokio_util::sync::CancellationToken;
+
+/// Where private directories are made: on a disk, since an overlay's writable layer should not take memory.
+const PRIVATE_PARENT: &str = "/var/tmp";
+
+/// What a shell reports of a command that SIGINT ended.
+const INTERRUPTED: u8 = 130;
+
+/// What to run.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Manifests: Kubernetes Pods in YAML, several documents in a file allowed
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Return when all containers run, and leave them to the running agent
+    #[arg(long, short)]
+    detach: bool,
+    /// Directory of image archives and OCI layouts to import first, when no agent runs
+    #[arg(long, value_name = "DIR")]
+    images: Option<PathBuf>,
+}
+
+/// Runs to the end; the exit status is that of the first container that failed.
+pub(crate) fn run(flags: &Flags, args: RunArgs) -> Result<ExitCode> {
+    // A manifest that makes no sense is refused before anything is started.
+    let pods = args.files.iter().map(berth_manifest::load).collect::<Result<Vec<_>, _>>()?.concat();
+    let mut settings = settings::load(flags)?.settings;
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let agent_runs = occupant(&settings.socket())? == Occupant::Live;
+    let private = if agent_runs || flags.is_given() { None } else { Some(make_private(&mut settings)?) };
+    if args.images.is_some() {
+        settings.images.import = args.images;
+    }
+    telemetry::start(&settings.log)?;
+    let mode = if args.detach { Mode::Detach } else { Mode::Follow };
+    let outcome = runtime.block_on(async {
+        match (agent_runs, mode) {
+            (true, _) => run_pods(&settings, pods, mode).await,
+            (false, Mode::Follow) => embed(&settings, pods).await,
+            (false, Mode::Detach) => bail!("detach: no agent runs on {}", settings.socket().display()),
+        }
+    });
+    runtime.shutdown_background();
+    if let Some(directory) = private {
+        directory.close().context("remove the private directory")?;
+    }
+    Ok(match outcome? {
+        Outcome::Finished { exit_code } => ExitCode::from(u8::try_from(exit_code).unwrap_or(1)),
+        Outcome::Stopped => ExitCode::from(INTERRUPTED),
+        Outcome::Detached => ExitCode::SUCCESS,
+    })
+}
+
+/// Gives the settings directories, names and addresses that no other agent has; the directories go with the value.
+fn make_private(settings: &mut Settings) -> Result<tempfile::TempDir> {
+    let directory = tempfile::Builder::new().prefix("berth-run.").tempdir_in(PRIVATE_PARENT)?;
+    let number = id();
+    settings.root = directory.path().join("root");
+    settings.state = directory.path().join("state");
+    settings.cgroup.root = format!("/berth-run-{number}");
+    settings.network.bridge = IfName::new(format!("bthrun{number}"))?;
+    settings.network.nft_table = format!("berth-run-{number}");
+    let (high, low) = (128 + (number >> 8) % 64, number % 256);
+    let subnets = [format!("10.{high}.{low}.0/24"), format!("fd62:6572:7468:{:x}::/64", number % 0x10000)];
+    settings.network.subnets = subnets.iter().map(|subnet| subnet.parse()).collect::<Result<_, _>>()?;
+    // The containers' lines are what the user came for.
+    settings.log.level = "warn".to_owned();
+    Ok(directory)
+}
+
+/// Runs the pods on an agent of our own, and takes that down whatever happens to them.
+async fn embed(settings: &Settings, pods: Vec<PodManifest>) -> Result<Outcome> {
+    let agent = Agent::start(settings).await?;
+    let outcome = run_pods(settings, pods, Mode::Follow).await;
+    let stopped = async {
+        agent.stop().await?;
+        agent::dismantle(settings).await
+    };
+    let stopped = stopped.await.context("take the embedded agent down");
+    let outcome = outcome?;
+    stopped?;
+    Ok(outcome)
+}
+
+/// Runs the pods on the agent that answers, until they end or a signal asks for it; a second signal ends the waiting.
+async fn run_pods(settings: &Settings, pods: Vec<PodManifest>, mode: Mode) -> Result<Outcome> {
+    let channel = berth_cri_proto::connect(&settings.socket()).await?;
+    let dirs = run_dirs(&settings.state);
+    let options = Options { mode, output: Output::stdout(), runtime_handler: String::new() };
+    let stop = CancellationToken::new();
+    let mut signals = StopSignals::catch().context("catch signals")?;
+    let runner = Runner::new(channel, dirs);
+    let run = runner.run(pods, options, stop.clone());
+    tokio::pin!(run);
+    tokio::select! {
+        outcome = &mut run => return Ok(outcome?),
+        _ = signals.next() => stop.cancel(),
+    }
+    tokio::select! {
+        outcome = &mut run => Ok(outcome?),
+        signal = signals.next() => bail!("interrupted by {signal:?} while taking pods down"),
+    }
+}
+
+fn run_dirs(state: &Path) -> Dirs {
+    Dirs { pods: state.join("run/pods"), logs: state.join("run/logs") }
+}
