@@ -83,10 +83,7 @@ calls! {
 impl Cri {
     /// Connects to the agent that listens on `socket`; `None` if none does.
     pub fn connect(socket: &Path) -> Option<Self> {
-        let thread = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
+        let thread = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let channel = thread.block_on(berth_cri_proto::connect(socket)).ok()?;
         let max = berth_cri_proto::MAX_MESSAGE_BYTES;
         Some(Self {
@@ -98,10 +95,7 @@ impl Cri {
 
     /// Asks for a sandbox and hangs up after `patience`, as a kubelet does that has given up.
     pub fn run_pod_sandbox_in_a_hurry(&self, config: PodSandboxConfig, patience: Duration) {
-        let request = RunPodSandboxRequest {
-            config: Some(config),
-            ..Default::default()
-        };
+        let request = RunPodSandboxRequest { config: Some(config), ..Default::default() };
         let mut client = self.runtime.clone();
         let call = async { tokio::time::timeout(patience, client.run_pod_sandbox(request)).await };
         let _ = self.thread.block_on(call);
@@ -110,46 +104,32 @@ impl Cri {
     /// A sandbox's status.
     #[allow(clippy::result_large_err, reason = "the caller looks into it")]
     pub fn sandbox(&self, id: &str) -> Answer<PodSandboxStatus> {
-        let request = PodSandboxStatusRequest {
-            pod_sandbox_id: id.into(),
-            verbose: false,
-        };
+        let request = PodSandboxStatusRequest { pod_sandbox_id: id.into(), verbose: false };
         Ok(self.pod_sandbox_status(request)?.status.unwrap())
     }
 
     /// A container's status.
     #[allow(clippy::result_large_err, reason = "the caller looks into it")]
     pub fn container(&self, id: &str) -> Answer<ContainerStatus> {
-        let request = ContainerStatusRequest {
-            container_id: id.into(),
-            verbose: false,
-        };
+        let request = ContainerStatusRequest { container_id: id.into(), verbose: false };
         Ok(self.container_status(request)?.status.unwrap())
     }
 
     /// All sandboxes.
     pub fn sandboxes(&self) -> Vec<PodSandbox> {
-        self.list_pod_sandbox(ListPodSandboxRequest::default())
-            .unwrap()
-            .items
+        self.list_pod_sandbox(ListPodSandboxRequest::default()).unwrap().items
     }
 
     /// All containers.
     pub fn containers(&self) -> Vec<Container> {
-        self.list_containers(ListContainersRequest::default())
-            .unwrap()
-            .containers
+        self.list_containers(ListContainersRequest::default()).unwrap().containers
     }
 
     /// Stops and removes a sandbox.
     #[allow(clippy::result_large_err, reason = "the caller looks into it")]
     pub fn take_down(&self, id: &str) -> Answer<()> {
-        self.stop_pod_sandbox(StopPodSandboxRequest {
-            pod_sandbox_id: id.into(),
-        })?;
-        self.remove_pod_sandbox(RemovePodSandboxRequest {
-            pod_sandbox_id: id.into(),
-        })?;
+        self.stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: id.into() })?;
+        self.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: id.into() })?;
         Ok(())
     }
 }

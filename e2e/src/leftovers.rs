@@ -50,6 +50,10 @@ impl Snapshot {
         more.chain(less).collect()
     }
 
+    pub(crate) fn has_zombies(&self) -> bool {
+        self.0.iter().any(|line| line.ends_with("(zombie)"))
+    }
+
     /// How many lines begin so.
     pub fn count(&self, beginning: &str) -> usize {
         self.0.iter().filter(|line| line.starts_with(beginning)).count()
@@ -67,10 +71,8 @@ impl Snapshot {
 
     /// The lines that begin in one of these ways.
     pub(crate) fn only(&self, beginnings: &[&str]) -> Vec<String> {
-        let wanted = self
-            .0
-            .iter()
-            .filter(|line| beginnings.iter().any(|beginning| line.starts_with(beginning)));
+        let wanted =
+            self.0.iter().filter(|line| beginnings.iter().any(|beginning| line.starts_with(beginning)));
         wanted.cloned().collect()
     }
 }
@@ -79,8 +81,7 @@ impl Snapshot {
 pub(crate) fn owns(scope: &Scope<'_>, process: &Process) -> bool {
     let below = format!(":{}", scope.cgroup);
     let in_cgroup = process.cgroups.lines().any(|line| {
-        line.split_once(&below)
-            .is_some_and(|(_, rest)| rest.is_empty() || rest.starts_with('/'))
+        line.split_once(&below).is_some_and(|(_, rest)| rest.is_empty() || rest.starts_with('/'))
     });
     in_cgroup || (scope.alone && process.net == Some(scope.site.inode()))
 }
@@ -98,46 +99,27 @@ fn processes(scope: &Scope<'_>) -> Vec<String> {
 fn mounts(dir: &Path) -> Vec<String> {
     let table = fs::read_to_string("/proc/self/mounts").unwrap();
     let dir = dir.to_str().unwrap();
-    table
-        .lines()
-        .filter(|line| line.contains(dir))
-        .map(|line| format!("mount {line}"))
-        .collect()
+    table.lines().filter(|line| line.contains(dir)).map(|line| format!("mount {line}")).collect()
 }
 
 /// In every hierarchy, what is below the agent's root; the root itself stays with the agent.
 fn cgroups(root: &str) -> Vec<String> {
     let inside = cgroup_roots(root).into_iter().flat_map(|root| below(&root));
-    inside
-        .filter(|path| path.is_dir())
-        .map(|path| format!("cgroup {}", path.display()))
-        .collect()
+    inside.filter(|path| path.is_dir()).map(|path| format!("cgroup {}", path.display())).collect()
 }
 
 /// The directories of the agent's root in all hierarchies.
 pub(crate) fn cgroup_roots(root: &str) -> Vec<PathBuf> {
-    let hierarchies = fs::read_dir("/sys/fs/cgroup")
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
-    let paths = hierarchies
-        .chain(["/sys/fs/cgroup".into()])
-        .filter(|path| !path.is_symlink());
-    paths
-        .map(|path| path.join(root.trim_start_matches('/')))
-        .filter(|path| path.is_dir())
-        .collect()
+    let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap().map(|entry| entry.unwrap().path());
+    let paths = hierarchies.chain(["/sys/fs/cgroup".into()]).filter(|path| !path.is_symlink());
+    paths.map(|path| path.join(root.trim_start_matches('/'))).filter(|path| path.is_dir()).collect()
 }
 
 fn files(dir: &Path) -> Vec<String> {
-    let own = ["root", "state"]
-        .into_iter()
-        .flat_map(|part| below(&dir.join(part)));
+    let own = ["root", "state"].into_iter().flat_map(|part| below(&dir.join(part)));
     // The database's journal comes and goes as it likes.
-    let settled = own.filter(|path| {
-        !path
-            .to_str()
-            .is_some_and(|path| path.ends_with("-wal") || path.ends_with("-shm"))
-    });
+    let settled = own
+        .filter(|path| !path.to_str().is_some_and(|path| path.ends_with("-wal") || path.ends_with("-shm")));
     settled.map(|path| format!("file {}", path.display())).collect()
 }
 
@@ -170,19 +152,13 @@ fn descriptors(agent: u32) -> Vec<String> {
             *counts.entry(kind.to_owned()).or_default() += 1;
         }
     }
-    counts
-        .into_iter()
-        .map(|(kind, count)| format!("descriptor {kind}, {count} times"))
-        .collect()
+    counts.into_iter().map(|(kind, count)| format!("descriptor {kind}, {count} times")).collect()
 }
 
 fn links(scope: &Scope<'_>) -> Vec<String> {
     let text = scope.site.run("ip", &["-o", "link"]);
     let names = text.lines().filter_map(|line| line.split([' ', '@', ':']).nth(2));
-    names
-        .filter(|name| *name != scope.bridge)
-        .map(|name| format!("link {name}"))
-        .collect()
+    names.filter(|name| *name != scope.bridge).map(|name| format!("link {name}")).collect()
 }
 
 fn rules(site: &Site) -> Vec<String> {

@@ -23,19 +23,15 @@ pub fn read_log(path: &Path) -> Vec<Line> {
     let text = String::from_utf8(bytes).unwrap();
     // The last record may be half written while its writer works.
     let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
-    whole.lines().map(parse).collect()
+    // Not lines(), which would take a `\r` before the newline away.
+    whole.split_terminator('\n').map(parse).collect()
 }
 
 #[track_caller]
 fn parse(record: &str) -> Line {
     let mut parts = record.splitn(4, ' ').map(str::to_owned);
     let mut next = || parts.next().unwrap_or_else(|| panic!("not a record: {record:?}"));
-    Line {
-        time: next(),
-        stream: next(),
-        tag: next(),
-        text: next(),
-    }
+    Line { time: next(), stream: next(), tag: next(), text: next() }
 }
 
 /// The lines of a log's text, parts joined, of both streams.

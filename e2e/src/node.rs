@@ -15,7 +15,7 @@ use crate::leftovers::{Scope, Snapshot, cgroup_roots, owns};
 use crate::pod::Pod;
 use crate::requests;
 use crate::site::Site;
-use crate::tools::{Running, berth_binary, poll, repository, run, spawn};
+use crate::tools::{Running, berth_binary, eventually, poll, repository, run, spawn};
 use crate::{leftovers, processes};
 
 /// How long an agent may take to come up: it imports images in a build that is not optimised.
@@ -87,17 +87,12 @@ impl Node {
     }
 
     fn settings(&self, more: &str) -> String {
-        let Self {
-            number,
-            cgroup,
-            bridge,
-            ..
-        } = self;
+        let Self { number, cgroup, bridge, .. } = self;
         let dir = self.dir.display();
         format!(
             "root = '{dir}/root'\n\
              state = '{dir}/state'\n\
-             log.level = 'debug'\n\
+             log.level = 'info'\n\
              cgroup.root = '{cgroup}'\n\
              [network]\n\
              bridge = '{bridge}'\n\
@@ -162,11 +157,7 @@ impl Node {
 
     /// Runs crictl, which may fail.
     pub fn try_crictl(&self, args: &[&str]) -> Output {
-        self.crictl_command()
-            .args(args)
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
+        self.crictl_command().args(args).stdin(Stdio::null()).output().unwrap()
     }
 
     fn crictl_command(&self) -> Command {
@@ -180,10 +171,7 @@ impl Node {
     /// A command of berth's that finds this agent.
     pub fn berth(&self, args: &[&str]) -> Command {
         let mut command = self.site.command(berth_binary());
-        command
-            .arg("--config")
-            .arg(self.dir.join("config.toml"))
-            .args(args);
+        command.arg("--config").arg(self.dir.join("config.toml")).args(args);
         command
     }
 
@@ -195,17 +183,10 @@ impl Node {
             agent.get_or_insert_with(|| spawn(&mut self.berth(&["serve"]), &self.dir.join("agent.log")));
         let served = poll(START, || {
             let gone = running.ended().is_some();
-            let served = Cri::connect(&self.socket())?
-                .version(VersionRequest::default())
-                .is_ok();
+            let served = Cri::connect(&self.socket())?.version(VersionRequest::default()).is_ok();
             (served || gone).then_some(served)
         });
-        assert_eq!(
-            served,
-            Some(true),
-            "the agent does not come up:\n{}",
-            self.journal()
-        );
+        assert_eq!(served, Some(true), "the agent does not come up:\n{}", self.journal());
     }
 
     /// Kills the agent without a warning.
@@ -235,6 +216,14 @@ impl Node {
     /// What the kernel and the disk hold for this agent now.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot::take(&self.scope())
+    }
+
+    /// A moment in which nothing is half gone, to compare later ones with.
+    #[track_caller]
+    pub fn baseline(&self) -> Snapshot {
+        eventually("all that has ended to be gone", SETTLE, || {
+            Some(self.snapshot()).filter(|snapshot| !snapshot.has_zombies())
+        })
     }
 
     /// Waits until all is as it was; what differs for good fails the test.
@@ -304,11 +293,8 @@ impl Node {
         processes::kill_all(|process| owns(&self.scope(), process));
         let mounted = fs::read_to_string("/proc/self/mounts").unwrap();
         let own = mounted.lines().filter_map(|line| line.split(' ').nth(1));
-        for path in own
-            .filter(|path| path.starts_with(self.dir.to_str().unwrap()))
-            .collect::<Vec<_>>()
-            .iter()
-            .rev()
+        for path in
+            own.filter(|path| path.starts_with(self.dir.to_str().unwrap())).collect::<Vec<_>>().iter().rev()
         {
             let _ = Command::new("umount").args(["--lazy", path]).status();
         }
@@ -316,11 +302,7 @@ impl Node {
         let _ = self.site.command("ip").args(["link", "delete", &self.bridge]).output();
         let _ = self.site.command("nft").args(["delete", "table", "inet", &self.table()]).output();
         for root in cgroup_roots(&self.cgroup) {
-            for path in leftovers::below(&root)
-                .iter()
-                .filter(|path| path.is_dir())
-                .chain([&root])
-            {
+            for path in leftovers::below(&root).iter().filter(|path| path.is_dir()).chain([&root]) {
                 poll(Duration::from_secs(1), || fs::remove_dir(path).ok());
             }
         }
@@ -341,10 +323,7 @@ impl Drop for Node {
         if failed || !problems.is_empty() {
             let journal = self.journal();
             let lines: Vec<_> = journal.lines().collect();
-            eprintln!(
-                "the agent's last words:\n{}",
-                lines[lines.len().saturating_sub(60)..].join("\n")
-            );
+            eprintln!("the agent's last words:\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
         }
         self.clean();
         assert!(problems.is_empty(), "after the test:\n{}", problems.join("\n"));

@@ -25,10 +25,7 @@ impl<'a> Pod<'a> {
     /// Runs a sandbox.
     #[track_caller]
     pub fn run(node: &'a Node, config: PodSandboxConfig) -> Self {
-        let request = RunPodSandboxRequest {
-            config: Some(config.clone()),
-            ..Default::default()
-        };
+        let request = RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };
         let id = node.cri().run_pod_sandbox(request).unwrap().pod_sandbox_id;
         Self { node, id, config }
     }
@@ -53,9 +50,7 @@ impl<'a> Pod<'a> {
     /// Starts a container.
     #[allow(clippy::result_large_err, reason = "the caller looks into it")]
     pub fn try_start(&self, id: &str) -> Answer<StartContainerResponse> {
-        self.node.cri().start_container(StartContainerRequest {
-            container_id: id.into(),
-        })
+        self.node.cri().start_container(StartContainerRequest { container_id: id.into() })
     }
 
     /// Creates and starts a container, and returns its id.
@@ -85,23 +80,13 @@ impl<'a> Pod<'a> {
     #[allow(clippy::result_large_err, reason = "the caller looks into it")]
     pub fn try_exec(&self, id: &str, args: &[&str], timeout: i64) -> Answer<ExecSyncResponse> {
         let cmd = args.iter().map(|arg| (*arg).to_owned()).collect();
-        self.node.cri().exec_sync(ExecSyncRequest {
-            container_id: id.into(),
-            cmd,
-            timeout,
-        })
+        self.node.cri().exec_sync(ExecSyncRequest { container_id: id.into(), cmd, timeout })
     }
 
     /// Stops a container, with so many seconds of grace.
     #[track_caller]
     pub fn stop(&self, id: &str, timeout: i64) {
-        self.node
-            .cri()
-            .stop_container(StopContainerRequest {
-                container_id: id.into(),
-                timeout,
-            })
-            .unwrap();
+        self.node.cri().stop_container(StopContainerRequest { container_id: id.into(), timeout }).unwrap();
     }
 
     /// A container's status.
@@ -121,19 +106,9 @@ impl<'a> Pod<'a> {
     /// The sandbox's addresses, the primary one first.
     #[track_caller]
     pub fn addresses(&self) -> Vec<String> {
-        let network = self
-            .node
-            .cri()
-            .sandbox(&self.id)
-            .unwrap()
-            .network
-            .unwrap_or_default();
+        let network = self.node.cri().sandbox(&self.id).unwrap().network.unwrap_or_default();
         let more = network.additional_ips.into_iter().map(|address| address.ip);
-        [network.ip]
-            .into_iter()
-            .chain(more)
-            .filter(|ip| !ip.is_empty())
-            .collect()
+        [network.ip].into_iter().chain(more).filter(|ip| !ip.is_empty()).collect()
     }
 
     /// The log file of a container.
@@ -161,10 +136,7 @@ impl<'a> Pod<'a> {
     pub fn pid(&self, container: Option<&str>) -> u32 {
         let info = match container {
             Some(id) => {
-                let request = ContainerStatusRequest {
-                    container_id: id.into(),
-                    verbose: true,
-                };
+                let request = ContainerStatusRequest { container_id: id.into(), verbose: true };
                 self.node.cri().container_status(request).unwrap().info
             }
             None => self.info(),
@@ -180,10 +152,7 @@ impl<'a> Pod<'a> {
     }
 
     fn info(&self) -> std::collections::HashMap<String, String> {
-        let request = PodSandboxStatusRequest {
-            pod_sandbox_id: self.id.clone(),
-            verbose: true,
-        };
+        let request = PodSandboxStatusRequest { pod_sandbox_id: self.id.clone(), verbose: true };
         self.node.cri().pod_sandbox_status(request).unwrap().info
     }
 

@@ -25,18 +25,16 @@ pub(crate) struct Process {
 
 /// All processes that can be looked at now.
 pub(crate) fn all() -> Vec<Process> {
-    let pids = fs::read_dir("/proc")
-        .unwrap()
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let pids =
+        fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     pids.filter_map(look_at).collect()
 }
 
 /// Those that `own` accepts, and the zombies that these have not waited for.
 pub(crate) fn owned(own: impl Fn(&Process) -> bool) -> Vec<Process> {
     let (mine, others): (Vec<_>, Vec<_>) = all().into_iter().partition(|process| own(process));
-    let zombies = others
-        .into_iter()
-        .filter(|other| other.zombie && mine.iter().any(|one| one.pid == other.parent));
+    let zombies =
+        others.into_iter().filter(|other| other.zombie && mine.iter().any(|one| one.pid == other.parent));
     let zombies: Vec<_> = zombies.collect();
     mine.into_iter().chain(zombies).collect()
 }
@@ -44,10 +42,7 @@ pub(crate) fn owned(own: impl Fn(&Process) -> bool) -> Vec<Process> {
 /// Kills those that `own` accepts until none is left, or for a while at least.
 pub(crate) fn kill_all(own: impl Fn(&Process) -> bool) {
     poll(Duration::from_secs(5), || {
-        let alive: Vec<_> = all()
-            .into_iter()
-            .filter(|process| !process.zombie && own(process))
-            .collect();
+        let alive: Vec<_> = all().into_iter().filter(|process| !process.zombie && own(process)).collect();
         for process in &alive {
             let _ = kill_process(Pid::from_raw(process.pid).unwrap(), Signal::KILL);
         }
@@ -68,15 +63,9 @@ fn look_at(pid: i32) -> Option<Process> {
     Some(Process {
         pid,
         parent,
-        title: if arguments.is_empty() {
-            format!("[{short}]")
-        } else {
-            arguments
-        },
+        title: if arguments.is_empty() { format!("[{short}]") } else { arguments },
         zombie,
-        net: fs::metadata(format!("/proc/{pid}/ns/net"))
-            .ok()
-            .map(|meta| meta.ino()),
+        net: fs::metadata(format!("/proc/{pid}/ns/net")).ok().map(|meta| meta.ino()),
         cgroups: read("cgroup")?,
     })
 }

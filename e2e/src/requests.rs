@@ -12,18 +12,9 @@ pub const WEB: &str = "localhost/berth/web:latest";
 
 /// A pod with its own network and IPC namespace, whose containers have pid namespaces of their own.
 pub fn sandbox(name: &str, logs: &Path) -> PodSandboxConfig {
-    let options = NamespaceOption {
-        pid: NamespaceMode::Container.into(),
-        ..Default::default()
-    };
-    let security = LinuxSandboxSecurityContext {
-        namespace_options: Some(options),
-        ..Default::default()
-    };
-    let linux = LinuxPodSandboxConfig {
-        security_context: Some(security),
-        ..Default::default()
-    };
+    let options = NamespaceOption { pid: NamespaceMode::Container.into(), ..Default::default() };
+    let security = LinuxSandboxSecurityContext { namespace_options: Some(options), ..Default::default() };
+    let linux = LinuxPodSandboxConfig { security_context: Some(security), ..Default::default() };
     let metadata = PodSandboxMetadata {
         name: name.into(),
         uid: format!("uid-of-{name}"),
@@ -41,35 +32,17 @@ pub fn sandbox(name: &str, logs: &Path) -> PodSandboxConfig {
 
 /// A container that runs a shell script.
 pub fn shell(name: &str, script: &str) -> ContainerConfig {
-    ContainerConfig {
-        command: vec!["sh".into(), "-c".into(), script.into()],
-        ..container(name, BUSYBOX)
-    }
+    ContainerConfig { command: vec!["sh".into(), "-c".into(), script.into()], ..container(name, BUSYBOX) }
 }
 
 /// A container that runs what its image says.
 pub fn container(name: &str, image: &str) -> ContainerConfig {
-    let options = NamespaceOption {
-        pid: NamespaceMode::Container.into(),
-        ..Default::default()
-    };
-    let security = LinuxContainerSecurityContext {
-        namespace_options: Some(options),
-        ..Default::default()
-    };
-    let linux = LinuxContainerConfig {
-        security_context: Some(security),
-        ..Default::default()
-    };
+    let options = NamespaceOption { pid: NamespaceMode::Container.into(), ..Default::default() };
+    let security = LinuxContainerSecurityContext { namespace_options: Some(options), ..Default::default() };
+    let linux = LinuxContainerConfig { security_context: Some(security), ..Default::default() };
     ContainerConfig {
-        metadata: Some(ContainerMetadata {
-            name: name.into(),
-            attempt: 0,
-        }),
-        image: Some(ImageSpec {
-            image: image.into(),
-            ..Default::default()
-        }),
+        metadata: Some(ContainerMetadata { name: name.into(), attempt: 0 }),
+        image: Some(ImageSpec { image: image.into(), ..Default::default() }),
         log_path: format!("{name}.log"),
         linux: Some(linux),
         ..Default::default()

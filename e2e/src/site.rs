@@ -21,11 +21,7 @@ impl Site {
     /// Makes one.
     pub(crate) fn new() -> Self {
         static MADE: AtomicU32 = AtomicU32::new(0);
-        let name = format!(
-            "be2e-{}-{}",
-            std::process::id(),
-            MADE.fetch_add(1, Ordering::Relaxed)
-        );
+        let name = format!("be2e-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         run(Command::new("ip").args(["netns", "add", &name]));
         run(Command::new("ip").args(["-n", &name, "link", "set", "lo", "up"]));
         let inode = fs::metadata(path(&name)).unwrap().ino();
@@ -40,10 +36,7 @@ impl Site {
     /// A command that runs inside. Not by `ip netns exec`, which would hide the cgroups under a new `/sys`.
     pub fn command(&self, program: impl Into<PathBuf>) -> Command {
         let mut command = Command::new("nsenter");
-        command
-            .arg(format!("--net={}", path(&self.name).display()))
-            .arg("--")
-            .arg(program.into());
+        command.arg(format!("--net={}", path(&self.name).display())).arg("--").arg(program.into());
         command
     }
 

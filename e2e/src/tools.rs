@@ -18,11 +18,7 @@ pub(crate) fn berth_binary() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     // target/PROFILE/deps/TEST
     let binary = test.ancestors().nth(2).unwrap().join("berth");
-    assert!(
-        binary.exists(),
-        "{} is missing: run cargo build -p berth",
-        binary.display()
-    );
+    assert!(binary.exists(), "{} is missing: run cargo build -p berth", binary.display());
     binary
 }
 
@@ -51,10 +47,7 @@ pub fn eventually<T>(what: &str, deadline: Duration, look: impl FnMut() -> Optio
 }
 
 /// As [`eventually`], for those who can do without.
-#[allow(
-    clippy::disallowed_methods,
-    reason = "what other processes do can only be looked at again and again"
-)]
+#[allow(clippy::disallowed_methods, reason = "what other processes do can only be looked at again and again")]
 pub(crate) fn poll<T>(deadline: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let start = Instant::now();
     loop {
@@ -79,17 +72,9 @@ pub struct Running {
 #[track_caller]
 pub fn spawn(command: &mut Command, output: &Path) -> Running {
     let file = File::options().append(true).create(true).open(output).unwrap();
-    let command = command
-        .stdin(Stdio::null())
-        .stdout(file.try_clone().unwrap())
-        .stderr(file);
-    let child = command
-        .spawn()
-        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    Running {
-        child,
-        output: output.to_owned(),
-    }
+    let command = command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+    let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    Running { child, output: output.to_owned() }
 }
 
 impl Running {

@@ -13,15 +13,14 @@ fn fifty_pods_come_and_go_and_nothing_is_left() {
     let node = Node::start();
     // What is made once and stays, is made by the first.
     come_and_go(&node, "first");
-    let before = node.snapshot();
+    let before = node.baseline();
 
     thread::scope(|scope| {
         for lane in 0..AT_ONCE {
             let node = &node;
             scope.spawn(move || {
-                let pods: Vec<_> = (0..EACH)
-                    .map(|number| node.pod(&format!("pod-{lane}-{number}")))
-                    .collect();
+                let pods: Vec<_> =
+                    (0..EACH).map(|number| node.pod(&format!("pod-{lane}-{number}"))).collect();
                 for pod in &pods {
                     let id = pod.shell("main", "echo I live; exec sleep 1000");
                     pod.await_line("main", "I live");
@@ -32,35 +31,14 @@ fn fifty_pods_come_and_go_and_nothing_is_left() {
     });
     let cri = node.cri();
     let full = node.snapshot();
-    assert_eq!(
-        (cri.sandboxes().len(), cri.containers().len()),
-        (AT_ONCE * EACH, AT_ONCE * EACH)
-    );
-    assert_eq!(
-        full.count("link ") - before.count("link "),
-        AT_ONCE * EACH,
-        "one link for each pod"
-    );
+    assert_eq!((cri.sandboxes().len(), cri.containers().len()), (AT_ONCE * EACH, AT_ONCE * EACH));
+    assert_eq!(full.count("link ") - before.count("link "), AT_ONCE * EACH, "one link for each pod");
     // Monitor, pause and the container's own process.
-    assert_eq!(
-        full.count("process ") - before.count("process "),
-        3 * AT_ONCE * EACH
-    );
-    assert_eq!(
-        full.count("mount "),
-        before.count("mount "),
-        "the machine's mount table stays as it was"
-    );
-    let addresses: std::collections::BTreeSet<_> = cri
-        .sandboxes()
-        .iter()
-        .map(|pod| cri.sandbox(&pod.id).unwrap().network.unwrap().ip)
-        .collect();
-    assert_eq!(
-        addresses.len(),
-        AT_ONCE * EACH,
-        "each pod has an address of its own"
-    );
+    assert_eq!(full.count("process ") - before.count("process "), 3 * AT_ONCE * EACH);
+    assert_eq!(full.count("mount "), before.count("mount "), "the machine's mount table stays as it was");
+    let addresses: std::collections::BTreeSet<_> =
+        cri.sandboxes().iter().map(|pod| cri.sandbox(&pod.id).unwrap().network.unwrap().ip).collect();
+    assert_eq!(addresses.len(), AT_ONCE * EACH, "each pod has an address of its own");
 
     let ids: Vec<_> = cri.sandboxes().into_iter().map(|pod| pod.id).collect();
     thread::scope(|scope| {

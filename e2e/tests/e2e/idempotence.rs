@@ -24,17 +24,9 @@ fn requests_for_the_same_sandbox_get_the_same_sandbox() {
 
     let mut next = config.clone();
     next.metadata.as_mut().unwrap().attempt = 1;
-    assert_ne!(
-        Pod::run(&node, next).id,
-        pod.id,
-        "another attempt is another sandbox"
-    );
+    assert_ne!(Pod::run(&node, next).id, pod.id, "another attempt is another sandbox");
     pod.take_down();
-    assert_ne!(
-        Pod::run(&node, config).id,
-        pod.id,
-        "after its removal the identity is free"
-    );
+    assert_ne!(Pod::run(&node, config).id, pod.id, "after its removal the identity is free");
 }
 
 #[test]
@@ -43,13 +35,9 @@ fn a_client_that_hangs_up_and_retries_finds_the_work_done() {
     let node = Node::start();
     for (number, patience_ms) in [1, 3, 6, 10].into_iter().enumerate() {
         let config = node.sandbox(&format!("hurry-{number}"));
-        node.cri()
-            .run_pod_sandbox_in_a_hurry(config.clone(), Duration::from_millis(patience_ms));
+        node.cri().run_pod_sandbox_in_a_hurry(config.clone(), Duration::from_millis(patience_ms));
         let pod = Pod::run(&node, config);
-        assert_eq!(
-            node.cri().sandbox(&pod.id).unwrap().state(),
-            PodSandboxState::SandboxReady
-        );
+        assert_eq!(node.cri().sandbox(&pod.id).unwrap().state(), PodSandboxState::SandboxReady);
         assert_eq!(node.cri().sandboxes().len(), number + 1);
     }
 }
@@ -61,9 +49,7 @@ fn requests_for_the_same_container_get_the_same_container() {
     let pod = node.pod("same");
     let config = shell("main", "exec sleep 1000");
     let ids: BTreeSet<_> = thread::scope(|scope| {
-        let threads: Vec<_> = (0..8)
-            .map(|_| scope.spawn(|| pod.create(config.clone())))
-            .collect();
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| pod.create(config.clone()))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     assert_eq!((ids.len(), node.cri().containers().len()), (1, 1));
@@ -76,17 +62,8 @@ fn what_is_gone_can_be_stopped_and_removed_again() {
     let pod = node.pod("gone");
     let id = pod.shell("main", "trap 'exit 4' TERM; while :; do sleep 1 & wait; done");
     let cri = node.cri();
-    let stop = || {
-        cri.stop_container(StopContainerRequest {
-            container_id: id.clone(),
-            timeout: 5,
-        })
-    };
-    let remove = || {
-        cri.remove_container(RemoveContainerRequest {
-            container_id: id.clone(),
-        })
-    };
+    let stop = || cri.stop_container(StopContainerRequest { container_id: id.clone(), timeout: 5 });
+    let remove = || cri.remove_container(RemoveContainerRequest { container_id: id.clone() });
     for _ in 0..3 {
         stop().unwrap();
         assert_eq!(pod.status(&id).exit_code, 4, "the first stop's exit code stays");
@@ -94,17 +71,10 @@ fn what_is_gone_can_be_stopped_and_removed_again() {
     for _ in 0..3 {
         remove().unwrap();
     }
-    let stop_sandbox = |id: &str| {
-        cri.stop_pod_sandbox(StopPodSandboxRequest {
-            pod_sandbox_id: id.into(),
-        })
-    };
+    let stop_sandbox = |id: &str| cri.stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: id.into() });
     for _ in 0..3 {
         stop_sandbox(&pod.id).unwrap();
-        assert_eq!(
-            cri.sandbox(&pod.id).unwrap().state(),
-            PodSandboxState::SandboxNotready
-        );
+        assert_eq!(cri.sandbox(&pod.id).unwrap().state(), PodSandboxState::SandboxNotready);
         assert_eq!(pod.addresses(), [""; 0]);
     }
     for _ in 0..3 {
@@ -112,10 +82,7 @@ fn what_is_gone_can_be_stopped_and_removed_again() {
     }
     let never = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
     cri.take_down(never).unwrap();
-    cri.remove_container(RemoveContainerRequest {
-        container_id: never.into(),
-    })
-    .unwrap();
+    cri.remove_container(RemoveContainerRequest { container_id: never.into() }).unwrap();
 }
 
 #[test]
@@ -127,12 +94,7 @@ fn removing_a_sandbox_stops_and_removes_what_is_in_it() {
     pod.create(shell("created", "true"));
     let ended = pod.shell("ended", "true");
     pod.end_of(&ended);
-    let request = RemovePodSandboxRequest {
-        pod_sandbox_id: pod.id.clone(),
-    };
+    let request = RemovePodSandboxRequest { pod_sandbox_id: pod.id.clone() };
     node.cri().remove_pod_sandbox(request).unwrap();
-    assert_eq!(
-        (node.cri().sandboxes().len(), node.cri().containers().len()),
-        (0, 0)
-    );
+    assert_eq!((node.cri().sandboxes().len(), node.cri().containers().len()), (0, 0));
 }

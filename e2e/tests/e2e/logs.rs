@@ -24,18 +24,11 @@ fn records_have_time_stream_tag_and_text() {
     }
     let of = |stream: &str| -> Vec<(&str, &str)> {
         let own = lines.iter().filter(|line| line.stream == stream);
-        own.map(|Line { tag, text, .. }| (tag.as_str(), text.as_str()))
-            .collect()
+        own.map(|Line { tag, text, .. }| (tag.as_str(), text.as_str())).collect()
     };
     let (piece, remainder) = ("x".repeat(16384), "x".repeat(20000 - 16384));
-    let expected = [
-        ("F", "first"),
-        ("F", ""),
-        ("F", "a\tb\r"),
-        ("P", &*piece),
-        ("F", &*remainder),
-        ("P", "rest"),
-    ];
+    let expected =
+        [("F", "first"), ("F", ""), ("F", "a\tb\r"), ("P", &*piece), ("F", &*remainder), ("P", "rest")];
     assert_eq!(of("stdout"), expected);
     assert_eq!(of("stderr"), [("F", "second")]);
     assert_eq!(lines.len(), 7);
@@ -43,10 +36,7 @@ fn records_have_time_stream_tag_and_text() {
 
 /// `2026-11-22T16:50:26.000000001Z`, or with an offset.
 fn check_time(time: &str) {
-    let shape: String = time
-        .chars()
-        .map(|c| if c.is_ascii_digit() { '9' } else { c })
-        .collect();
+    let shape: String = time.chars().map(|c| if c.is_ascii_digit() { '9' } else { c }).collect();
     assert_eq!(shape, "9999-99-99T99:99:99.999999999Z");
 }
 
@@ -57,11 +47,8 @@ fn rotation_loses_no_line() {
     const ROTATIONS: usize = 30;
     let node = Node::start();
     let pod = node.pod("rotate");
-    let reopen = |id: &str| {
-        node.cri().reopen_container_log(ReopenContainerLogRequest {
-            container_id: id.into(),
-        })
-    };
+    let reopen =
+        |id: &str| node.cri().reopen_container_log(ReopenContainerLogRequest { container_id: id.into() });
     let path = pod.log_path("count");
     let id = pod.shell(
         "count",
@@ -78,19 +65,11 @@ fn rotation_loses_no_line() {
     }
     let counted = || {
         let files = (0..ROTATIONS).map(rotated).chain([path.clone()]);
-        files
-            .flat_map(|path| read_log(&path))
-            .map(|line| line.text)
-            .collect::<Vec<_>>()
+        files.flat_map(|path| read_log(&path)).map(|line| line.text).collect::<Vec<_>>()
     };
     let last = LINES.to_string();
-    eventually("the last line", PATIENCE, || {
-        (counted().last() == Some(&last)).then_some(())
-    });
-    assert_eq!(
-        counted(),
-        (1..=LINES).map(|number| number.to_string()).collect::<Vec<_>>()
-    );
+    eventually("the last line", PATIENCE, || (counted().last() == Some(&last)).then_some(()));
+    assert_eq!(counted(), (1..=LINES).map(|number| number.to_string()).collect::<Vec<_>>());
 
     pod.stop(&id, 0);
     fs::remove_file(&path).unwrap();
@@ -104,10 +83,8 @@ fn rotation_loses_no_line() {
 fn a_terminal_is_one_stream() {
     let node = Node::start();
     let pod = node.pod("terminal");
-    let mut config = shell(
-        "main",
-        "tty; echo out; echo error >&2; [ -t 0 ] && [ -t 1 ] && [ -t 2 ] && exit 6",
-    );
+    let mut config =
+        shell("main", "tty; echo out; echo error >&2; [ -t 0 ] && [ -t 1 ] && [ -t 2 ] && exit 6");
     config.tty = true;
     let id = pod.start(config);
     assert_eq!(pod.end_of(&id).exit_code, 6);

@@ -14,29 +14,16 @@ const PATIENCE: Duration = Duration::from_secs(60);
 fn the_sample_pods_run_on_a_running_agent() {
     let node = Node::start();
     for (name, code, lines) in [
-        (
-            "init-and-sidecar",
-            0,
-            &[
-                "prepare | prepared in default/init-and-sidecar",
-                "reader  | now: ",
-            ][..],
-        ),
+        ("init-and-sidecar", 0, &["prepare | prepared in default/init-and-sidecar", "reader  | now: "][..]),
         (
             "resources",
             0,
-            &[
-                "limited | uid=1000 gid=1000",
-                "the root filesystem is read-only",
-                "limited | 67108864",
-            ],
+            &["limited | uid=1000 gid=1000", "the root filesystem is read-only", "limited | 67108864"],
         ),
         ("host-network", 0, &["look | 127.0.0.1", "loop.example"]),
     ] {
         let mut run = berth_run(&node, &[&manifest(name)]);
-        let status = run
-            .wait(PATIENCE)
-            .unwrap_or_else(|| panic!("{name} does not end:\n{}", run.output()));
+        let status = run.wait(PATIENCE).unwrap_or_else(|| panic!("{name} does not end:\n{}", run.output()));
         let output = run.output();
         assert_eq!(status.code(), Some(code), "{name}:\n{output}");
         for line in lines {
@@ -91,23 +78,13 @@ fn what_is_not_supported_is_an_error_that_names_it() {
     for (more, words) in [
         ("  schedulingGates: [{name: x}]\n", "spec.schedulingGates"),
         ("  nonsense: 1\n", "nonsense"),
-        (
-            "  volumes: [{name: v, nfs: {server: a, path: /b}}]\n",
-            "spec.volumes[0].nfs",
-        ),
+        ("  volumes: [{name: v, nfs: {server: a, path: /b}}]\n", "spec.volumes[0].nfs"),
     ] {
         let file = node.dir().join("odd.yaml");
         std::fs::write(&file, short_pod("odd", "true", more)).unwrap();
-        let output = node
-            .berth(&["run", file.to_str().unwrap()])
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
+        let output = node.berth(&["run", file.to_str().unwrap()]).stdin(Stdio::null()).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(
-            !output.status.success() && said.contains(words),
-            "{words} is not in: {said}"
-        );
+        assert!(!output.status.success() && said.contains(words), "{words} is not in: {said}");
     }
     node.assert_as_before(&before);
 }
@@ -124,16 +101,11 @@ fn see_shared_loopback(node: &Node, run: &mut Running) {
         output.contains("client | I am process 1 of my pid namespace, on host shared-loopback"),
         "{output}"
     );
-    assert!(
-        output.contains("web    | web: serving /www on 127.0.0.1:8080"),
-        "{output}"
-    );
+    assert!(output.contains("web    | web: serving /www on 127.0.0.1:8080"), "{output}");
 
     let table = berth_e2e::run(&mut node.berth(&["ns"]));
     let row = |name: &str| -> Vec<&str> {
-        let line = table
-            .lines()
-            .find(|line| line.split_whitespace().next() == Some(name));
+        let line = table.lines().find(|line| line.split_whitespace().next() == Some(name));
         line.unwrap_or_else(|| panic!("no {name}:\n{table}"))
             .split("  ")
             .map(str::trim)
@@ -144,14 +116,12 @@ fn see_shared_loopback(node: &Node, run: &mut Running) {
     for (column, kind) in head.iter().enumerate().skip(2) {
         let cells = [pause[column], web[column], client[column]];
         match *kind {
-            "net" | "ipc" | "uts" => assert!(
-                cells.iter().all(|cell| *cell == cells[0] && cell.ends_with(" A")),
-                "{table}"
-            ),
-            "pid" | "mnt" => assert!(
-                cells[1] != cells[2] && !cells[1].contains(' ') && !cells[2].contains(' '),
-                "{table}"
-            ),
+            "net" | "ipc" | "uts" => {
+                assert!(cells.iter().all(|cell| *cell == cells[0] && cell.ends_with(" A")), "{table}")
+            }
+            "pid" | "mnt" => {
+                assert!(cells[1] != cells[2] && !cells[1].contains(' ') && !cells[2].contains(' '), "{table}")
+            }
             _ => {}
         }
     }
@@ -159,21 +129,12 @@ fn see_shared_loopback(node: &Node, run: &mut Running) {
 
 fn end_by_ctrl_c(run: &mut Running) {
     run.signal(Signal::INT);
-    let status = run
-        .wait(PATIENCE)
-        .unwrap_or_else(|| panic!("it does not end:\n{}", run.output()));
-    assert!(
-        matches!(status.code(), Some(0 | 130)),
-        "{status}:\n{}",
-        run.output()
-    );
+    let status = run.wait(PATIENCE).unwrap_or_else(|| panic!("it does not end:\n{}", run.output()));
+    assert!(matches!(status.code(), Some(0 | 130)), "{status}:\n{}", run.output());
 }
 
 fn berth_run(node: &Node, files: &[&str]) -> Running {
-    spawn(
-        node.berth(&["run"]).args(files),
-        &node.dir().join(format!("run-{}.log", name_of(files[0]))),
-    )
+    spawn(node.berth(&["run"]).args(files), &node.dir().join(format!("run-{}.log", name_of(files[0]))))
 }
 
 fn name_of(file: &str) -> &str {
@@ -181,11 +142,7 @@ fn name_of(file: &str) -> &str {
 }
 
 fn manifest(name: &str) -> String {
-    repository()
-        .join(format!("manifests/{name}.yaml"))
-        .to_str()
-        .unwrap()
-        .to_owned()
+    repository().join(format!("manifests/{name}.yaml")).to_str().unwrap().to_owned()
 }
 
 fn short_pod(name: &str, script: &str, more: &str) -> String {

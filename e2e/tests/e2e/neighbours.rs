@@ -12,17 +12,8 @@ fn two_agents_live_side_by_side() {
     let here = mine.shell("main", "exec httpd -f -p 8080 -h /etc");
     let there = theirs.shell("main", "exec httpd -f -p 8080 -h /etc");
 
-    let ids = |node: &Node| {
-        node.cri()
-            .sandboxes()
-            .into_iter()
-            .map(|pod| pod.id)
-            .collect::<BTreeSet<_>>()
-    };
-    assert_eq!(
-        (ids(&one), ids(&other)),
-        ([mine.id.clone()].into(), [theirs.id.clone()].into())
-    );
+    let ids = |node: &Node| node.cri().sandboxes().into_iter().map(|pod| pod.id).collect::<BTreeSet<_>>();
+    assert_eq!((ids(&one), ids(&other)), ([mine.id.clone()].into(), [theirs.id.clone()].into()));
     assert_ne!(mine.addresses(), theirs.addresses());
     let fetch =
         "for i in 1 2 3 4 5; do wget -q -O - http://127.0.0.1:8080/motd && break; usleep 200000; done";
@@ -47,11 +38,7 @@ fn a_second_agent_on_the_same_directories_is_refused() {
     let node = Node::start();
     let pod = node.pod("stays");
     let id = pod.shell("main", "exec sleep 1000");
-    let output = node
-        .berth(&["serve"])
-        .stdin(std::process::Stdio::null())
-        .output()
-        .unwrap();
+    let output = node.berth(&["serve"]).stdin(std::process::Stdio::null()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());
     assert!(said.contains(node.socket().to_str().unwrap()), "{said}");

@@ -18,10 +18,7 @@ fn pods_and_host_reach_each_other_over_both_families() {
     one.shell("web", SERVE);
     let client = other.shell("client", "exec sleep 1000");
     let addresses = one.addresses();
-    let families: Vec<_> = addresses
-        .iter()
-        .map(|ip| ip.parse::<IpAddr>().unwrap().is_ipv4())
-        .collect();
+    let families: Vec<_> = addresses.iter().map(|ip| ip.parse::<IpAddr>().unwrap().is_ipv4()).collect();
     assert_eq!(families, [true, false], "{addresses:?}");
 
     for ip in &addresses {
@@ -30,40 +27,20 @@ fn pods_and_host_reach_each_other_over_both_families() {
         } else {
             format!("http://{ip}:8080/motd")
         };
-        let fetch = format!("for i in 1 2 3 4 5; do wget -q -T 2 -O - '{url}' && break; usleep 200000; done");
+        let fetch = format!("for i in 1 2 3 4 5; do wget -q -O - '{url}' && break; usleep 200000; done");
         assert_eq!(other.exec(&client, &fetch), SERVED, "pod to pod, {url}");
-        let host = node.site().run(
-            "curl",
-            &[
-                "--silent",
-                "--show-error",
-                "--max-time",
-                "5",
-                "--retry",
-                "5",
-                &url,
-            ],
-        );
+        let host =
+            node.site().run("curl", &["--silent", "--show-error", "--max-time", "5", "--retry", "5", &url]);
         assert_eq!(host.trim(), SERVED, "host to pod, {url}");
     }
 
     std::fs::write(node.dir().join("page"), "from the host").unwrap();
     let mut server = node.site().command("python3");
-    server.args([
-        "-m",
-        "http.server",
-        "--bind",
-        "::",
-        "--directory",
-        node.dir().to_str().unwrap(),
-        "9090",
-    ]);
+    server.args(["-m", "http.server", "--bind", "::", "--directory", node.dir().to_str().unwrap(), "9090"]);
     let _server = spawn(&mut server, &node.dir().join("server.log"));
     let routes = other.exec(&client, "ip -4 route; ip -6 route");
-    let gateways: Vec<_> = routes
-        .lines()
-        .filter_map(|line| line.strip_prefix("default via ")?.split(' ').next())
-        .collect();
+    let gateways: Vec<_> =
+        routes.lines().filter_map(|line| line.strip_prefix("default via ")?.split(' ').next()).collect();
     assert_eq!(gateways.len(), 2, "{routes}");
     for ip in gateways {
         let url = if ip.contains(':') {
@@ -73,17 +50,15 @@ fn pods_and_host_reach_each_other_over_both_families() {
         };
         let page = eventually(&format!("{url} from a pod"), Duration::from_secs(10), || {
             other
-                .try_exec(&client, &["wget", "-q", "-T", "2", "-O", "-", &url], 10)
+                .try_exec(&client, &["wget", "-q", "-O", "-", &url], 10)
                 .ok()
                 .filter(|reply| reply.exit_code == 0)
         });
         assert_eq!(page.stdout, b"from the host");
     }
     assert_eq!(
-        other.exec(
-            &client,
-            "cat /sys/class/net/lo/operstate; ping -c 1 -W 2 127.0.0.1 >/dev/null && echo up"
-        ),
+        other
+            .exec(&client, "cat /sys/class/net/lo/operstate; ping -c 1 -W 2 127.0.0.1 >/dev/null && echo up"),
         "unknown\nup"
     );
 }
@@ -102,9 +77,7 @@ fn a_pod_on_the_hosts_network_sees_the_hosts_links() {
     security(&mut config).namespace_options.as_mut().unwrap().network = NamespaceMode::Node.into();
     let id = pod.start(config);
     let inside = pod.exec(&id, "ip -o link | cut -d: -f2 | cut -d@ -f1 | sort");
-    let outside = node
-        .site()
-        .run("sh", &["-c", "ip -o link | cut -d: -f2 | cut -d@ -f1 | sort"]);
+    let outside = node.site().run("sh", &["-c", "ip -o link | cut -d: -f2 | cut -d@ -f1 | sort"]);
     assert_eq!(inside.trim(), outside.trim());
     assert_eq!(pod.exec(&id, "hostname"), node.site().run("hostname", &[]).trim());
 }
@@ -131,24 +104,11 @@ fn names_are_as_the_request_says() {
     ] {
         assert!(resolv.lines().any(|found| found == line), "{resolv}");
     }
-    assert_eq!(
-        pod.exec(&id, "hostname; cat /etc/hostname"),
-        "called-so\ncalled-so"
-    );
+    assert_eq!(pod.exec(&id, "hostname; cat /etc/hostname"), "called-so\ncalled-so");
     let hosts = pod.exec(&id, "cat /etc/hosts");
-    assert!(
-        hosts
-            .lines()
-            .any(|line| line.contains("127.0.0.1") && line.contains("localhost")),
-        "{hosts}"
-    );
+    assert!(hosts.lines().any(|line| line.contains("127.0.0.1") && line.contains("localhost")), "{hosts}");
     let ip = &pod.addresses()[0];
-    assert!(
-        hosts
-            .lines()
-            .any(|line| line.starts_with(ip) && line.contains("called-so")),
-        "{hosts}"
-    );
+    assert!(hosts.lines().any(|line| line.starts_with(ip) && line.contains("called-so")), "{hosts}");
 
     let plain = node.pod("plain");
     let id = plain.shell("main", "exec sleep 1000");
@@ -167,10 +127,7 @@ fn sysctls_are_the_pods_own() {
     let pod = Pod::run(&node, config);
     let id = pod.shell("main", "exec sleep 1000");
     let read = "cat /proc/sys/net/ipv4/ip_local_port_range /proc/sys/kernel/shm_rmid_forced";
-    assert_eq!(
-        pod.exec(&id, read).split_whitespace().collect::<Vec<_>>(),
-        ["40000", "40100", "1"]
-    );
+    assert_eq!(pod.exec(&id, read).split_whitespace().collect::<Vec<_>>(), ["40000", "40100", "1"]);
     let other = node.pod("plain");
     let id = other.shell("main", "exec sleep 1000");
     assert!(!other.exec(&id, read).starts_with("40000"));

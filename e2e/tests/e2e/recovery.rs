@@ -15,10 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 fn a_log_has_every_line_although_the_agent_is_killed() {
     let node = Node::start();
     let pod = node.pod("count");
-    let id = pod.shell(
-        "count",
-        "i=1; while [ $i -le 100000 ]; do echo $i; i=$((i+1)); done; exit 42",
-    );
+    let id = pod.shell("count", "i=1; while [ $i -le 100000 ]; do echo $i; i=$((i+1)); done; exit 42");
     let path = pod.log_path("count");
     let some = |lines: u64| {
         let grown = || (std::fs::metadata(&path).map_or(0, |meta| meta.len()) > lines * 45).then_some(());
@@ -52,25 +49,17 @@ fn an_exit_while_no_agent_runs_keeps_its_code_and_time() {
     let go = PathBuf::from(format!("/proc/{}/root/dev/shm/go", pod.pid(Some(&stays))));
     node.kill9();
     std::fs::write(go, "").unwrap();
-    eventually("the exit", PATIENCE, || {
-        (!PathBuf::from(format!("/proc/{pid}")).exists()).then_some(())
-    });
+    eventually("the exit", PATIENCE, || (!PathBuf::from(format!("/proc/{pid}")).exists()).then_some(()));
     let ended_before = now_ns();
     node.restart();
     let status = pod.end_of(&ends);
     assert_eq!((status.exit_code, status.reason.as_str()), (7, "Error"));
-    assert!(
-        status.started_at < status.finished_at && status.finished_at <= ended_before,
-        "{status:?}"
-    );
+    assert!(status.started_at < status.finished_at && status.finished_at <= ended_before, "{status:?}");
 
     let status = pod.status(&stays);
     assert_eq!(status.state(), ContainerState::ContainerRunning);
     assert_eq!(pod.exec(&stays, "echo still here"), "still here");
-    assert_eq!(
-        node.cri().sandbox(&pod.id).unwrap().state(),
-        PodSandboxState::SandboxReady
-    );
+    assert_eq!(node.cri().sandbox(&pod.id).unwrap().state(), PodSandboxState::SandboxReady);
     pod.stop(&stays, 0);
     assert_eq!(pod.end_of(&stays).exit_code, 137);
     // What comes after a restart is as good as what came before.
@@ -158,10 +147,7 @@ fn check_sudden_death(victim: fn(&Pod<'_>) -> u32) {
         (state == PodSandboxState::SandboxNotready).then_some(())
     });
     assert_eq!(pod.status(&ended).exit_code, 3, "what was known stays known");
-    assert!(
-        pod.try_create(berth_e2e::requests::shell("more", "true"))
-            .is_err()
-    );
+    assert!(pod.try_create(berth_e2e::requests::shell("more", "true")).is_err());
     // With its containers' records intact, also for a new agent.
     node.kill9();
     node.restart();
@@ -173,10 +159,5 @@ fn check_sudden_death(victim: fn(&Pod<'_>) -> u32) {
 }
 
 fn now_ns() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap()
-        .as_nanos()
-        .try_into()
-        .unwrap()
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos().try_into().unwrap()
 }

@@ -20,9 +20,7 @@ fn a_session_with_crictl() {
     assert!(version.contains("RuntimeApiVersion:  v1"), "{version}");
     let info = json(&node.crictl(&["info"]));
     for condition in ["RuntimeReady", "NetworkReady"] {
-        let found = array(&info["status"]["conditions"])
-            .iter()
-            .find(|found| found["type"] == condition);
+        let found = array(&info["status"]["conditions"]).iter().find(|found| found["type"] == condition);
         assert_eq!(found.unwrap()["status"], true, "{info}");
     }
 
@@ -34,9 +32,7 @@ fn a_session_with_crictl() {
     node.crictl(&["rmi", IMAGE]);
     assert_eq!(json(&node.crictl(&["images", "-o", "json"]))["images"], json!([]));
     registry.signal(Signal::TERM);
-    registry
-        .wait(Duration::from_secs(10))
-        .expect("the registry stops");
+    registry.wait(Duration::from_secs(10)).expect("the registry stops");
 }
 
 /// A registry on the node's loopback, with all of the test images.
@@ -50,28 +46,20 @@ fn start_registry(node: &Node) -> Running {
         registry.output().contains("http://").then_some(())
     });
     let push = script("push");
-    node.site()
-        .run(push.to_str().unwrap(), &[&format!("http://{REGISTRY}")]);
+    node.site().run(push.to_str().unwrap(), &[&format!("http://{REGISTRY}")]);
     registry
 }
 
 fn pull(node: &Node) -> String {
     let pulled = node.crictl(&["pull", IMAGE]);
-    let id = pulled
-        .trim()
-        .strip_prefix("Image is up to date for ")
-        .expect(&pulled)
-        .to_owned();
+    let id = pulled.trim().strip_prefix("Image is up to date for ").expect(&pulled).to_owned();
     let images = json(&node.crictl(&["images", "-o", "json"]));
     let image = &images["images"][0];
     assert_eq!(image["id"], id.as_str(), "{images}");
     assert_eq!(image["repoTags"], json!([IMAGE]), "{images}");
     let table = node.crictl(&["images"]);
     assert!(table.contains("127.0.0.1:5000/berth/busybox"), "{table}");
-    assert_eq!(
-        json(&node.crictl(&["inspecti", IMAGE]))["status"]["id"],
-        id.as_str()
-    );
+    assert_eq!(json(&node.crictl(&["inspecti", IMAGE]))["status"]["id"], id.as_str());
     id
 }
 
@@ -101,16 +89,9 @@ fn run(node: &Node) -> (String, String) {
     let (pod_file, container_file) = (pod_file.to_str().unwrap(), container_file.to_str().unwrap());
 
     let pod = node.crictl(&["runp", pod_file]).trim().to_owned();
-    let container = node
-        .crictl(&["create", &pod, container_file, pod_file])
-        .trim()
-        .to_owned();
+    let container = node.crictl(&["create", &pod, container_file, pod_file]).trim().to_owned();
     assert_eq!(state_in_ps(node, &container), "CONTAINER_CREATED");
-    assert_eq!(
-        node.crictl(&["ps", "-q"]),
-        "",
-        "ps without -a shows the running ones"
-    );
+    assert_eq!(node.crictl(&["ps", "-q"]), "", "ps without -a shows the running ones");
     assert_eq!(node.crictl(&["start", &container]).trim(), container);
     assert_eq!(state_in_ps(node, &container), "CONTAINER_RUNNING");
     assert_eq!(node.crictl(&["ps", "-q"]).trim(), container);
@@ -134,14 +115,10 @@ fn look(node: &Node, pod: &str, container: &str, image_id: &str) {
     });
     assert_eq!(lines, ["hello, world\n", "oops\n"]);
 
-    assert_eq!(
-        node.crictl(&["exec", "-s", container, "hostname"]),
-        "session-host\n"
-    );
-    assert_eq!(
-        node.crictl(&["exec", "-s", &container[..10], "sh", "-c", "echo $WHOM"]),
-        "world\n"
-    );
+    // crictl adds newlines of its own.
+    let exec = |args: &[&str]| node.crictl(&[&["exec", "-s", &container[..10]], args].concat());
+    assert_eq!(exec(&["hostname"]).trim(), "session-host");
+    assert_eq!(exec(&["sh", "-c", "echo $WHOM"]).trim(), "world");
     let failed = node.try_crictl(&["exec", "-s", container, "sh", "-c", "echo out; exit 7"]);
     let said = String::from_utf8_lossy(&failed.stderr).into_owned();
     assert!(!failed.status.success() && said.contains('7'), "{failed:?}");
@@ -154,21 +131,12 @@ fn look(node: &Node, pod: &str, container: &str, image_id: &str) {
     assert_eq!(status["imageRef"], image_id);
     assert_eq!(status["imageId"], image_id);
     assert_eq!(status["labels"], json!({"tier": "front"}));
-    assert_eq!(
-        status["logPath"],
-        node.dir().join("logs/greeter.log").to_str().unwrap()
-    );
+    assert_eq!(status["logPath"], node.dir().join("logs/greeter.log").to_str().unwrap());
     assert!(inspect["info"]["pid"].as_u64().unwrap() > 1, "{inspect}");
 
     let inspectp = json(&node.crictl(&["inspectp", pod]));
     assert_eq!(inspectp["status"]["metadata"]["attempt"], 1, "{inspectp}");
-    assert!(
-        inspectp["status"]["network"]["ip"]
-            .as_str()
-            .unwrap()
-            .starts_with("10.200."),
-        "{inspectp}"
-    );
+    assert!(inspectp["status"]["network"]["ip"].as_str().unwrap().starts_with("10.200."), "{inspectp}");
     assert!(inspectp["info"]["pid"].as_u64().unwrap() > 1, "{inspectp}");
 }
 
@@ -176,10 +144,7 @@ fn end(node: &Node, pod: &str, container: &str) {
     assert_eq!(node.crictl(&["stop", "-t", "5", container]).trim(), container);
     let status = json(&node.crictl(&["inspect", container]))["status"].clone();
     assert_eq!(status["state"], "CONTAINER_EXITED");
-    assert_eq!(
-        (&status["exitCode"], &status["reason"]),
-        (&json!(3), &json!("Error"))
-    );
+    assert_eq!((&status["exitCode"], &status["reason"]), (&json!(3), &json!("Error")));
     assert!(node.crictl(&["logs", container]).ends_with("bye\n"));
     node.crictl(&["rm", container]);
     assert_eq!(node.crictl(&["ps", "-a", "-q"]), "");
@@ -193,13 +158,8 @@ fn end(node: &Node, pod: &str, container: &str) {
 
 fn state_in_ps(node: &Node, container: &str) -> String {
     let all = json(&node.crictl(&["ps", "-a", "-o", "json"]));
-    let found = array(&all["containers"])
-        .iter()
-        .find(|found| found["id"] == container);
-    found.unwrap_or_else(|| panic!("{container} is not in {all}"))["state"]
-        .as_str()
-        .unwrap()
-        .to_owned()
+    let found = array(&all["containers"]).iter().find(|found| found["id"] == container);
+    found.unwrap_or_else(|| panic!("{container} is not in {all}"))["state"].as_str().unwrap().to_owned()
 }
 
 fn json(text: &str) -> Value {
