@@ -6,7 +6,6 @@ use berth_cri_proto::v1::{ContainerStatusRequest, ContainerStatusResponse};
 use berth_store::ErrorKind;
 
 use crate::call::record_container;
-use crate::convert::check;
 use crate::convert::container_status::{container_info_of, container_status_of};
 use crate::{Edge, Failure};
 
@@ -14,7 +13,7 @@ pub(crate) async fn handle(
     edge: &Edge,
     request: ContainerStatusRequest,
 ) -> Result<ContainerStatusResponse, Failure> {
-    let id = check::name("container_id", request.container_id)?;
+    let id = request.container_id;
     record_container(&id);
     let snapshot = edge.pods.snapshot();
     let unknown = || Failure::new(ErrorKind::NotFound, format!("no container {id:?}"));

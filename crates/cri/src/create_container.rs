@@ -9,7 +9,6 @@ use berth_store::ErrorKind;
 use tracing::warn;
 
 use crate::call::{record_container, record_image, record_pod};
-use crate::convert::check;
 use crate::convert::container::container_spec_from;
 use crate::{Edge, Failure};
 
@@ -17,7 +16,7 @@ pub(crate) async fn handle(
     edge: &Edge,
     request: CreateContainerRequest,
 ) -> Result<CreateContainerResponse, Failure> {
-    let id = check::name("pod_sandbox_id", request.pod_sandbox_id)?;
+    let id = request.pod_sandbox_id;
     record_pod(&id);
     let snapshot = edge.pods.snapshot();
     let unknown = || Failure::new(ErrorKind::NotFound, format!("no pod sandbox {id:?}"));

@@ -9,7 +9,6 @@ use berth_cri_proto::v1::{PodSandboxStatusRequest, PodSandboxStatusResponse};
 use berth_store::ErrorKind;
 
 use crate::call::record_pod;
-use crate::convert::check;
 use crate::convert::pod_status::{sandbox_info_of, sandbox_status_of};
 use crate::{Edge, Failure};
 
@@ -17,7 +16,7 @@ pub(crate) async fn handle(
     edge: &Edge,
     request: PodSandboxStatusRequest,
 ) -> Result<PodSandboxStatusResponse, Failure> {
-    let id = check::name("pod_sandbox_id", request.pod_sandbox_id)?;
+    let id = request.pod_sandbox_id;
     record_pod(&id);
     let snapshot = edge.pods.snapshot();
     let unknown = || Failure::new(ErrorKind::NotFound, format!("no pod sandbox {id:?}"));

@@ -3,14 +3,13 @@
 use berth_cri_proto::v1::{RemovePodSandboxRequest, RemovePodSandboxResponse};
 
 use crate::call::record_pod;
-use crate::convert::check;
 use crate::{Edge, Failure};
 
 pub(crate) async fn handle(
     edge: &Edge,
     request: RemovePodSandboxRequest,
 ) -> Result<RemovePodSandboxResponse, Failure> {
-    let id = check::name("pod_sandbox_id", request.pod_sandbox_id)?;
+    let id = request.pod_sandbox_id;
     record_pod(&id);
     edge.pods.remove_sandbox(&id).await?;
     Ok(RemovePodSandboxResponse {})

@@ -3,14 +3,13 @@
 use berth_cri_proto::v1::{ReopenContainerLogRequest, ReopenContainerLogResponse};
 
 use crate::call::record_container;
-use crate::convert::check;
 use crate::{Edge, Failure};
 
 pub(crate) async fn handle(
     edge: &Edge,
     request: ReopenContainerLogRequest,
 ) -> Result<ReopenContainerLogResponse, Failure> {
-    let id = check::name("container_id", request.container_id)?;
+    let id = request.container_id;
     record_container(&id);
     edge.pods.reopen_log(&id).await?;
     Ok(ReopenContainerLogResponse {})

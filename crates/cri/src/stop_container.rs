@@ -12,7 +12,7 @@ pub(crate) async fn handle(
     edge: &Edge,
     request: StopContainerRequest,
 ) -> Result<StopContainerResponse, Failure> {
-    let id = check::name("container_id", request.container_id)?;
+    let id = request.container_id;
     let grace = Duration::from_secs(check::seconds("timeout", request.timeout)?);
     record_container(&id);
     edge.pods.stop_container(&id, grace).await?;

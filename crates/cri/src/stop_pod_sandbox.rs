@@ -3,14 +3,13 @@
 use berth_cri_proto::v1::{StopPodSandboxRequest, StopPodSandboxResponse};
 
 use crate::call::record_pod;
-use crate::convert::check;
 use crate::{Edge, Failure};
 
 pub(crate) async fn handle(
     edge: &Edge,
     request: StopPodSandboxRequest,
 ) -> Result<StopPodSandboxResponse, Failure> {
-    let id = check::name("pod_sandbox_id", request.pod_sandbox_id)?;
+    let id = request.pod_sandbox_id;
     record_pod(&id);
     edge.pods.stop_sandbox(&id).await?;
     Ok(StopPodSandboxResponse {})

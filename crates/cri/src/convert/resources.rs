@@ -1,7 +1,8 @@
 //! Limits of a container, in both directions.
 //!
-//! Zero and empty mean "not set", as in the API. What only a cgroup's files can judge (page sizes, names of unified
-//! settings) is judged where they are written.
+//! Zero and empty mean "not set", as in the API. Names of unified settings are judged where they are written.
+
+use std::collections::BTreeMap;
 
 use berth_cgroup::{Limit, Limits};
 use berth_cri_proto::v1::{HugepageLimit, LinuxContainerResources};
@@ -14,6 +15,8 @@ const MIN_QUOTA_US: i64 = 1_000;
 
 /// With less, no program comes as far as its first instruction. Who asks for it has usually forgotten a unit.
 const MIN_MEMORY_BYTES: i64 = 1 << 20;
+
+const NEGATIVE: &str = "is negative, and not -1 for no limit";
 
 const OOM_SCORES: std::ops::RangeInclusive<i64> = -1_000..=1_000;
 
@@ -30,11 +33,7 @@ pub(crate) fn limits_from(resources: Option<LinuxContainerResources>) -> Result<
         cpuset_mems: list("cpuset_mems", given.cpuset_mems)?,
         memory_bytes: memory("memory_limit_in_bytes", given.memory_limit_in_bytes)?,
         memory_and_swap_bytes: memory("memory_swap_limit_in_bytes", given.memory_swap_limit_in_bytes)?,
-        hugepages_bytes: given
-            .hugepage_limits
-            .into_iter()
-            .map(|limit| (limit.page_size, limit.limit))
-            .collect(),
+        hugepages_bytes: hugepages(given.hugepage_limits)?,
         pids: None,
         unified: given.unified.into_iter().collect(),
     };
@@ -90,10 +89,11 @@ fn set(field: &str, value: i64) -> Result<Option<u64>> {
 }
 
 fn quota(value: i64) -> Result<Option<Limit>> {
-    if (1..MIN_QUOTA_US).contains(&value) {
-        return Err(Refusal::invalid("cpu_quota", value, "is less than 1000 microseconds"));
+    match value {
+        ..=-2 => Err(Refusal::invalid("cpu_quota", value, NEGATIVE)),
+        1..MIN_QUOTA_US => Err(Refusal::invalid("cpu_quota", value, "is less than 1000 microseconds")),
+        _ => Ok(Limit::from_signed(value)),
     }
-    Ok(Limit::from_signed(value))
 }
 
 fn period(value: i64) -> Result<Option<u64>> {
@@ -105,11 +105,24 @@ fn period(value: i64) -> Result<Option<u64>> {
 
 fn memory(field: &str, value: i64) -> Result<Option<Limit>> {
     match value {
-        ..=-2 => Err(Refusal::invalid(field, value, "is negative, and not -1 for no limit")),
+        ..=-2 => Err(Refusal::invalid(field, value, NEGATIVE)),
         1..MIN_MEMORY_BYTES => {
             Err(Refusal::invalid(field, value, "bytes is too little to start anything: at least 1 MiB"))
         }
         _ => Ok(Limit::from_signed(value)),
+    }
+}
+
+/// Page sizes that no machine can have are refused; those that only this one lacks are left out, since a kubelet sends
+/// all that it knows.
+fn hugepages(limits: Vec<HugepageLimit>) -> Result<BTreeMap<String, u64>> {
+    let is_size = |size: &str| {
+        let digits = size.strip_suffix("KB").or(size.strip_suffix("MB")).or(size.strip_suffix("GB"));
+        digits.and_then(|digits| digits.parse::<u32>().ok()).is_some_and(u32::is_power_of_two)
+    };
+    match limits.iter().find(|limit| !is_size(&limit.page_size)) {
+        Some(bad) => Err(Refusal::invalid("hugepage_limits", &bad.page_size, "is no page size such as 2MB")),
+        None => Ok(limits.into_iter().map(|limit| (limit.page_size, limit.limit)).collect()),
     }
 }
 
@@ -163,12 +176,16 @@ mod tests {
         check("cpu_period", "-5", |r| r.cpu_period = -5);
         check("cpu_period", "999", |r| r.cpu_period = 999);
         check("cpu_quota", "1", |r| r.cpu_quota = 1);
+        check("cpu_quota", "-77", |r| r.cpu_quota = -77);
         check("memory_limit_in_bytes", "-2", |r| r.memory_limit_in_bytes = -2);
         check("memory_limit_in_bytes", "400", |r| r.memory_limit_in_bytes = 400);
         check("oom_score_adj", "1001", |r| r.oom_score_adj = 1001);
         check("oom_score_adj", "-9223372036854775808", |r| r.oom_score_adj = i64::MIN);
         check("cpuset_cpus", "\"0-\"", |r| r.cpuset_cpus = "0-".into());
         check("cpuset_mems", "\"x\"", |r| r.cpuset_mems = "x".into());
+        check("hugepage_limits", "\"3KB\"", |r| {
+            r.hugepage_limits = vec![HugepageLimit { page_size: "3KB".into(), limit: 1 }];
+        });
         check("memory_swap_limit_in_bytes", "2097152", |r| {
             r.memory_limit_in_bytes = 4 << 20;
             r.memory_swap_limit_in_bytes = 2 << 20;
