@@ -117,10 +117,11 @@ pub(crate) fn cgroup_roots(root: &str) -> Vec<PathBuf> {
 
 fn files(dir: &Path) -> Vec<String> {
     let own = ["root", "state"].into_iter().flat_map(|part| below(&dir.join(part)));
-    // The database's journal comes and goes as it likes.
-    let settled = own
-        .filter(|path| !path.to_str().is_some_and(|path| path.ends_with("-wal") || path.ends_with("-shm")));
-    settled.map(|path| format!("file {}", path.display())).collect()
+    // The database's journal comes and goes as it likes; the parents of what `berth run` makes are made once.
+    let passing = |path: &str| path.ends_with("-wal") || path.ends_with("-shm");
+    let parent = |path: &str| ["state/run", "run/logs", "run/pods"].iter().any(|end| path.ends_with(end));
+    let settled = own.map(|path| path.display().to_string()).filter(|path| !passing(path) && !parent(path));
+    settled.map(|path| format!("file {path}")).collect()
 }
 
 /// Everything below a directory; symbolic links are not followed.

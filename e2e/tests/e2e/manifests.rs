@@ -18,7 +18,11 @@ fn the_sample_pods_run_on_a_running_agent() {
         (
             "resources",
             0,
-            &["limited | uid=1000 gid=1000", "the root filesystem is read-only", "limited | 67108864"],
+            &[
+                "limited | uid=1000(web) gid=1000(web)",
+                "the root filesystem is read-only",
+                "limited | 67108864",
+            ],
         ),
         ("host-network", 0, &["look | 127.0.0.1", "loop.example"]),
     ] {
