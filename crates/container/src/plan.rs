@@ -59,6 +59,8 @@ pub struct Surroundings {
     pub cgroup_view: CgroupView,
     /// The whole path of its log.
     pub log_path: Option<PathBuf>,
+    /// Longest text of one log record, in bytes.
+    pub log_line_bytes: usize,
     /// The capabilities that the agent itself has.
     pub capabilities: u64,
 }
@@ -117,7 +119,12 @@ pub fn plan_launch(
         masked_paths: if privileged { Vec::new() } else { spec.security.masked_paths.clone() },
         readonly_paths: if privileged { Vec::new() } else { readonly_paths },
         process,
-        stdio: StdioPlan { stdin: spec.stdin, tty: spec.tty, log: surroundings.log_path },
+        stdio: StdioPlan {
+            stdin: spec.stdin,
+            tty: spec.tty,
+            log: surroundings.log_path,
+            log_line_bytes: surroundings.log_line_bytes,
+        },
     };
     Ok(Planned { launch, stop_signal })
 }
@@ -190,6 +197,7 @@ pub(crate) mod tests {
                 "/sys/fs/cgroup/memory/c".into(),
             )]),
             log_path: None,
+            log_line_bytes: 16384,
             capabilities: u64::MAX,
         }
     }

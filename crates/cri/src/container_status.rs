@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use berth_cri_proto::v1::{ContainerStatusRequest, ContainerStatusResponse};
-use berth_store::ErrorKind;
 
 use crate::call::record_container;
 use crate::convert::container_status::{container_info_of, container_status_of};
@@ -16,8 +15,7 @@ pub(crate) async fn handle(
     let id = request.container_id;
     record_container(&id);
     let snapshot = edge.pods.snapshot();
-    let unknown = || Failure::new(ErrorKind::NotFound, format!("no container {id:?}"));
-    let container = snapshot.container(&id).ok_or_else(unknown)?;
+    let container = snapshot.container(&id)?;
     let info = if request.verbose { container_info_of(container) } else { HashMap::new() };
     Ok(ContainerStatusResponse { status: Some(container_status_of(container)), info })
 }

@@ -5,7 +5,6 @@ use std::sync::Once;
 use berth_container::spec::{ContainerSpec, SeccompSpec};
 use berth_cri_proto::v1::{CreateContainerRequest, CreateContainerResponse};
 use berth_image::Reference;
-use berth_store::ErrorKind;
 use tracing::warn;
 
 use crate::call::{record_container, record_image, record_pod};
@@ -19,8 +18,7 @@ pub(crate) async fn handle(
     let id = request.pod_sandbox_id;
     record_pod(&id);
     let snapshot = edge.pods.snapshot();
-    let unknown = || Failure::new(ErrorKind::NotFound, format!("no pod sandbox {id:?}"));
-    let pod = snapshot.pod(&id).ok_or_else(unknown)?;
+    let pod = snapshot.pod(&id)?;
     // The sandbox as it was made, and not the copy in the request, which is the same or a mistake.
     let spec = container_spec_from(request.config, &pod.spec)?;
     record_image(&spec.image);

@@ -34,8 +34,8 @@ fn containers(snapshot: &Snapshot, filter: Option<ContainerFilter>) -> Result<Ve
         None => None,
     };
     // The beginning of an id that fits several names none.
-    let only = snapshot.container(&filter.id).map(|container| &container.id);
-    let pod = snapshot.pod(&filter.pod_sandbox_id).map(|pod| &pod.id);
+    let only = snapshot.container(&filter.id).ok().map(|container| &container.id);
+    let pod = snapshot.pod(&filter.pod_sandbox_id).ok().map(|pod| &pod.id);
     let matches = |container: &ContainerView| {
         (filter.id.is_empty() || Some(&container.id) == only)
             && (filter.pod_sandbox_id.is_empty() || Some(&container.pod) == pod)

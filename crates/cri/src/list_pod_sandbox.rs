@@ -34,7 +34,7 @@ fn sandboxes(snapshot: &Snapshot, filter: Option<PodSandboxFilter>) -> Result<Ve
         None => None,
     };
     // The beginning of an id that fits several names none.
-    let only = snapshot.pod(&filter.id).map(|pod| &pod.id);
+    let only = snapshot.pod(&filter.id).ok().map(|pod| &pod.id);
     let matches = |pod: &PodView| {
         (filter.id.is_empty() || Some(&pod.id) == only)
             && state.is_none_or(|state| state == state_of(pod.state))

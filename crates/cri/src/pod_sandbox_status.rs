@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 
 use berth_cri_proto::v1::{PodSandboxStatusRequest, PodSandboxStatusResponse};
-use berth_store::ErrorKind;
 
 use crate::call::record_pod;
 use crate::convert::pod_status::{sandbox_info_of, sandbox_status_of};
@@ -19,8 +18,7 @@ pub(crate) async fn handle(
     let id = request.pod_sandbox_id;
     record_pod(&id);
     let snapshot = edge.pods.snapshot();
-    let unknown = || Failure::new(ErrorKind::NotFound, format!("no pod sandbox {id:?}"));
-    let pod = snapshot.pod(&id).ok_or_else(unknown)?;
+    let pod = snapshot.pod(&id)?;
     let info = if request.verbose { sandbox_info_of(pod) } else { HashMap::new() };
     Ok(PodSandboxStatusResponse { status: Some(sandbox_status_of(pod)), info, ..Default::default() })
 }

@@ -56,6 +56,8 @@ pub(crate) struct Container {
     /// The write side of stdin, kept open for clients to come.
     pub(crate) stdin: Option<OwnedFd>,
     pub(crate) log: Option<LogFile>,
+    /// For the terminal's output, which comes with the handshake.
+    pub(crate) log_line_bytes: usize,
     /// What an exec session inherits.
     pub(crate) process: ProcessPlan,
     pub(crate) user: ResolvedUser,
@@ -73,6 +75,7 @@ impl Container {
             outputs: [None, None],
             stdin: None,
             log: None,
+            log_line_bytes: plan.stdio.log_line_bytes,
             process: plan.process,
             user: ResolvedUser::default(),
             pid_namespace: plan.pid_namespace,

@@ -173,7 +173,7 @@ fn make_streams(plan: &LaunchPlan) -> Result<(Streams, Option<OwnedFd>, [Option<
     let output = |stream| {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
         rustix::io::ioctl_fionbio(&read, true)?;
-        Ok::<_, Errno>((write, Some(Output::new(read, stream))))
+        Ok::<_, Errno>((write, Some(Output::new(read, stream, plan.stdio.log_line_bytes))))
     };
     let (stdout, out) = output(Stream::Stdout)?;
     let (stderr, err) = output(Stream::Stderr)?;

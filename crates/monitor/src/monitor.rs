@@ -408,7 +408,7 @@ impl Monitor {
         if let Some(master) = terminal.into_iter().next() {
             let _ = rustix::io::ioctl_fionbio(&master, true);
             let _ = self.poller.watch(&master, Source::Output(id.clone(), 0));
-            container.outputs = [Some(Output::new(master, Stream::Stdout)), None];
+            container.outputs = [Some(Output::new(master, Stream::Stdout, container.log_line_bytes)), None];
         }
         let pid = container.pid();
         self.reply(reply, Ok(Answer::Launched { pid, user, warnings }));

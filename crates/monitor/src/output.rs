@@ -6,7 +6,7 @@
 use std::os::fd::OwnedFd;
 use std::time::SystemTime;
 
-use berth_logs::{DEFAULT_MAX_LINE_BYTES, LineSplitter, LogFile, Stream, Timestamp};
+use berth_logs::{LineSplitter, LogFile, Stream, Timestamp};
 use rustix::io::{Errno, read};
 
 /// Bytes read at once; a pipe holds 64 KiB.
@@ -39,8 +39,8 @@ pub(crate) enum Pumped {
 
 impl Output {
     /// `source` does not block.
-    pub(crate) fn new(source: OwnedFd, stream: Stream) -> Self {
-        Self { source, splitter: LineSplitter::new(stream, DEFAULT_MAX_LINE_BYTES) }
+    pub(crate) fn new(source: OwnedFd, stream: Stream, max_line_bytes: usize) -> Self {
+        Self { source, splitter: LineSplitter::new(stream, max_line_bytes) }
     }
 
     /// The descriptor to wait for.

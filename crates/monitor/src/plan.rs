@@ -277,6 +277,8 @@ pub struct StdioPlan {
     pub tty: bool,
     /// The CRI log file; `None` discards the output.
     pub log: Option<PathBuf>,
+    /// Longest text of one log record in bytes; a longer line becomes several.
+    pub log_line_bytes: usize,
 }
 
 /// One more process in a running container, with that container's user, environment and confinement.

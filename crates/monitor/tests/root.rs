@@ -143,7 +143,7 @@ impl Host {
                 seccomp: None,
                 oom_score_adj: Some(500),
             },
-            stdio: StdioPlan { stdin: false, tty: false, log: Some(log) },
+            stdio: StdioPlan { stdin: false, tty: false, log: Some(log), log_line_bytes: 16384 },
         }
     }
 }

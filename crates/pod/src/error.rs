@@ -26,6 +26,12 @@ pub enum Error {
         /// As given.
         id: String,
     },
+    /// The beginning of several ids.
+    #[error("id {id:?} is the beginning of several")]
+    AmbiguousId {
+        /// As given.
+        id: String,
+    },
     /// The image is not on this node.
     #[error("no image {image:?} on this node")]
     NoImage {
@@ -141,7 +147,7 @@ impl Error {
             Self::NoPod { .. } | Self::NoContainer { .. } | Self::NoImage { .. } => ErrorKind::NotFound,
             Self::WrongState { .. } => ErrorKind::WrongState,
             Self::Exists { .. } => ErrorKind::Exists,
-            Self::Invalid { .. } => ErrorKind::Invalid,
+            Self::Invalid { .. } | Self::AmbiguousId { .. } => ErrorKind::Invalid,
             Self::Stage { source, .. } => source.kind(),
             Self::TooLong { .. } | Self::ExecTimeout { .. } | Self::Unkillable { .. } => {
                 ErrorKind::DeadlineExceeded

@@ -34,6 +34,8 @@ pub struct HostSettings {
     pub cgroup_root: CgroupPath,
     /// The program that becomes a zygote when its first argument says so.
     pub zygote_program: PathBuf,
+    /// Longest text of one log record, in bytes; a longer line becomes several.
+    pub log_line_bytes: usize,
     /// Most output of an exec session kept for each stream; what comes after is dropped (CRI: 16 MiB).
     pub exec_output_bytes: usize,
 }

@@ -129,7 +129,7 @@ impl Pods {
     /// # Errors
     /// The step that failed, with nothing left; `NotFound` for the pod or image.
     pub async fn create_container(&self, pod: &str, spec: ContainerSpec) -> Result<ContainerId> {
-        let pod = self.snapshot().pod(pod).cloned().ok_or_else(|| Error::NoPod { id: pod.to_owned() })?;
+        let pod = self.snapshot().pod(pod)?.clone();
         let order = |reply| Order::Create(Box::new(spec), reply);
         self.order(&pod.id, order).await.unwrap_or_else(|| Err(Error::NoPod { id: pod.id.to_string() }))
     }
@@ -149,9 +149,7 @@ impl Pods {
     /// # Errors
     /// A process that does not die.
     pub async fn stop_container(&self, id: &str, grace: Duration) -> Result<()> {
-        let Ok(container) = self.container(id) else {
-            return Ok(());
-        };
+        let Some(container) = known(self.container(id))? else { return Ok(()) };
         let order = |reply| Order::StopContainer(container.id.clone(), grace, reply);
         self.order(&container.pod, order).await.unwrap_or(Ok(()))
     }
@@ -161,9 +159,7 @@ impl Pods {
     /// # Errors
     /// What could not be removed; calling again goes on.
     pub async fn remove_container(&self, id: &str) -> Result<()> {
-        let Ok(container) = self.container(id) else {
-            return Ok(());
-        };
+        let Some(container) = known(self.container(id))? else { return Ok(()) };
         let order = |reply| Order::RemoveContainer(container.id.clone(), reply);
         self.order(&container.pod, order).await.unwrap_or(Ok(()))
     }
@@ -199,13 +195,11 @@ impl Pods {
     }
 
     fn container(&self, id: &str) -> Result<Arc<ContainerView>> {
-        self.snapshot().container(id).cloned().ok_or_else(|| no_container(id))
+        self.snapshot().container(id).cloned()
     }
 
     async fn order_pod_if_known(&self, id: &str, order: fn(Reply<()>) -> Order) -> Result<()> {
-        let Some(pod) = self.snapshot().pod(id).cloned() else {
-            return Ok(());
-        };
+        let Some(pod) = known(self.snapshot().pod(id).cloned())? else { return Ok(()) };
         self.order(&pod.id, order).await.unwrap_or(Ok(()))
     }
 
@@ -331,6 +325,14 @@ fn exists(identity: &PodIdentity, id: &PodId, difference: &'static str) -> Error
         object: format!("pod sandbox {namespace}/{name} attempt {attempt}"),
         id: id.to_string(),
         difference,
+    }
+}
+
+/// What is unknown is gone already, for calls that may be repeated.
+fn known<T>(found: Result<T>) -> Result<Option<T>> {
+    match found {
+        Err(Error::NoPod { .. } | Error::NoContainer { .. }) => Ok(None),
+        found => found.map(Some),
     }
 }
 

@@ -14,6 +14,7 @@ use berth_monitor::protocol::ResolvedUser;
 use berth_net::PodAddresses;
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result};
 use crate::spec::SandboxSpec;
 use crate::timeline::Timeline;
 
@@ -146,24 +147,46 @@ impl Reason {
 }
 
 impl Snapshot {
-    /// The pod with this id, or with this unambiguous beginning of one.
-    pub fn pod(&self, id: &str) -> Option<&Arc<PodView>> {
-        let mut found = self.pods.values().filter(|pod| !id.is_empty() && pod.id.as_str().starts_with(id));
-        let first = found.next()?;
-        // A whole id is no other's beginning.
-        found.next().is_none().then_some(first)
+    /// The pod with this id, or with this beginning of one.
+    ///
+    /// # Errors
+    /// `NoPod`, or `AmbiguousId` for a beginning of several.
+    pub fn pod(&self, id: &str) -> Result<&Arc<PodView>> {
+        only(self.pods.values().filter(|pod| begins(pod.id.as_str(), id)), id, no_pod)
     }
 
-    /// The container with this id, or with this unambiguous beginning of one.
-    pub fn container(&self, id: &str) -> Option<&Arc<ContainerView>> {
-        let mut found =
-            self.containers().filter(|container| !id.is_empty() && container.id.as_str().starts_with(id));
-        let first = found.next()?;
-        found.next().is_none().then_some(first)
+    /// The container with this id, or with this beginning of one.
+    ///
+    /// # Errors
+    /// `NoContainer`, or `AmbiguousId` for a beginning of several.
+    pub fn container(&self, id: &str) -> Result<&Arc<ContainerView>> {
+        only(self.containers().filter(|container| begins(container.id.as_str(), id)), id, no_container)
     }
 
     /// All containers of all pods.
     pub fn containers(&self) -> impl Iterator<Item = &Arc<ContainerView>> {
         self.pods.values().flat_map(|pod| pod.containers.values())
     }
+}
+
+/// Nothing begins with an empty text: a client that sends none has forgotten it.
+fn begins(id: &str, with: &str) -> bool {
+    !with.is_empty() && id.starts_with(with)
+}
+
+/// The one that was found; a whole id is no other's beginning.
+fn only<T>(mut found: impl Iterator<Item = T>, id: &str, none: fn(&str) -> Error) -> Result<T> {
+    match (found.next(), found.next()) {
+        (Some(one), None) => Ok(one),
+        (None, _) => Err(none(id)),
+        (Some(_), Some(_)) => Err(Error::AmbiguousId { id: id.to_owned() }),
+    }
+}
+
+fn no_pod(id: &str) -> Error {
+    Error::NoPod { id: id.to_owned() }
+}
+
+fn no_container(id: &str) -> Error {
+    Error::NoContainer { id: id.to_owned() }
 }

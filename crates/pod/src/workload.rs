@@ -486,6 +486,7 @@ impl Driver {
             oom_file: cgroup.oom_file(),
             cgroup: entry,
             log_path,
+            log_line_bytes: self.host.settings.log_line_bytes,
             capabilities: self.host.capabilities,
         })
     }
