@@ -196,6 +196,21 @@ impl Node {
         agent.wait(STOP).expect("nothing survives SIGKILL");
     }
 
+    /// Ends everything as a power failure would: what a disk holds stays, and the rest is gone.
+    pub fn reboot(&self) {
+        self.kill9();
+        self.kill_processes();
+        self.remove_cgroups();
+        self.remove_network();
+        fs::remove_dir_all(self.dir.join("state")).unwrap();
+    }
+
+    /// One of the agent's processes, by the end of its command line.
+    pub fn process(&self, title: &str) -> Option<i32> {
+        let found = processes::owned(|process| owns(&self.scope(), process));
+        found.into_iter().find(|process| process.title.ends_with(title)).map(|process| process.pid)
+    }
+
     /// Asks the agent to stop, and waits for it.
     #[track_caller]
     pub fn stop(&self) {
@@ -290,23 +305,33 @@ impl Node {
     /// Whatever happened, the machine is as before.
     fn clean(&self) {
         drop(self.agent.lock().unwrap().take());
-        processes::kill_all(|process| owns(&self.scope(), process));
+        self.kill_processes();
         let mounted = fs::read_to_string("/proc/self/mounts").unwrap();
-        let own = mounted.lines().filter_map(|line| line.split(' ').nth(1));
-        for path in
-            own.filter(|path| path.starts_with(self.dir.to_str().unwrap())).collect::<Vec<_>>().iter().rev()
-        {
-            let _ = Command::new("umount").args(["--lazy", path]).status();
+        let points = mounted.lines().rev().filter_map(|line| line.split(' ').nth(1));
+        for point in points.filter(|point| point.starts_with(self.dir.to_str().unwrap())) {
+            let _ = Command::new("umount").args(["--lazy", point]).status();
         }
-        // An agent leaves them to its successor; here none comes.
+        self.remove_network();
+        self.remove_cgroups();
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+
+    fn kill_processes(&self) {
+        processes::kill_all(|process| owns(&self.scope(), process));
+    }
+
+    /// An agent leaves bridge and table to its successor, and a dead one its pods' links.
+    fn remove_network(&self) {
         let _ = self.site.command("ip").args(["link", "delete", &self.bridge]).output();
         let _ = self.site.command("nft").args(["delete", "table", "inet", &self.table()]).output();
+    }
+
+    fn remove_cgroups(&self) {
         for root in cgroup_roots(&self.cgroup) {
             for path in leftovers::below(&root).iter().filter(|path| path.is_dir()).chain([&root]) {
                 poll(Duration::from_secs(1), || fs::remove_dir(path).ok());
             }
         }
-        let _ = fs::remove_dir_all(&self.dir);
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use berth_cri_proto::v1::{ContainerState, StopContainerRequest};
 use berth_e2e::Node;
-use berth_e2e::requests::{WEB, container, limits, security, shell};
+use berth_e2e::requests::{WEB, container, limits, shell};
 use tonic::Code;
 
 /// A shell that stops only when it is told so, and says with which signal.
@@ -135,132 +135,6 @@ fn the_end_of_process_1_is_the_end_of_all() {
     let id = pod.shell("main", "sleep 12345 & setsid sleep 12345 & exit 3");
     assert_eq!(pod.end_of(&id).exit_code, 3);
     assert!(!processes().contains("sleep 12345"));
-}
-
-#[test]
-#[ignore = "needs root and the test images"]
-fn exec_gives_output_and_exit_code() {
-    let node = Node::start();
-    let pod = node.pod("exec");
-    let id = pod.shell("main", "export SECRET=1; exec sleep 1000");
-    let reply = pod.try_exec(&id, &["sh", "-c", "echo out; echo err >&2; pwd; exit 9"], 10).unwrap();
-    assert_eq!((reply.stdout, reply.stderr, reply.exit_code), (b"out\n/\n".to_vec(), b"err\n".to_vec(), 9));
-    let reply = pod.try_exec(&id, &["sh", "-c", "kill -9 $$"], 10).unwrap();
-    assert_eq!(reply.exit_code, 137);
-    let big = pod.try_exec(&id, &["head", "-c", "3000000", "/dev/zero"], 30).unwrap();
-    assert_eq!(big.stdout.len(), 3_000_000);
-
-    let refused = pod.try_exec(&id, &["no-such-program"], 10);
-    let text = format!("{refused:?}");
-    assert!(text.contains("no-such-program"), "{text}");
-    let ended = pod.shell("ended", "true");
-    pod.end_of(&ended);
-    assert_eq!(pod.try_exec(&ended, &["true"], 10).unwrap_err().code(), Code::FailedPrecondition);
-    let created = pod.create(shell("created", "true"));
-    assert_eq!(pod.try_exec(&created, &["true"], 10).unwrap_err().code(), Code::FailedPrecondition);
-    assert_eq!(pod.try_exec("0123456789abcdef", &["true"], 10).unwrap_err().code(), Code::NotFound);
-}
-
-#[test]
-#[ignore = "needs root and the test images"]
-fn an_exec_that_times_out_is_killed_whole_and_nothing_else() {
-    let node = Node::start();
-    let pod = node.pod("timeout");
-    let id = pod.shell("main", "sleep 4001 & exec sleep 4002");
-    let took = time(|| {
-        let script = "trap '' TERM; sleep 4003 & setsid sleep 4004 & sleep 4005";
-        let refused = pod.try_exec(&id, &["sh", "-c", script], 1).unwrap_err();
-        assert_eq!(refused.code(), Code::DeadlineExceeded, "{refused}");
-    });
-    assert!((Duration::from_secs(1)..Duration::from_secs(5)).contains(&took), "{took:?}");
-    let running = pod.exec(&id, "cat /proc/[0-9]*/cmdline | tr '\\0' ' '");
-    for survivor in ["sleep 4001", "sleep 4002"] {
-        assert!(running.contains(survivor), "{running}");
-    }
-    for gone in ["sleep 4003", "sleep 4004", "sleep 4005"] {
-        assert!(!running.contains(gone), "{running}");
-    }
-}
-
-#[test]
-#[ignore = "needs root and the test images"]
-fn an_exec_returns_although_its_daemon_keeps_the_pipe() {
-    let node = Node::start();
-    let pod = node.pod("daemon");
-    let id = pod.shell("main", "exec sleep 1000");
-    let took = time(|| {
-        let reply = pod.try_exec(&id, &["sh", "-c", "sleep 1234 & echo started"], 30).unwrap();
-        assert_eq!((reply.stdout, reply.exit_code), (b"started\n".to_vec(), 0));
-    });
-    assert!(took < Duration::from_secs(5), "{took:?}");
-}
-
-#[test]
-#[ignore = "needs root and the test images"]
-fn a_container_has_the_rights_that_were_asked_for() {
-    let node = Node::start();
-    let pod = node.pod("rights");
-    let mut config = shell("main", "exec sleep 1000");
-    let rights = security(&mut config);
-    rights.run_as_username = "web".into();
-    rights.readonly_rootfs = true;
-    rights.no_new_privs = true;
-    rights.supplemental_groups = vec![1234];
-    rights.capabilities.get_or_insert_default().drop_capabilities = vec!["ALL".into()];
-    rights.masked_paths = vec!["/proc/version".into(), "/sys/firmware".into()];
-    rights.readonly_paths = vec!["/proc/sys".into()];
-    limits(&mut config).memory_limit_in_bytes = 64 << 20;
-    limits(&mut config).oom_score_adj = 500;
-    let id = pod.start(config);
-    for status in ["cat /proc/1/status", "cat /proc/self/status"] {
-        let status = pod.exec(&id, status);
-        let field = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-            line.unwrap_or_else(|| panic!("no {name}: {status}"))
-                .split_whitespace()
-                .collect::<Vec<_>>()
-                .join(" ")
-        };
-        assert_eq!(field("Uid"), "1000 1000 1000 1000");
-        assert_eq!(field("Gid"), "1000 1000 1000 1000");
-        assert!(field("Groups").contains("1234") && field("Groups").contains("50"), "{status}");
-        assert_eq!((field("CapEff"), field("CapBnd")), ("0".repeat(16), "0".repeat(16)));
-        assert_eq!(field("NoNewPrivs"), "1");
-    }
-    assert_eq!(pod.exec(&id, "touch /tmp/x 2>&1 || true").matches("Read-only").count(), 1);
-    assert_eq!(pod.exec(&id, "ls /sys/firmware | wc -l; wc -c </proc/version"), "0\n0");
-    assert_eq!(pod.exec(&id, "cat /proc/1/oom_score_adj"), "500");
-    let limit =
-        "cat /sys/fs/cgroup/memory.max 2>/dev/null || cat /sys/fs/cgroup/memory/memory.limit_in_bytes";
-    assert_eq!(pod.exec(&id, limit), (64 << 20).to_string());
-    let user = pod.status(&id).user.unwrap().linux.unwrap();
-    assert_eq!((user.uid, user.gid), (1000, 1000));
-}
-
-#[test]
-#[ignore = "needs root and the test images"]
-fn volumes_are_mounted_as_asked() {
-    use berth_cri_proto::v1::Mount;
-    let node = Node::start();
-    let pod = node.pod("volumes");
-    let volume = node.dir().join("volume");
-    std::fs::create_dir_all(volume.join("nested")).unwrap();
-    std::fs::write(volume.join("file"), "from the host").unwrap();
-    let host_path = volume.to_str().unwrap().to_owned();
-    let mount = |path: &str, readonly| Mount {
-        container_path: path.into(),
-        host_path: host_path.clone(),
-        readonly,
-        ..Default::default()
-    };
-    let mut config = shell("main", "exec sleep 1000");
-    config.mounts = vec![mount("/deep/in/here", true), mount("/data", false)];
-    let id = pod.start(config.clone());
-    assert_eq!(pod.exec(&id, "cat /data/file /deep/in/here/file"), "from the hostfrom the host");
-    pod.exec(&id, "echo more >/data/new; ! touch /deep/in/here/new2 2>/dev/null");
-    assert_eq!(std::fs::read_to_string(volume.join("new")).unwrap(), "more\n");
-    assert!(!volume.join("new2").exists());
-    assert_eq!(pod.status(&id).mounts, config.mounts);
 }
 
 #[test]

@@ -10,6 +10,7 @@
 
 mod bad_input;
 mod churn;
+mod exec;
 mod idempotence;
 mod lifecycle;
 mod logs;
@@ -18,4 +19,5 @@ mod namespaces;
 mod neighbours;
 mod network;
 mod recovery;
+mod rights;
 mod session;

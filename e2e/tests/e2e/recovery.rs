@@ -8,7 +8,7 @@ use berth_cri_proto::v1::*;
 use berth_e2e::cri::Answer;
 use berth_e2e::requests::shell;
 use berth_e2e::{Cri, Node, Pod, eventually, read_log};
-use rustix::process::{Pid, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -138,6 +138,47 @@ fn live_once(cri: &Cri, config: &PodSandboxConfig) -> Answer<()> {
     cri.stop_container(StopContainerRequest { container_id: container_id.clone(), timeout: 0 })?;
     cri.remove_container(RemoveContainerRequest { container_id })?;
     cri.take_down(&pod_sandbox_id)
+}
+
+#[test]
+#[ignore = "needs root and the test images"]
+fn pods_of_before_a_reboot_are_known_and_can_be_removed() {
+    let node = Node::start();
+    let pod = node.pod("before");
+    let runs = pod.shell("runs", "exec sleep 1000");
+    let ended = pod.shell("ended", "exit 6");
+    pod.end_of(&ended);
+    let (made, addresses) = (pod.create(shell("made", "true")), pod.addresses());
+    node.reboot();
+    node.restart();
+    assert_eq!(node.cri().sandbox(&pod.id).unwrap().state(), PodSandboxState::SandboxNotready);
+    let (status, lost) = (pod.status(&ended), pod.status(&runs));
+    assert_eq!((status.exit_code, status.reason.as_str()), (6, "Error"));
+    assert_eq!((lost.state(), lost.reason.as_str()), (ContainerState::ContainerExited, "Unknown"));
+    assert_eq!(pod.status(&made).state(), ContainerState::ContainerExited);
+    // A kubelet makes the pod anew, as its next attempt, before it removes the old one.
+    let mut config = pod.config.clone();
+    config.metadata.as_mut().unwrap().attempt += 1;
+    let next = Pod::run(&node, config);
+    assert_ne!(next.addresses(), [""; 0]);
+    assert_eq!(next.end_of(&next.shell("main", "exit 4")).exit_code, 4);
+    pod.take_down();
+    assert_eq!(node.cri().sandboxes().len(), 1);
+    assert_eq!(addresses.len(), 2);
+}
+
+#[test]
+#[ignore = "needs root and the test images"]
+fn the_parent_of_monitors_is_replaced_when_it_dies() {
+    let node = Node::start();
+    let first = node.pod("first");
+    let id = first.shell("main", "exec sleep 1000");
+    let zygote = node.process("zygote").expect("a zygote runs");
+    kill_process(Pid::from_raw(zygote).unwrap(), Signal::KILL).unwrap();
+    let second = node.pod("second");
+    assert_eq!(second.end_of(&second.shell("main", "exit 3")).exit_code, 3);
+    assert_eq!(first.exec(&id, "echo fine"), "fine");
+    assert_ne!(node.process("zygote"), Some(zygote));
 }
 
 #[test]
