@@ -14,6 +14,12 @@ pub(super) fn namespaces_of(pid: u32) -> Namespaces {
     KINDS.map(|kind| inode(fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok()?.to_str()?))
 }
 
+/// Those of the machine: of its first process or, where even root may not look at that one, our own.
+pub(super) fn namespaces_of_host() -> Namespaces {
+    let (first, own) = (namespaces_of(1), namespaces_of(std::process::id()));
+    std::array::from_fn(|kind| first[kind].or(own[kind]))
+}
+
 fn inode(link: &str) -> Option<u64> {
     link.split_once(":[")?.1.strip_suffix(']')?.parse().ok()
 }

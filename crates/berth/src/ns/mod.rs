@@ -32,7 +32,7 @@ pub(crate) async fn run(socket: &Path, wanted: Option<&str>) -> Result<()> {
     if let (true, Some(wanted)) = (pods.is_empty(), wanted) {
         bail!("find pod {wanted:?}: no ready pod has that name or id");
     }
-    let host = kernel::namespaces_of(1);
+    let host = kernel::namespaces_of_host();
     for (index, pod) in pods.iter().enumerate() {
         let processes = processes(&mut client, pod).await?;
         let rows = processes.into_iter().map(|process| {
