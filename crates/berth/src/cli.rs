@@ -54,7 +54,7 @@ enum Command {
         /// Name of the pod, or the beginning of its id; all pods when left out
         pod: Option<String>,
     },
-    /// Import, export, list and prune images
+    /// Pull, import, export, list and prune images
     Image {
         #[command(subcommand)]
         command: image::Command,

@@ -1,5 +1,8 @@
-//! `berth image`: the images of a node that has no registry. Listing is CRI's; import, export and prune are calls of berth's
-//! own on the same socket. Paths are opened by the agent, which is on this machine and root; they are made absolute here.
+//! `berth image`: the images of a node, also of one that has no registry. Listing is CRI's; pull with its progress, import,
+//! export and prune are calls of berth's own on the same socket. Paths are opened by the agent, which is on this machine
+//! and root; they are made absolute here.
+
+mod pull;
 
 use anyhow::{Context, Result};
 use berth_admin_proto::v1::admin_client::AdminClient;
@@ -23,6 +26,8 @@ const CHUNKS_IN_FLIGHT: usize = 4;
 /// What to do with images.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Pull an image from its registry, and show how far it is
+    Pull(pull::PullArgs),
     /// Import archives: OCI layouts or docker-archives, plain, gzip or zstd
     Import {
         /// Archives, or OCI-layout directories; - for standard input
@@ -48,6 +53,7 @@ pub(crate) enum Command {
 pub(crate) async fn run(socket: &Path, command: Command) -> Result<()> {
     let channel = berth_cri_proto::connect(socket).await?;
     match command {
+        Command::Pull(args) => pull::run(channel, args).await,
         Command::Import { files } => {
             for file in files {
                 import(channel.clone(), &file).await.with_context(|| format!("import {}", file.display()))?;

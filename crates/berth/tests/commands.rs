@@ -4,9 +4,10 @@
 
 use berth_admin_proto::v1::admin_server::{Admin, AdminServer};
 use berth_admin_proto::v1::import_images_request::Source;
+use berth_admin_proto::v1::pull_image_response::Step;
 use berth_admin_proto::v1::{
     ExportImagesRequest, ExportImagesResponse, ImportImagesRequest, ImportImagesResponse, NamedImage,
-    PruneImagesRequest, PruneImagesResponse,
+    PruneImagesRequest, PruneImagesResponse, PullImageRequest, PullImageResponse, PullProgress,
 };
 use std::io::{Seek, Write};
 use std::path::Path;
@@ -22,6 +23,26 @@ struct Echo;
 
 #[tonic::async_trait]
 impl Admin for Echo {
+    type PullImageStream = tokio_stream::Iter<std::vec::IntoIter<Result<PullImageResponse, Status>>>;
+    async fn pull_image(
+        &self,
+        request: Request<PullImageRequest>,
+    ) -> Result<Response<Self::PullImageStream>, Status> {
+        let PullImageRequest { reference, credentials } = request.into_inner();
+        let end = match (reference.as_str(), credentials) {
+            ("cut", _) => None,
+            ("absent", _) => Some(Err(Status::not_found("the registry does not have it"))),
+            (_, None) => Some(Ok(Step::Id(reference))),
+            (_, Some(given)) => {
+                Some(Ok(Step::Id(format!("{reference} {}:{}", given.username, given.password))))
+            }
+        };
+        let progress = Ok(Step::Progress(PullProgress { layers: 1, ..PullProgress::default() }));
+        let steps = [progress].into_iter().chain(end);
+        let answers = steps.map(|step| step.map(|step| PullImageResponse { step: Some(step) }));
+        Ok(Response::new(tokio_stream::iter(answers.collect::<Vec<_>>())))
+    }
+
     async fn import_images(
         &self,
         request: Request<Streaming<ImportImagesRequest>>,
@@ -86,6 +107,22 @@ async fn images_are_imported_by_absolute_path_or_from_standard_input() {
     let output = berth(&socket, &["image", "import", "-"], &[7; 1_000_000]).await;
     assert_eq!(text(&output.stderr), "");
     assert!(text(&output.stdout).starts_with("imported "), "{output:?}");
+}
+
+#[tokio::test]
+async fn a_pull_ends_with_the_id_or_with_the_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s");
+    start_agent(&socket);
+    let check = async |args: &[&str], stdout: &str, stderr: &str| {
+        let output = berth(&socket, &[&["image", "pull"], args].concat(), b"s3cret\n").await;
+        assert_eq!((text(&output.stdout), text(&output.stderr)), (stdout, stderr), "{args:?}");
+        assert_eq!(output.status.success(), stderr.is_empty(), "{args:?}");
+    };
+    check(&["r.example/x"], "r.example/x\n", "").await;
+    check(&["r.example/x", "--user", "ann", "--password-stdin"], "r.example/x ann:s3cret\n", "").await;
+    check(&["absent"], "", "berth: pull absent: the registry does not have it\n").await;
+    check(&["cut"], "", "berth: pull cut: the agent's answer ended without an image\n").await;
 }
 
 #[tokio::test]

@@ -2,25 +2,42 @@
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use berth_admin_proto::v1::admin_server::Admin;
 use berth_admin_proto::v1::import_images_request::Source;
+use berth_admin_proto::v1::pull_image_response::Step;
 use berth_admin_proto::v1::{
     ExportImagesRequest, ExportImagesResponse, ImportImagesRequest, ImportImagesResponse, NamedImage,
-    PruneImagesRequest, PruneImagesResponse,
+    PruneImagesRequest, PruneImagesResponse, PullImageRequest, PullImageResponse, PullProgress,
 };
-use berth_image::Image;
+use berth_image::{Auth, Image, ImageId, ImageStore, PullRequest, Reference};
 use berth_store::ErrorKind;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use futures_util::stream::{self, Stream, StreamExt};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::io::StreamReader;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::call::{Rpc, call};
+use crate::call::{Rpc, call, record_image};
 use crate::convert::{Refusal, check};
+use crate::stream::Answers;
 use crate::{Edge, Failure};
+
+/// How often the progress of a pull is told: enough for a person who watches it.
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
 #[tonic::async_trait]
 impl Admin for Edge {
+    type PullImageStream = Answers<PullImageResponse>;
+    async fn pull_image(
+        &self,
+        request: Request<PullImageRequest>,
+    ) -> Result<Response<Answers<PullImageResponse>>, Status> {
+        Ok(Response::new(pull(self, request.into_inner())))
+    }
+
     async fn import_images(
         &self,
         request: Request<Streaming<ImportImagesRequest>>,
@@ -40,6 +57,70 @@ impl Admin for Edge {
         _request: Request<PruneImagesRequest>,
     ) -> Result<Response<PruneImagesResponse>, Status> {
         call(Rpc::Change("PruneImages"), prune(self)).await
+    }
+}
+
+/// A pull as one client watches it. The pull itself has a task of its own.
+struct Watch {
+    images: ImageStore,
+    /// As the image store shows it; empty if it is none, which the pull reports.
+    reference: String,
+    /// The call is over when the pull is, so that is what its outcome line tells.
+    outcome: BoxFuture<'static, Result<Response<ImageId>, Status>>,
+    ticks: Interval,
+    told: Option<PullProgress>,
+}
+
+fn pull(edge: &Edge, request: PullImageRequest) -> Answers<PullImageResponse> {
+    let PullImageRequest { reference, credentials } = request;
+    let auth = credentials.map(|given| Auth::Basic { username: given.username, password: given.password });
+    let shown = Reference::parse(&reference).map(|reference| reference.to_string()).unwrap_or_default();
+    let (images, request) = (edge.images.clone(), PullRequest { reference, auth });
+    let outcome = async move {
+        record_image(&request.reference);
+        Ok(images.pull(&request).await?)
+    };
+    let mut ticks = interval(PROGRESS_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let watch = Watch {
+        images: edge.images.clone(),
+        reference: shown,
+        outcome: call(Rpc::Change("PullImage"), outcome).boxed(),
+        ticks,
+        told: None,
+    };
+    stream::unfold(Some(watch), |watch| async { Some(watch?.next().await) }).boxed()
+}
+
+impl Watch {
+    /// The next message, and the watch unless that was the last.
+    async fn next(mut self) -> (Result<PullImageResponse, Status>, Option<Self>) {
+        loop {
+            tokio::select! {
+                outcome = &mut self.outcome => {
+                    let id = outcome.map(|id| Step::Id(id.into_inner().to_string()));
+                    return (id.map(|id| PullImageResponse { step: Some(id) }), None);
+                }
+                _ = self.ticks.tick() => {
+                    let news = self.progress().filter(|progress| self.told != Some(*progress));
+                    if let Some(progress) = news {
+                        self.told = news;
+                        return (Ok(PullImageResponse { step: Some(Step::Progress(progress)) }), Some(self));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Where equal names are pulled with different credentials, it is the first of them that is shown.
+    fn progress(&self) -> Option<PullProgress> {
+        let pull = self.images.progress().into_iter().find(|pull| pull.reference == self.reference)?;
+        Some(PullProgress {
+            layers_done: pull.layers_done,
+            layers: pull.layers,
+            bytes_done: pull.bytes_done,
+            bytes: pull.bytes,
+        })
     }
 }
 

@@ -20,14 +20,14 @@ use tokio::{
 use tracing::{Instrument, info};
 
 use crate::{
-    Auth, Error, FsInfo, Image, ImageId, Platform, PullProgress, Reference, RegistryConfig, Result,
+    Auth, Digest, Error, FsInfo, Image, ImageId, Platform, PullProgress, Reference, RegistryConfig, Result,
     archive::{self, Archive, Export, Named, images_in},
     catalog::{Catalog, Hold},
     flight::Flights,
     gc,
     layer::Layout,
     origin::resolve_at_registry,
-    progress::Board,
+    progress::{Board, Counters, telling},
     pull::Intake,
     registry::Transport,
     rootfs,
@@ -227,6 +227,20 @@ impl ImageStore {
     async fn pull_from_registry(&self, reference: &Reference, auth: Option<Auth>) -> Result<ImageId> {
         let begun = Instant::now();
         let counters = self.0.board.register(reference.to_string());
+        let fetch = self.fetch_from_registry(reference, auth, Arc::clone(&counters));
+        let (id, digest) = telling(fetch, &counters, log_progress).await?;
+        let elapsed_ms = begun.elapsed().as_millis() as u64;
+        let bytes = counters.read().bytes_done;
+        info!(image.id = %id, digest = %digest, bytes, elapsed_ms, "image pulled");
+        Ok(id)
+    }
+
+    async fn fetch_from_registry(
+        &self,
+        reference: &Reference,
+        auth: Option<Auth>,
+        counters: Arc<Counters>,
+    ) -> Result<(ImageId, Digest)> {
         let (store, named) = (self.clone(), reference.clone());
         // Building an HTTP client reads the machine's certificates.
         let session =
@@ -236,11 +250,8 @@ impl ImageStore {
             resolve_at_registry(session, &what, reference.manifest(), &self.0.machine).await?;
         let tags: Vec<_> = reference.repo_tag().into_iter().collect();
         let digests = [reference.repo_digest(&digest)];
-        let id = self.0.intake.take_in(resolved, &tags, &digests, Arc::clone(&counters)).await?;
-        let elapsed_ms = begun.elapsed().as_millis() as u64;
-        let bytes = counters.bytes_done.load(std::sync::atomic::Ordering::Relaxed);
-        info!(image.id = %id, digest = %digest, bytes, elapsed_ms, "image pulled");
-        Ok(id)
+        let id = self.0.intake.take_in(resolved, &tags, &digests, counters).await?;
+        Ok((id, digest))
     }
 
     async fn import_file(&self, path: PathBuf) -> Result<Vec<Arc<Image>>> {
@@ -270,6 +281,11 @@ impl fmt::Debug for ImageStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("ImageStore").field(&self.0.layout.root).finish()
     }
+}
+
+fn log_progress(now: PullProgress) {
+    let PullProgress { layers_done, layers, bytes_done: bytes, bytes: expected_bytes, .. } = now;
+    info!(layers_done, layers, bytes, expected_bytes, "image pull under way");
 }
 
 async fn blocking<T: Send + 'static>(

@@ -90,7 +90,6 @@ impl Intake {
     ) -> Result<ImageId> {
         let Resolved { manifest, config_bytes, config: file, layers } = resolved;
         run.counters.layers.store(layers.len() as u64, Ordering::Relaxed);
-        run.counters.bytes.store(layers.iter().map(LayerSource::blob_bytes).sum(), Ordering::Relaxed);
         let diff_ids = file.rootfs.diff_ids;
         let stack: Arc<[_]> = chain
             .into_iter()
@@ -150,6 +149,7 @@ impl Intake {
         if let Some(layer) = self.catalog.live().layers.get(&chain_id) {
             return Ok(layer.clone());
         }
+        run.counters.bytes.fetch_add(source.blob_bytes(), Ordering::Relaxed);
         let staged = {
             let _slot = self.slots.acquire().await.map_err(|_| Error::Gone("unpack layer"))?;
             source

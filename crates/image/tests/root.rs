@@ -16,9 +16,9 @@ mod pulls;
 #[path = "root/support/mod.rs"]
 mod support;
 
-use std::{collections::HashMap, path::Path, process::Command};
+use std::{collections::HashMap, path::Path, process::Command, time::Duration};
 
-use berth_image::{Auth, Error, HostConfig, ImageStore, PullRequest, RegistryConfig};
+use berth_image::{Auth, Error, HostConfig, ImageStore, PullProgress, PullRequest, RegistryConfig};
 use berth_store::ErrorKind;
 use support::{
     Fixture,

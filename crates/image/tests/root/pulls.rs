@@ -179,6 +179,38 @@ async fn equal_pulls_are_one_and_nobody_who_hangs_up_ends_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: unpacks owners"]
+async fn progress_counts_the_bytes_that_have_to_come_and_all_layers() {
+    let liar = Liar::start().await;
+    let (image, sibling) = (TestImage::small("a"), TestImage::small("b"));
+    liar.serve("app", "latest", &image);
+    liar.serve("sibling", "latest", &sibling);
+    let top = sibling.layers.last().unwrap();
+    liar.reply(&blob_path("sibling", top), Reply::Hang(top.clone(), 10));
+    let fixture = Fixture::new(plain_http(&[&liar.host])).await;
+    pull(&fixture.images, &format!("{}/app", liar.host)).await.unwrap();
+
+    let reference = format!("{}/sibling", liar.host);
+    let expected = PullProgress {
+        reference: format!("{reference}:latest"),
+        layers_done: 1,
+        layers: 2,
+        bytes_done: 10,
+        bytes: top.len() as u64,
+    };
+    let come = async {
+        while fixture.images.progress() != [expected.clone()] {
+            tokio::task::yield_now().await;
+        }
+    };
+    let come = tokio::time::timeout(Duration::from_secs(10), come);
+    tokio::select! {
+        outcome = pull(&fixture.images, &reference) => panic!("the pull ended: {outcome:?}"),
+        come = come => come.unwrap_or_else(|_| panic!("{:?}", fixture.images.progress())),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: opens an image store"]
 async fn settings_that_make_no_sense_are_refused_at_the_start() {
     let dir = tempfile::tempdir().unwrap();
