@@ -15,7 +15,7 @@ use rustix::thread::ThreadNameSpaceType;
 use crate::fork::join_cgroup;
 use crate::handshake::Gate;
 use crate::launch::{
-    START_ERROR_CODE, Stage, StageError, Streams, Terminal, become_workload, join, wait_then_execute,
+    START_ERROR_CODE, Stage, StageError, Streams, Terminal, become_workload, hide, join, set_oom_score, wait_then_execute,
 };
 use crate::plan::ProcessPlan;
 use crate::protocol::ResolvedUser;
@@ -37,6 +37,7 @@ pub(crate) struct Newcomer<'a> {
 
 /// Runs in the child; never returns.
 pub(crate) fn become_session(newcomer: Newcomer<'_>, socket: OwnedFd, streams: Streams) -> ! {
+    hide();
     let gate = Gate::new(socket);
     let Streams { stdin, stdout, stderr } = &streams;
     let _ = close_others(&[gate.as_fd(), newcomer.target, stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]);
@@ -52,6 +53,7 @@ fn run(
 ) -> Result<std::convert::Infallible, StageError> {
     setsid().map_err(StageError::at(Stage::Fork, "session"))?;
     join_cgroup(&newcomer.cgroup)?;
+    set_oom_score(newcomer.process.oom_score_adj, &mut Vec::new())?;
     join(
         newcomer.target,
         ThreadNameSpaceType::MOUNT

@@ -166,6 +166,7 @@ impl Birthright<'_> {
 /// Runs in the child; never returns.
 pub(crate) fn become_container(plan: &LaunchPlan, birthright: Birthright<'_>) -> ! {
     birthright.close_the_rest();
+    hide();
     let gate = birthright.gate;
     let Err(error) = run(plan, &gate, birthright.pause, birthright.pod_namespaces, birthright.streams);
     gate.fail(error);
@@ -180,8 +181,6 @@ fn run(
     streams: Streams,
 ) -> Result<std::convert::Infallible, StageError> {
     let mut warnings = Vec::new();
-    // What is made below has exactly the mode that the plan gives it.
-    rustix::process::umask(Mode::empty());
     // A session of its own first, so that a terminal can become its controlling one and no signal to the monitor's
     // group arrives here.
     setsid().map_err(StageError::at(Stage::Fork, "session"))?;
@@ -203,6 +202,8 @@ fn run(
     // The pod's namespaces before proc, sysfs and mqueue are mounted: each shows the namespaces of its mounter.
     join(pause, pod_namespaces)?;
 
+    // What is made below has exactly the mode that the plan gives it.
+    rustix::process::umask(Mode::empty());
     let root = rootfs::mount_overlay(&plan.rootfs).map_err(StageError::mount(Stage::MountRoot))?;
     rootfs::mount_all(&root, &plan.mounts, sources).map_err(StageError::mount(Stage::Mount))?;
     rootfs::make_devices(&root, &plan.devices).map_err(StageError::mount(Stage::MakeDevices))?;
@@ -324,6 +325,12 @@ fn candidates(program: &str, env: &[String]) -> Vec<String> {
         .collect()
 }
 
+/// Keeps processes of the container from looking into this one, which may be in their pid namespace already and still holds
+/// the host's binary and descriptors of the monitor's (CVE-2016-9962, CVE-2019-5736); exec ends it.
+pub(crate) fn hide() {
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+}
+
 /// Enters `namespaces` of the process behind `pidfd` in one call; setns(2), pidfd since Linux 5.8.
 #[expect(clippy::disallowed_methods, reason = "this is the place where namespaces are entered")]
 pub(crate) fn join(pidfd: BorrowedFd<'_>, namespaces: ThreadNameSpaceType) -> Result<(), StageError> {
@@ -348,7 +355,7 @@ fn pod_shm(pause: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     shm
 }
 
-fn set_oom_score(score: Option<i32>, warnings: &mut Vec<String>) -> Result<(), StageError> {
+pub(crate) fn set_oom_score(score: Option<i32>, warnings: &mut Vec<String>) -> Result<(), StageError> {
     let Some(score) = score else { return Ok(()) };
     let file = "/proc/self/oom_score_adj";
     match std::fs::write(file, score.to_string()) {

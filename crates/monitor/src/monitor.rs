@@ -323,8 +323,9 @@ impl Monitor {
         self.sessions_so_far += 1;
         let number = self.sessions_so_far;
         let streams = Streams { stdin, stdout, stderr };
-        let session =
-            Session::fork(&self.witness, self.find(&plan.container)?, plan, number, streams, reply)?;
+        let id = plan.container.clone();
+        let session = Session::fork(&self.witness, self.find(&id)?, plan, number, streams, reply)
+            .map_err(|failure| self.unless_ended(&id, failure))?;
         let watched = watch_session(&mut self.poller, number, &session);
         if let Err(error) = watched {
             self.poller.forget(|_, source| source.is_of_session(number));
@@ -514,8 +515,9 @@ impl Monitor {
                 // A session has no start of its own: it goes on at once.
                 Heard::Ready { .. } => drop(open_gate(gate)),
                 Heard::Failed(failure) => {
-                    let owner = session.owner;
+                    let (owner, container) = (session.owner, session.container.clone());
                     session.answered = true;
+                    let failure = self.unless_ended(&container, failure);
                     self.reply(owner, Err(failure));
                 }
                 Heard::End => {
@@ -528,6 +530,18 @@ impl Monitor {
                     }
                 }
             }
+        }
+    }
+
+    /// What to say of an exec that failed: where its container has died meanwhile, that, and not what came of it.
+    fn unless_ended(&self, id: &ContainerId, failure: Failure) -> Failure {
+        // A process that is about to end has left its namespaces (ESRCH) before it can be waited for.
+        let is_late = |errno: Option<i32>| errno == Some(Errno::SRCH.raw_os_error());
+        let late = matches!(&failure, Failure::Launch { errno, .. } if is_late(*errno));
+        let lives = |container: &Container| container.is_alive() && !has_ended(&container.child);
+        match self.containers.get(id) {
+            Some(container) if !late && lives(container) => failure,
+            _ => wrong_state("has exited"),
         }
     }
 
@@ -605,6 +619,12 @@ fn reap(child: &Child) -> Option<i32> {
         (None, Some(signal)) => 128 + signal,
         (None, None) => START_ERROR_CODE,
     })
+}
+
+/// Whether a child has ended; it can still be reaped afterwards.
+fn has_ended(child: &Child) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    !matches!(waitid(WaitId::PidFd(child.pidfd.as_fd()), options), Ok(None))
 }
 
 fn send(socket: &OwnedFd, message: &Message, fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {

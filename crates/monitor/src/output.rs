@@ -12,6 +12,10 @@ use rustix::io::{Errno, read};
 /// Bytes read at once; a pipe holds 64 KiB.
 const READ_BYTES: usize = 32 * 1024;
 
+/// Reads at the end of a stream: what a pipe of the largest size holds (`fs.pipe-max-size`, 1 MiB). Whoever still writes
+/// then is no process of the container's, and must not keep the monitor busy.
+const LAST_READS: usize = 33;
+
 /// The buffers that all streams of a pod share, since one is read at a time.
 #[derive(Debug, Default)]
 pub(crate) struct Buffers {
@@ -65,7 +69,11 @@ impl Output {
 
     /// Logs everything that is there now and the unfinished line: the stream's writer is gone.
     pub(crate) fn finish(&mut self, mut log: Option<&mut LogFile>, buffers: &mut Buffers) {
-        while self.pump(log.as_deref_mut(), buffers) == Pumped::Some {}
+        for _ in 0..LAST_READS {
+            if self.pump(log.as_deref_mut(), buffers) != Pumped::Some {
+                break;
+            }
+        }
         let Some(log) = log else { return };
         buffers.records.clear();
         self.splitter.flush(Timestamp::new(SystemTime::now()), &mut buffers.records);

@@ -278,6 +278,7 @@ pub struct StdioPlan {
     /// The CRI log file; `None` discards the output.
     pub log: Option<PathBuf>,
     /// Longest text of one log record in bytes; a longer line becomes several.
+    #[serde(default = "default_log_line_bytes")]
     pub log_line_bytes: usize,
 }
 
@@ -290,4 +291,9 @@ pub struct ExecPlan {
     pub args: Vec<String>,
     /// A pseudo-terminal.
     pub tty: bool,
+}
+
+/// For plans of agents that did not say.
+fn default_log_line_bytes() -> usize {
+    berth_logs::DEFAULT_MAX_LINE_BYTES
 }

@@ -6,8 +6,8 @@
 //!                                         monitor ──Hello──────▶ agent      first on every connection, with all state
 //! ```
 //! The monitor outlives agents: whoever connects gets a [`Hello`] with everything that happened, so a
-//! lost event is never lost state. Descriptors: `Hello` brings `[pod netlink socket, netns]` where the pod has
-//! its own network; a `Launch` request brings the plan's memfd; an `Exec` request the plan's memfd and the
+//! lost event is never lost state. Descriptors: `Hello` brings a memfd with the [`ContainerReport`]s of all containers
+//! that were not forgotten, then `[pod netlink socket, netns]` where the pod has its own network; a `Launch` request brings the plan's memfd; an `Exec` request the plan's memfd and the
 //! descriptors for stdin, stdout and stderr in this order.
 //!
 //! Versions: a monitor keeps running under a newer agent. Adding a field with a default or a request keeps
@@ -173,8 +173,6 @@ pub struct Hello {
     pub pid: i32,
     /// Pause; `None` once it has died.
     pub pause_pid: Option<i32>,
-    /// All containers that were not forgotten.
-    pub containers: Vec<ContainerReport>,
 }
 
 /// One container as its monitor knows it.
@@ -202,6 +200,9 @@ pub struct Exit {
     /// Why the workload never ran, when `execve` failed.
     #[serde(default)]
     pub start_error: Option<String>,
+    /// Bytes of log records that could not be written, as on a full disk.
+    #[serde(default)]
+    pub dropped_log_bytes: u64,
 }
 
 /// News.

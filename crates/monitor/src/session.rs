@@ -14,6 +14,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 use crate::container::{Container, ReplyTo};
 use crate::exec::{Newcomer, become_session};
 use crate::fork::{fork_error, in_pid_namespace, open_cgroup};
+use crate::id::ContainerId;
 use crate::launch::Streams;
 use crate::plan::ExecPlan;
 use crate::protocol::Failure;
@@ -21,6 +22,8 @@ use crate::protocol::Failure;
 /// A running session.
 #[derive(Debug)]
 pub(crate) struct Session {
+    /// The container that it runs in.
+    pub(crate) container: ContainerId,
     pub(crate) child: Child,
     /// The socket of the handshake, until exec has closed it.
     pub(crate) gate: Option<OwnedFd>,
@@ -65,7 +68,7 @@ impl Session {
             }
         };
         let _ = rustix::io::ioctl_fionbio(&gate, true);
-        Ok(Self { child, gate: Some(gate), owner, answered: false, cgroup })
+        Ok(Self { container: plan.container, child, gate: Some(gate), owner, answered: false, cgroup })
     }
 
     /// Its first process in the host's pid namespace.
