@@ -9,6 +9,7 @@
 )]
 
 mod bad_input;
+mod chaos;
 mod churn;
 mod exec;
 mod idempotence;

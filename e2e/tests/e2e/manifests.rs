@@ -123,6 +123,7 @@ fn see_shared_loopback(node: &Node, run: &mut Running) {
             "net" | "ipc" | "uts" => {
                 assert!(cells.iter().all(|cell| *cell == cells[0] && cell.ends_with(" A")), "{table}")
             }
+            "user" | "time" => assert!(cells.iter().all(|cell| cell.ends_with(" host")), "{table}"),
             "pid" | "mnt" => {
                 assert!(cells[1] != cells[2] && !cells[1].contains(' ') && !cells[2].contains(' '), "{table}")
             }
