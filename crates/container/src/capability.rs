@@ -65,6 +65,9 @@ const DEFAULT: [&str; 14] = [
     "AUDIT_WRITE",
 ];
 
+/// CAP_MKNOD, as a set.
+pub const MKNOD: u64 = 1 << 27;
+
 /// Every capability that has a name.
 pub const ALL: u64 = (1 << NAMES.len()) - 1;
 

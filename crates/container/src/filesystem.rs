@@ -7,18 +7,21 @@ use berth_monitor::plan::{Access, Device, DeviceKind, Mount, MountPropagation, M
 use crate::plan::{CgroupView, Surroundings};
 use crate::spec::{ContainerSpec, VolumeSpec};
 
-/// All mounts in their order: the kernel's, the pod's files, then volumes from the shallowest target to the deepest,
-/// so that none hides one that was mounted below it.
+/// All mounts, from the shallowest target to the deepest, so that none hides one that was mounted below it. A volume takes
+/// the place of what would be mounted at the same target.
 pub(crate) fn plan_mounts(spec: &ContainerSpec, surroundings: &Surroundings) -> Vec<Mount> {
-    let is_taken = |target: &Path| spec.mounts.iter().any(|volume| volume.container_path == target);
     let mut mounts = kernel_mounts(spec, surroundings);
     mounts.extend(cgroup_mounts(spec, &surroundings.cgroup_view));
     mounts.extend(pod_files(spec, surroundings));
-    mounts.retain(|mount| !is_taken(&mount.target));
-    let mut volumes: Vec<&VolumeSpec> = spec.mounts.iter().collect();
-    volumes.sort_by_key(|volume| volume.container_path.components().count());
-    mounts.extend(volumes.into_iter().map(volume_mount));
+    mounts.retain(|mount| !is_volume(spec, &mount.target));
+    mounts.extend(spec.mounts.iter().map(volume_mount));
+    mounts.sort_by_key(|mount| mount.target.components().count());
     mounts
+}
+
+/// Whether a volume is mounted right there.
+pub(crate) fn is_volume(spec: &ContainerSpec, target: &Path) -> bool {
+    spec.mounts.iter().any(|volume| volume.container_path == target)
 }
 
 fn kernel_mounts(spec: &ContainerSpec, surroundings: &Surroundings) -> Vec<Mount> {

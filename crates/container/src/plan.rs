@@ -6,14 +6,14 @@
 //! Surroundings ──┘
 //! ```
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use berth_cgroup::Entry;
 use berth_monitor::id::ContainerId;
 use berth_monitor::plan::{LaunchPlan, PidNamespace, Rootfs, Sharing, StdioPlan};
 
 use crate::error::{Error, Result};
-use crate::filesystem::{default_devices, default_links, plan_mounts};
+use crate::filesystem::{default_devices, default_links, is_volume, plan_mounts};
 use crate::process::{plan_process, stop_signal};
 use crate::spec::ContainerSpec;
 
@@ -99,6 +99,8 @@ pub fn plan_launch(
     let stop_signal = stop_signal(spec, image)?;
     let process = plan_process(spec, image, &surroundings)?;
     let mounts = plan_mounts(spec, &surroundings);
+    // In a volume at /dev they would be made on the host.
+    let has_own_dev = !is_volume(spec, Path::new("/dev"));
     let is_unified = surroundings.cgroup_view == CgroupView::Unified;
     let mut readonly_paths = spec.security.readonly_paths.clone();
     if !is_unified && !privileged {
@@ -114,8 +116,8 @@ pub fn plan_launch(
         oom_file: surroundings.oom_file,
         rootfs: surroundings.rootfs,
         mounts,
-        devices: default_devices(),
-        links: default_links(),
+        devices: if has_own_dev { default_devices() } else { Vec::new() },
+        links: if has_own_dev { default_links() } else { Vec::new() },
         masked_paths: if privileged { Vec::new() } else { spec.security.masked_paths.clone() },
         readonly_paths: if privileged { Vec::new() } else { readonly_paths },
         process,
@@ -136,7 +138,6 @@ pub(crate) mod tests {
     use crate::spec::{PidSpec, SeccompSpec, SecuritySpec, VolumeSpec};
     use berth_cgroup::Limits;
     use berth_monitor::plan::{Access, MountPropagation, MountSource};
-    use std::path::Path;
 
     pub(crate) fn spec() -> ContainerSpec {
         ContainerSpec {
@@ -207,22 +208,32 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn volumes_come_last_and_shallow_ones_first_and_replace_the_pods_files() {
+    fn shallow_mounts_come_first_and_volumes_replace_what_is_mounted_at_their_place() {
         let volume = |path: &str| VolumeSpec {
             host_path: "/data".into(),
             container_path: path.into(),
             access: Access::ReadWrite,
             propagation: MountPropagation::Private,
         };
-        let mounts = vec![volume("/data/deep/er"), volume("/data"), volume("/etc/hosts"), volume("/dev/shm")];
+        let mounts = ["/data/deep/er", "/data", "/etc", "/etc/hosts", "/dev/shm", "/dev"].map(volume).into();
         let planned =
             plan_launch(&ContainerSpec { mounts, ..spec() }, &Default::default(), surroundings()).unwrap();
-        let targets = targets(&planned.launch);
-        let names: Vec<_> =
-            targets.iter().rev().take(4).rev().map(|path| path.display().to_string()).collect();
-        assert_eq!(names, ["/data", "/etc/hosts", "/dev/shm", "/data/deep/er"]);
+        let launch = planned.launch;
+        let targets = targets(&launch);
+        let place = |path: &str| targets.iter().position(|target| *target == Path::new(path)).unwrap();
+        for (outer, inner) in [
+            ("/data", "/data/deep/er"),
+            ("/etc", "/etc/hosts"),
+            ("/etc", "/etc/resolv.conf"),
+            ("/dev", "/dev/pts"),
+            ("/sys", "/sys/fs/cgroup"),
+            ("/sys/fs/cgroup", "/sys/fs/cgroup/memory"),
+        ] {
+            assert!(place(outer) < place(inner), "{outer} hides {inner}");
+        }
         assert_eq!(targets.iter().filter(|path| path.ends_with("etc/hosts")).count(), 1);
-        assert!(planned.launch.mounts.iter().all(|mount| mount.source != MountSource::PodShm));
+        assert!(launch.mounts.iter().all(|mount| mount.source != MountSource::PodShm));
+        assert!(launch.devices.is_empty() && launch.links.is_empty(), "nothing is made in the host's /dev");
     }
 
     #[test]

@@ -40,7 +40,8 @@ pub(crate) fn plan_process(
         seccomp: match spec.security.seccomp {
             SeccompSpec::RuntimeDefault | SeccompSpec::Unconfined => None,
         },
-        oom_score_adj: spec.oom_score_adj,
+        // The agent's own score protects it from the kernel, and is nothing to inherit.
+        oom_score_adj: Some(spec.oom_score_adj.unwrap_or(0)),
     })
 }
 

@@ -64,6 +64,8 @@ pub(crate) struct Container {
     pub(crate) pid_namespace: PidNamespace,
     pub(crate) cgroup: Entry,
     pub(crate) oom_file: Option<std::path::PathBuf>,
+    /// The agent wants to hear nothing more of it: it is forgotten when it has ended.
+    pub(crate) unwanted: bool,
 }
 
 impl Container {
@@ -81,6 +83,7 @@ impl Container {
             pid_namespace: plan.pid_namespace,
             cgroup: plan.cgroup,
             oom_file: plan.oom_file,
+            unwanted: false,
         }
     }
 
@@ -112,12 +115,14 @@ impl Container {
         let _ = berth_cgroup::kill_all(&self.cgroup);
     }
 
-    /// Logs what is left of the output and closes streams, log and gate.
-    pub(crate) fn finish_output(&mut self, buffers: &mut Buffers) {
+    /// Logs what is left of the output and closes streams, log and gate; returns how many bytes the log has lost.
+    pub(crate) fn finish_output(&mut self, buffers: &mut Buffers) -> u64 {
         for output in self.outputs.iter_mut().filter_map(Option::as_mut) {
             output.finish(self.log.as_mut(), buffers);
         }
         self.outputs = [None, None];
+        let dropped_bytes = self.log.as_ref().map_or(0, LogFile::dropped_bytes);
         (self.stdin, self.log, self.gate) = (None, None, None);
+        dropped_bytes
     }
 }

@@ -15,7 +15,8 @@ use rustix::thread::ThreadNameSpaceType;
 use crate::fork::join_cgroup;
 use crate::handshake::Gate;
 use crate::launch::{
-    START_ERROR_CODE, Stage, StageError, Streams, Terminal, become_workload, hide, join, set_oom_score, wait_then_execute,
+    START_ERROR_CODE, Stage, StageError, Streams, Terminal, become_workload, hide, join, set_oom_score,
+    wait_then_execute,
 };
 use crate::plan::ProcessPlan;
 use crate::protocol::ResolvedUser;

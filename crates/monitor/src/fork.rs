@@ -1,13 +1,14 @@
 //! The parent's side of every birth: pipes, the handshake's socket, the fork, and what the parent keeps.
 
 use std::fs::File;
+use std::io::{Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use berth_cgroup::Entry;
 use berth_logs::{LogFile, Stream};
 use berth_sys::clone::{Child, Cloned, NewNamespaces, SingleThreaded, clone3};
 use berth_sys::packet::{self, Blocking, Packet};
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create, open};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, pidfd_send_signal};
@@ -186,6 +187,17 @@ fn namespaces_of(pod: &SandboxPlan) -> ThreadNameSpaceType {
     namespaces.set(ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION, pod.ipc == Sharing::Own);
     namespaces.set(ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME, pod.hostname.is_some());
     namespaces
+}
+
+/// A copy of a value in memory, for a process that gets it as a descriptor.
+///
+/// # Errors
+/// The memory can't be had.
+pub fn memfd_of(value: &impl serde::Serialize) -> std::io::Result<OwnedFd> {
+    let mut file = File::from(memfd_create("berth", MemfdFlags::CLOEXEC)?);
+    file.write_all(&serde_json::to_vec(value)?)?;
+    file.rewind()?;
+    Ok(file.into())
 }
 
 /// Reads a plan from the memfd that came with a request.

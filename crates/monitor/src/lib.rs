@@ -38,4 +38,5 @@ mod session;
 mod user;
 mod zygote;
 
+pub use fork::memfd_of;
 pub use zygote::{ZYGOTE_ARGUMENT, main as zygote_main};

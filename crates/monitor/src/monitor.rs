@@ -21,9 +21,10 @@ use berth_sys::packet::{self, Packet};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use serde::Deserialize;
 
 use crate::container::{Container, Phase, ReplyTo};
-use crate::fork::{self, Heard, hear, read_plan};
+use crate::fork::{self, Heard, hear, memfd_of, read_plan};
 use crate::handshake::open_gate;
 use crate::id::ContainerId;
 use crate::launch::{START_ERROR_CODE, Stage, Streams};
@@ -31,8 +32,8 @@ use crate::output::{Buffers, Output, Pumped};
 use crate::plan::{ExecPlan, LaunchPlan, PidNamespace, SandboxPlan};
 use crate::poller::Poller;
 use crate::protocol::{
-    Answer, Event, Exit, Failure, Hello, Message, Order, Request, ResolvedUser, SOCKET_NAME, VERSION,
-    exit_record_path,
+    Answer, ContainerReport, Event, Exit, Failure, Hello, Message, Order, Request, ResolvedUser, SOCKET_NAME,
+    VERSION, exit_record_path,
 };
 use crate::session::Session;
 
@@ -149,9 +150,12 @@ impl Monitor {
             pod: self.plan.pod.clone(),
             pid: rustix::process::getpid().as_raw_nonzero().get(),
             pause_pid: self.pause.as_ref().map(|pause| pause.pid.as_raw_nonzero().get()),
-            containers: self.containers.iter().filter_map(|(id, container)| container.report(id)).collect(),
         });
-        let handles: Vec<BorrowedFd<'_>> = self.handles.iter().map(AsFd::as_fd).collect();
+        let reports: Vec<ContainerReport> =
+            self.containers.iter().filter_map(|(id, container)| container.report(id)).collect();
+        let Ok(reports) = memfd_of(&reports) else { return };
+        let handles: Vec<BorrowedFd<'_>> =
+            std::iter::once(&reports).chain(&self.handles).map(AsFd::as_fd).collect();
         if rustix::io::ioctl_fionbio(&client, true).is_err() || send(&client, &hello, &handles).is_err() {
             return;
         }
@@ -170,14 +174,26 @@ impl Monitor {
             Err(Errno::AGAIN) => return,
             Ok(None) | Err(_) => return self.disconnect(client),
         };
-        let Ok(Request { id, order }) = serde_json::from_slice(&packet.bytes) else {
-            return self.disconnect(client);
+        let (id, order) = match serde_json::from_slice(&packet.bytes) {
+            Ok(Request { id, order }) => (id, order),
+            Err(error) => return self.refuse(client, &packet.bytes, &error),
         };
         let reply = ReplyTo { client, request: id };
         match self.carry_out(order, packet, reply) {
             Ok(None) => {}
             Ok(Some(answer)) => self.reply(reply, Ok(answer)),
             Err(failure) => self.reply(reply, Err(failure)),
+        }
+    }
+
+    /// Answers an order of a newer agent that this build does not know; what has not even a number ends the connection.
+    fn refuse(&mut self, client: u64, request: &[u8], error: &serde_json::Error) {
+        match serde_json::from_slice(request) {
+            Ok(Numbered { id }) => {
+                let detail = format!("the monitor does not know the order: {error}");
+                self.reply(ReplyTo { client, request: id }, Err(Failure::Other { detail }));
+            }
+            Err(_) => self.disconnect(client),
         }
     }
 
@@ -301,13 +317,11 @@ impl Monitor {
     }
 
     fn forget(&mut self, id: &ContainerId) -> Outcome {
-        match self.containers.get(id) {
-            Some(container) if container.is_alive() => Err(wrong_state("is still running")),
-            _ => {
-                self.containers.remove(id);
-                Ok(Some(Answer::Done))
-            }
+        match self.containers.get_mut(id) {
+            Some(container) if container.is_alive() => container.unwanted = true,
+            _ => drop(self.containers.remove(id)),
         }
+        Ok(Some(Answer::Done))
     }
 
     fn exec(&mut self, packet: Packet, reply: ReplyTo) -> Outcome {
@@ -443,9 +457,8 @@ impl Monitor {
         if container.pid_namespace != PidNamespace::Own {
             let _ = berth_cgroup::kill_all(&container.cgroup);
         }
-        container.finish_output(&mut self.buffers);
-
-        let mut exit = Exit { code, at_ns: now_ns(), oom_killed, start_error: None };
+        let dropped_log_bytes = container.finish_output(&mut self.buffers);
+        let mut exit = Exit { code, at_ns: now_ns(), oom_killed, start_error: None, dropped_log_bytes };
         let (started_at_ns, answer) = match container.phase.clone() {
             // It never reached its gate: there has been no container.
             Phase::Launching { reply } => return self.forget_failed(id, reply, died_early()),
@@ -461,6 +474,10 @@ impl Monitor {
             Phase::AtGate | Phase::Exited { .. } => (None, None),
         };
         container.phase = Phase::Exited { started_at_ns, exit: exit.clone() };
+        if container.unwanted {
+            self.containers.remove(id);
+            return;
+        }
         self.record_exit(id, &exit);
         self.announce(Event::ContainerExited { container: id.clone(), exit });
         if let Some((reply, failure)) = answer {
@@ -607,6 +624,12 @@ fn watch_session(poller: &mut Poller<Source>, number: u64, session: &Session) ->
         poller.watch(gate, Source::SessionGate(number))?;
     }
     Ok(())
+}
+
+/// What every request has, whatever it orders.
+#[derive(Deserialize)]
+struct Numbered {
+    id: u64,
 }
 
 /// The exit code of a child that has ended: its own, or 128 plus the signal, as a shell reports it. `None` while it

@@ -7,8 +7,9 @@
 //! ```
 //! The monitor outlives agents: whoever connects gets a [`Hello`] with everything that happened, so a
 //! lost event is never lost state. Descriptors: `Hello` brings a memfd with the [`ContainerReport`]s of all containers
-//! that were not forgotten, then `[pod netlink socket, netns]` where the pod has its own network; a `Launch` request brings the plan's memfd; an `Exec` request the plan's memfd and the
-//! descriptors for stdin, stdout and stderr in this order.
+//! that were not forgotten (there may be more than a message holds), then `[pod netlink socket, netns]` where the pod has
+//! its own network; a `Launch` request brings the plan's memfd; an `Exec` request the plan's memfd and the descriptors for
+//! stdin, stdout and stderr in this order. An order that a monitor does not know is answered with a failure.
 //!
 //! Versions: a monitor keeps running under a newer agent. Adding a field with a default or a request keeps
 //! [`VERSION`]; an agent refuses to drive a monitor of a version that it does not know, but still reports it.

@@ -161,6 +161,7 @@ struct Pod {
     socket: OwnedFd,
     directory: PathBuf,
     hello: Hello,
+    reports: Vec<ContainerReport>,
     handles: Vec<OwnedFd>,
     requests: u64,
     /// Exits that arrived while something else was awaited.
@@ -172,7 +173,9 @@ impl Pod {
         let packet = packet::receive(&socket).unwrap().unwrap();
         match serde_json::from_slice(&packet.bytes).unwrap() {
             Message::Hello(hello) => {
-                Self { socket, directory, hello, handles: packet.fds, requests: 0, exits: vec![] }
+                let mut handles = packet.fds;
+                let reports = serde_json::from_reader(File::from(handles.remove(0))).unwrap();
+                Self { socket, directory, hello, reports, handles, requests: 0, exits: vec![] }
             }
             other => panic!("{other:?}"),
         }
@@ -377,8 +380,7 @@ fn an_agent_that_comes_back_is_told_what_it_missed() {
     pod.socket = broken;
     wait_until("the exit is recorded", || record.exists());
     pod.reconnect();
-    let report =
-        |plan: &LaunchPlan| pod.hello.containers.iter().find(|c| c.container == plan.container).unwrap();
+    let report = |plan: &LaunchPlan| pod.reports.iter().find(|c| c.container == plan.container).unwrap();
     assert_eq!(report(&ended).exit.as_ref().unwrap().code, 7);
     assert_eq!(report(&running).exit, None);
     let numbers: String = (1..=20000).map(|n| format!("{n}\n")).collect();

@@ -177,7 +177,7 @@ impl Error {
     }
 }
 
-/// A user that the image does not know, or a program that it does not have, is the request's fault.
+/// A user that the image does not know is the request's fault.
 fn failure_kind(failure: &Failure) -> ErrorKind {
     match failure {
         Failure::Unknown { .. } => ErrorKind::NotFound,

@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use berth_monitor::id::ContainerId;
+use berth_monitor::memfd_of;
 use berth_monitor::plan::ExecPlan;
-use berth_monitor::protocol::Order as MonitorOrder;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::AsyncReadExt;
@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 use crate::error::{Error, Result};
 use crate::host::STAGE_LIMIT;
-use crate::link::{Link, memfd_of};
+use crate::link::Link;
 
 /// What a pipe holds where nobody has changed it. Source: pipe(7).
 const PIPE_BYTES: usize = 64 * 1024;
@@ -75,16 +75,20 @@ pub(crate) async fn exec_sync(
         let exit_code = code.map_err(|_| Error::MonitorGone)?;
         Ok(ExecOutput { stdout, stderr, exit_code })
     };
-    let Some(deadline) = deadline else {
-        return both.await;
+    let output = match deadline {
+        None => both.await,
+        Some(deadline) => match tokio::time::timeout_at(deadline, both).await {
+            Ok(output) => output,
+            Err(_) => {
+                return Err(Error::ExecTimeout {
+                    id: container.to_string(),
+                    limit: limit.unwrap_or_default(),
+                });
+            }
+        },
     };
-    match tokio::time::timeout_at(deadline, both).await {
-        Ok(output) => output,
-        Err(_) => {
-            let _ = link.ask(MonitorOrder::KillExec { session }, &[]).await;
-            Err(Error::ExecTimeout { id: container.to_string(), limit: limit.unwrap_or_default() })
-        }
-    }
+    session.has_ended();
+    output
 }
 
 /// Reads until the end, or until nothing more is there after the exit; keeps `max_bytes` and drops the rest.
@@ -97,9 +101,10 @@ async fn collect(
     let mut buffer = vec![0; PIPE_BYTES];
     loop {
         let read = tokio::select! {
+            // The exit first: what the command left running may write for ever.
             biased;
-            read = reader.read(&mut buffer) => read,
             _ = &mut exited => break,
+            read = reader.read(&mut buffer) => read,
         };
         match read {
             Ok(0) | Err(_) => return kept,

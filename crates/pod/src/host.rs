@@ -3,6 +3,8 @@
 //! No lock here is held across an await or a system call that can hang.
 
 use std::collections::BTreeMap;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -63,8 +65,10 @@ impl Host {
     /// No cgroup hierarchy, or a directory can't be made.
     pub fn new(settings: HostSettings, store: Store, images: ImageStore, network: Network) -> Result<Self> {
         let cgroups = Cgroups::detect()?;
-        for directory in [settings.state.join("pods"), settings.root.join("containers")] {
-            std::fs::create_dir_all(&directory).map_err(Error::file("create directory", directory))?;
+        let (state, root) = (&settings.state, &settings.root);
+        for directory in [state.join("pods"), root.join("pods"), root.join("containers")] {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(&directory);
+            made.map_err(Error::file("create directory", directory))?;
         }
         Ok(Self {
             leases: Mutex::new(AddressPool::new(network.subnets())),
@@ -85,12 +89,18 @@ impl Host {
         self.settings.state.join("pods").join(pod.as_str())
     }
 
+    /// A pod's directory in the durable state, for the files that its containers share: they can write to them, and must
+    /// not be able to fill the memory that the volatile state takes.
+    pub(crate) fn pod_files(&self, pod: &PodId) -> PathBuf {
+        self.settings.root.join("pods").join(pod.as_str())
+    }
+
     /// A container's directory in the durable state.
     pub(crate) fn container_directory(&self, container: &ContainerId) -> PathBuf {
         self.settings.root.join("containers").join(container.as_str())
     }
 
-    /// The image directories and the cgroup hierarchies as this host has them.
+    /// Whether all controllers are in one cgroup v2 hierarchy.
     pub(crate) fn is_unified(&self) -> bool {
         self.cgroups.layout() == Layout::Unified
     }

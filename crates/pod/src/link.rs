@@ -4,7 +4,6 @@
 //! gone every waiter is told, and the driver gets [`News::Gone`] as the last of its news.
 
 use std::collections::HashMap;
-use std::io::{Result as IoResult, Write};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,10 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use berth_monitor::protocol::{
-    Answer, Event, Exit, Failure, Hello, Message, Order, Request, SOCKET_NAME, VERSION,
+    Answer, ContainerReport, Event, Exit, Failure, Hello, Message, Order, Request, SOCKET_NAME, VERSION,
 };
 use berth_sys::packet::{self, Blocking, Packet};
-use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
@@ -23,6 +21,9 @@ use tokio::time::timeout;
 
 use crate::error::{Error, Result};
 use crate::host::STAGE_LIMIT;
+
+/// How long a monitor may take to greet: it greets before it does anything else.
+const GREETING_LIMIT: Duration = Duration::from_secs(20);
 
 /// What a driver hears unasked.
 #[derive(Debug)]
@@ -39,6 +40,7 @@ pub(crate) enum News {
 #[derive(Debug)]
 pub(crate) struct Greeting {
     pub(crate) hello: Hello,
+    pub(crate) containers: Vec<ContainerReport>,
     /// `[netlink socket, network namespace]` of a pod with its own network.
     pub(crate) handles: Vec<OwnedFd>,
 }
@@ -78,8 +80,8 @@ impl Link {
             reason = "its successor is unsafe for types that change their descriptor; OwnedFd never does"
         )]
         let socket = AsyncFd::new(socket).map_err(Error::Spawn)?;
-        let greeting = timeout(STAGE_LIMIT, receive_greeting(&socket));
-        let greeting = greeting.await.map_err(|_| Error::TooLong { limit: STAGE_LIMIT })??;
+        let greeting = timeout(GREETING_LIMIT, receive_greeting(&socket));
+        let greeting = greeting.await.map_err(|_| Error::TooLong { limit: GREETING_LIMIT })??;
         let inner = Inner { socket, next_request: AtomicU64::new(1), waiting: Mutex::default() };
         let link = Self(Arc::new(inner));
         let (news, inbox) = mpsc::unbounded_channel();
@@ -89,44 +91,51 @@ impl Link {
 
     /// Sends an order and awaits its answer, at most for a stage's time.
     pub(crate) async fn ask(&self, order: Order, fds: &[BorrowedFd<'_>]) -> Result<Answer> {
+        self.ask_within(STAGE_LIMIT, order, fds).await
+    }
+
+    /// Sends an order and awaits its answer for so long.
+    pub(crate) async fn ask_within(
+        &self,
+        limit: Duration,
+        order: Order,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Answer> {
         let (sender, answer) = oneshot::channel();
         let id = self.register(|waiting, id| drop(waiting.answers.insert(id, sender)))?;
         self.send(&Request { id, order }, fds).await?;
-        let answered = timeout(STAGE_LIMIT, answer).await;
+        let answered = timeout(limit, answer).await;
         self.waiting().answers.remove(&id);
         match answered {
             Ok(Ok(result)) => result.map_err(Error::Monitor),
             Ok(Err(_)) => Err(Error::MonitorGone),
-            Err(_) => Err(Error::TooLong { limit: STAGE_LIMIT }),
+            Err(_) => Err(Error::TooLong { limit }),
         }
     }
 
-    /// Runs an exec session: answers once it runs, with a receiver for its exit code and the number to kill it by.
+    /// Runs an exec session: answers once it runs, with a receiver for its exit code. Dropping the session kills it.
     pub(crate) async fn exec(
         &self,
         fds: &[BorrowedFd<'_>],
         limit: Duration,
-    ) -> Result<(u64, oneshot::Receiver<i32>)> {
+    ) -> Result<(Session, oneshot::Receiver<i32>)> {
         let (answer_sender, answer) = oneshot::channel();
         let (exit_sender, exit) = oneshot::channel();
-        let id = self.register(|waiting, id| {
+        let number = self.register(|waiting, id| {
             waiting.answers.insert(id, answer_sender);
             waiting.sessions.insert(id, exit_sender);
         })?;
-        self.send(&Request { id, order: Order::Exec }, fds).await?;
-        let answered = timeout(limit, answer).await;
-        let failed = match answered {
-            Ok(Ok(Ok(_))) => return Ok((id, exit)),
-            Ok(Ok(Err(failure))) => Error::Monitor(failure),
-            Ok(Err(_)) => Error::MonitorGone,
-            Err(_) => {
-                let _ = self.ask(Order::KillExec { session: id }, &[]).await;
-                Error::TooLong { limit }
+        let mut session = Session { link: self.clone(), number, runs: true };
+        self.send(&Request { id: number, order: Order::Exec }, fds).await?;
+        match timeout(limit, answer).await {
+            Ok(Ok(Ok(_))) => Ok((session, exit)),
+            Ok(Ok(Err(failure))) => {
+                session.runs = false;
+                Err(Error::Monitor(failure))
             }
-        };
-        self.waiting().answers.remove(&id);
-        self.waiting().sessions.remove(&id);
-        Err(failed)
+            Ok(Err(_)) => Err(Error::MonitorGone),
+            Err(_) => Err(Error::TooLong { limit }),
+        }
     }
 
     fn register(&self, enter: impl FnOnce(&mut Waiting, u64)) -> Result<u64> {
@@ -151,12 +160,33 @@ impl Link {
     }
 }
 
-/// A sealed copy of a value in memory, for a process that gets it as a descriptor.
-pub(crate) fn memfd_of(value: &impl serde::Serialize) -> IoResult<OwnedFd> {
-    let mut file = std::fs::File::from(memfd_create("berth-plan", MemfdFlags::CLOEXEC)?);
-    file.write_all(&serde_json::to_vec(value)?)?;
-    std::io::Seek::rewind(&mut file)?;
-    Ok(file.into())
+/// An exec session that someone waits for. When nobody does any more (a timeout, a client that has hung up), all of it is
+/// killed.
+#[derive(Debug)]
+pub(crate) struct Session {
+    link: Link,
+    number: u64,
+    runs: bool,
+}
+
+impl Session {
+    /// Its command has ended by itself.
+    pub(crate) fn has_ended(mut self) {
+        self.runs = false;
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let mut waiting = self.link.waiting();
+        waiting.answers.remove(&self.number);
+        waiting.sessions.remove(&self.number);
+        drop(waiting);
+        if self.runs {
+            let (link, session) = (self.link.clone(), self.number);
+            tokio::spawn(async move { link.ask(Order::KillExec { session }, &[]).await });
+        }
+    }
 }
 
 async fn receive(socket: &AsyncFd<OwnedFd>) -> Option<Packet> {
@@ -167,13 +197,27 @@ async fn receive(socket: &AsyncFd<OwnedFd>) -> Option<Packet> {
 async fn receive_greeting(socket: &AsyncFd<OwnedFd>) -> Result<Greeting> {
     let packet = receive(socket).await.ok_or(Error::MonitorGone)?;
     match serde_json::from_slice(&packet.bytes) {
-        Ok(Message::Hello(hello)) if hello.version == VERSION => Ok(Greeting { hello, handles: packet.fds }),
+        Ok(Message::Hello(hello)) if hello.version == VERSION => greeting(hello, packet.fds),
         Ok(Message::Reply { result: Err(failure), .. }) => Err(Error::Monitor(failure)),
         Ok(_) | Err(_) => {
             let detail = format!("the monitor speaks another version than {VERSION} of the protocol");
             Err(Error::Monitor(Failure::Other { detail }))
         }
     }
+}
+
+fn greeting(hello: Hello, mut fds: Vec<OwnedFd>) -> Result<Greeting> {
+    if fds.is_empty() {
+        return Err(Error::MonitorGone);
+    }
+    let handles = fds.split_off(1);
+    let reports = fds.pop().map(std::fs::File::from).ok_or(Error::MonitorGone)?;
+    let containers = serde_json::from_reader(std::io::BufReader::new(reports));
+    let containers = containers.map_err(|error| {
+        let detail = format!("read the monitor's reports: {error}");
+        Error::Monitor(Failure::Other { detail })
+    })?;
+    Ok(Greeting { hello, containers, handles })
 }
 
 /// Distributes what a monitor sends, until it is gone.

@@ -6,20 +6,22 @@
 //! belongs to no pod on record, is removed.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::sync::Arc;
 
+use berth_monitor::id::ContainerId;
 use berth_monitor::protocol::ContainerReport;
 use berth_store::{Loaded, Quarantined};
 use tokio::task::JoinSet;
 
-use crate::driver::{Driver, Monitor};
-use crate::error::Result;
+use crate::driver::Driver;
+use crate::error::{Error, Result};
 use crate::host::{Host, blocking};
 use crate::link::Link;
 use crate::record::{ContainerRecord, SandboxPhase, SandboxRecord};
 use crate::sandbox::{DEATH_LIMIT, remove_directory};
 use crate::view::ContainerState;
-use crate::workload::{Workload, ended};
+use crate::workload::Workload;
 
 /// Reads all records and brings every pod up to date; published when this returns.
 pub(crate) async fn find_pods(host: &Arc<Host>) -> Result<Vec<Driver>> {
@@ -55,33 +57,36 @@ async fn recover_pod(
     if let Err(error) = host.leases().reserve(driver.id.as_str(), &driver.addresses) {
         tracing::warn!(pod.id = %driver.id, %error, "addresses on record can't be leased");
     }
-    let link = Link::connect(&host.pod_directory(&driver.id)).await;
-    let reports = match link {
-        Ok((link, greeting, news)) => {
-            let (pid, pause_pid) = (greeting.hello.pid, greeting.hello.pause_pid);
-            driver.set_monitor(Some(Monitor { link, news, pid, pause_pid }));
-            greeting.hello.containers
-        }
-        Err(_) => Vec::new(),
-    };
     for record in containers {
-        driver.recover_container(record, &reports).await;
+        driver.recover_container(record).await;
     }
-    let has_pause = driver.monitor.as_ref().is_some_and(|monitor| monitor.pause_pid.is_some());
     driver.phase = match record.phase {
-        SandboxPhase::Making => {
-            take_down(driver).await;
-            return None;
-        }
-        SandboxPhase::Ready if has_pause => SandboxPhase::Ready,
-        SandboxPhase::Ready | SandboxPhase::NotReady => SandboxPhase::NotReady,
+        SandboxPhase::Ready => SandboxPhase::Ready,
+        SandboxPhase::Making | SandboxPhase::NotReady => SandboxPhase::NotReady,
     };
-    if driver.monitor.is_none() {
-        driver.lose_containers().await;
+    match Link::connect(&host.pod_directory(&driver.id)).await {
+        Ok((link, greeting, news)) => driver.take_over(link, greeting, news).await,
+        Err(error) if nobody_listens(&error) => driver.lose_monitor().await,
+        // It hangs, or speaks another language. Its containers may be well: whoever removes the pod ends them.
+        Err(error) => {
+            let error = crate::registry::chain(&error);
+            tracing::error!(pod.id = %driver.id, error, "monitor can't be reached; its pod is left alone");
+            driver.not_ready().await;
+        }
+    }
+    if record.phase == SandboxPhase::Making {
+        take_down(driver).await;
+        return None;
     }
     driver.save().await;
     tracing::info!(pod.id = %driver.id, ready = driver.phase == SandboxPhase::Ready, "pod found again");
     Some(driver)
+}
+
+/// Whether a failed connection says that there is no monitor.
+fn nobody_listens(error: &Error) -> bool {
+    let Error::File { source, .. } = error else { return false };
+    matches!(source.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused)
 }
 
 async fn take_down(mut driver: Driver) {
@@ -95,8 +100,8 @@ async fn take_down(mut driver: Driver) {
 }
 
 impl Driver {
-    /// Takes a container over from its record and its monitor's report; one that was only intended is taken down.
-    async fn recover_container(&mut self, record: ContainerRecord, reports: &[ContainerReport]) {
+    /// Takes a container over from its record; one that was only intended is taken down with the next thing made.
+    async fn recover_container(&mut self, record: ContainerRecord) {
         let id = record.id.clone();
         let Ok(cgroup) = self.cgroups().and_then(|cgroups| Ok(cgroups.base.join(id.as_str())?)) else {
             return;
@@ -104,31 +109,39 @@ impl Driver {
         if let Err(error) = self.host.images.pin(&record.image, id.as_str()) {
             tracing::warn!(container.id = %id, %error, "image of a container is gone");
         }
-        let report = reports.iter().find(|report| report.container == id);
-        let was_made = record.state.is_some();
-        let mut workload = Workload::new(record, cgroup, report.map(|report| report.pid));
-        if let (true, Some(report)) = (workload.is_alive(), report) {
-            match (report.started_at_ns, report.exit.clone()) {
-                (started_at_ns, Some(exit)) => drop(workload.end(ended(started_at_ns, exit))),
-                (Some(started_at_ns), None) => {
-                    workload.record.state = Some(ContainerState::Running { started_at_ns });
+        self.containers.insert(id, Workload::new(record, cgroup, None));
+    }
+
+    /// Brings the containers up to date with what their monitor says of them. One of which it knows nothing has been
+    /// lost; one that was only intended is taken down.
+    pub(crate) async fn take_reports(&mut self, reports: &[ContainerReport]) {
+        let ids: Vec<ContainerId> = self.containers.keys().cloned().collect();
+        for id in ids {
+            let report = reports.iter().find(|report| report.container == id);
+            let Some(workload) = self.containers.get_mut(&id) else { continue };
+            match (&workload.record.state, report) {
+                (None, _) => {
+                    if let Err(error) = self.tear_container_down(&id).await {
+                        let error = crate::registry::chain(&error);
+                        tracing::error!(container.id = %id, error, "half-made container stays");
+                    }
                 }
-                (None, None) => workload.record.state = Some(ContainerState::Created),
+                (Some(ContainerState::Exited(_)), _) => {}
+                (Some(_), Some(report)) => self.take_report(&id, report).await,
+                (Some(_), None) => self.lose_container(&id).await,
             }
         }
-        let change = berth_store::Change::new().put(&workload.record);
-        self.containers.insert(id.clone(), workload);
-        if !was_made {
-            if let Err(error) = self.tear_container_down(&id).await {
-                let error = crate::registry::chain(&error);
-                tracing::error!(container.id = %id, error, "half-made container stays");
-            }
-            return;
+    }
+
+    async fn take_report(&mut self, id: &ContainerId, report: &ContainerReport) {
+        let Some(workload) = self.containers.get_mut(id) else { return };
+        workload.pid = Some(report.pid);
+        if let Some(started_at_ns) = report.started_at_ns {
+            workload.record.state = Some(ContainerState::Running { started_at_ns });
         }
-        if let Ok(change) = change
-            && let Err(error) = self.host.commit(change).await
-        {
-            tracing::error!(container.id = %id, error = %crate::registry::chain(&error), "container not recorded");
+        match &report.exit {
+            Some(exit) => self.container_exited(id, exit.clone()).await,
+            None => self.save_container(id).await,
         }
     }
 }
@@ -151,9 +164,11 @@ pub(crate) async fn remove_orphans(host: &Arc<Host>) {
                 report("cgroup", path.as_str(), host.cgroups.open(&path).remove(DEATH_LIMIT).is_ok());
             }
         }
-        for (parent, known) in [("pods", &pods), ("containers", &containers)] {
-            let base = if parent == "pods" { &host.settings.state } else { &host.settings.root };
-            let entries = std::fs::read_dir(base.join(parent)).into_iter().flatten().flatten();
+        let (state, root) = (&host.settings.state, &host.settings.root);
+        let places =
+            [(state.join("pods"), &pods), (root.join("pods"), &pods), (root.join("containers"), &containers)];
+        for (parent, known) in places {
+            let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
             for entry in entries.filter(|entry| !known.contains(&*entry.file_name().to_string_lossy())) {
                 let path = entry.path();
                 report("directory", &path.display().to_string(), remove_directory(&path).is_ok());

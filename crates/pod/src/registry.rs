@@ -207,8 +207,13 @@ impl Pods {
     async fn order<T>(&self, pod: &PodId, order: impl FnOnce(Reply<T>) -> Order) -> Option<Result<T>> {
         let handle = self.handle(pod)?;
         let (reply, answer) = oneshot::channel();
-        handle.orders.send(order(reply)).await.ok()?;
-        answer.await.ok()
+        if handle.orders.send(order(reply)).await.is_ok()
+            && let Ok(answer) = answer.await
+        {
+            return Some(answer);
+        }
+        // A driver that ended without having removed its pod is a defect, and no success.
+        self.handle(pod).map(|_| Err(Error::Abandoned))
     }
 
     fn handle(&self, pod: &PodId) -> Option<Handle> {
@@ -261,6 +266,7 @@ impl Pods {
                 // The name is free before anyone hears, so that a retry starts anew.
                 self.drivers().forget(&id, &identity);
                 made.send_replace(Some(Err(Arc::new(error))));
+                driver.finish_tear_down().await;
             }
         }
     }

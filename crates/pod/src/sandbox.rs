@@ -20,13 +20,14 @@ use berth_monitor::plan::{SandboxPlan, Sharing};
 use berth_monitor::protocol::Order as MonitorOrder;
 use berth_net::{Attachment, IfName, PodAddresses};
 use berth_store::Change;
+use tokio::sync::mpsc;
 
 use crate::driver::{Driver, Monitor};
 use crate::error::{Error, Result};
 use crate::events::EventKind;
 use crate::files::{hostname_of, write_files};
 use crate::host::{Host, blocking};
-use crate::link::{Greeting, Link};
+use crate::link::{Greeting, Link, News};
 use crate::record::{SandboxPhase, SandboxRecord};
 use crate::spec::{PodPid, SandboxSpec};
 
@@ -35,6 +36,12 @@ const SHM_BYTES: u64 = 64 << 20;
 
 /// How long processes that were killed may take to die before it is an error.
 pub(crate) const DEATH_LIMIT: Duration = Duration::from_secs(10);
+
+/// Between two tries to take a half-made pod down.
+const RETRY_PERIOD: Duration = Duration::from_secs(10);
+
+/// How long a monitor may take to answer when it is told to kill; after that the agent kills by itself.
+pub(crate) const KILL_ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 /// Where a pod stands in the cgroup hierarchy.
 #[derive(Debug, Clone)]
@@ -48,16 +55,31 @@ pub(crate) struct PodCgroups {
 }
 
 impl Driver {
-    /// Makes the pod. On an error nothing of it is left.
+    /// Makes the pod. On an error nothing of it is left, or else [`Driver::finish_tear_down`] has work to do.
     pub(crate) async fn make(&mut self) -> Result<()> {
         let made = self.make_steps().await;
         if made.is_err()
             && let Err(error) = self.tear_down().await
         {
-            // On record as intent, so that the next start of the agent takes it down.
             tracing::error!(pod.id = %self.id, error = %crate::registry::chain(&error), "pod half made");
+            self.phase = SandboxPhase::Making;
+        } else if made.is_err() {
+            self.phase = SandboxPhase::NotReady;
         }
         made
+    }
+
+    /// Keeps trying to take down what a failed create could not, so that its addresses and whatever else it holds do not
+    /// stay until the agent's next start.
+    pub(crate) async fn finish_tear_down(mut self) {
+        let mut patience = tokio::time::interval(RETRY_PERIOD);
+        while self.phase == SandboxPhase::Making {
+            patience.tick().await;
+            if self.tear_down().await.is_ok() {
+                tracing::info!(pod.id = %self.id, "half-made pod taken down");
+                self.phase = SandboxPhase::NotReady;
+            }
+        }
     }
 
     async fn make_steps(&mut self) -> Result<()> {
@@ -145,8 +167,8 @@ impl Driver {
             Some(task) => task.await.unwrap_or(Err(Error::Abandoned)),
             None => Ok(()),
         };
-        let directory = self.host.pod_directory(&self.id);
-        let files = blocking(move || remove_directory(&directory)).await?;
+        let (directory, files) = (self.host.pod_directory(&self.id), self.host.pod_files(&self.id));
+        let files = blocking(move || remove_directory(&directory).and(remove_directory(&files))).await?;
         cgroups.and(network).and(files)?;
         self.host.commit(Change::new().delete::<SandboxRecord>(self.id.to_string())).await?;
         self.end_lease();
@@ -157,7 +179,7 @@ impl Driver {
     async fn shut_monitor_down(&mut self) {
         if let Some(monitor) = self.monitor.take() {
             self.set_monitor(None);
-            let _ = monitor.link.ask(MonitorOrder::Shutdown, &[]).await;
+            let _ = monitor.link.ask_within(KILL_ANSWER_LIMIT, MonitorOrder::Shutdown, &[]).await;
         }
     }
 
@@ -192,9 +214,38 @@ impl Driver {
         self.addresses = PodAddresses::default();
     }
 
-    /// The monitor has died, and pause with it. What is left of the containers is killed by cgroup.
+    /// The connection has ended. A monitor that has only lost its patience with us is found again, and tells what happened
+    /// meanwhile; one that has died took pause with it.
     pub(crate) async fn monitor_is_gone(&mut self) {
-        tracing::warn!(pod.id = %self.id, "monitor has died; its pod is killed");
+        self.set_monitor(None);
+        match Link::connect(&self.host.pod_directory(&self.id)).await {
+            Ok((link, greeting, news)) => self.take_over(link, greeting, news).await,
+            Err(error) => {
+                let error = crate::registry::chain(&error);
+                tracing::warn!(pod.id = %self.id, error, "monitor has died; its pod is killed");
+                self.lose_monitor().await;
+            }
+        }
+    }
+
+    /// Takes up a connection to a monitor that has been running, and brings the containers up to date.
+    pub(crate) async fn take_over(
+        &mut self,
+        link: Link,
+        greeting: Greeting,
+        news: mpsc::UnboundedReceiver<News>,
+    ) {
+        let (pid, pause_pid) = (greeting.hello.pid, greeting.hello.pause_pid);
+        self.set_monitor(Some(Monitor { link, news, pid, pause_pid }));
+        self.take_reports(&greeting.containers).await;
+        if pause_pid.is_none() {
+            self.not_ready().await;
+        }
+        self.publish();
+    }
+
+    /// Gives the monitor up, dead or hung: all that is left of the pod is killed by cgroup, the monitor too.
+    pub(crate) async fn lose_monitor(&mut self) {
         self.set_monitor(None);
         self.lose_containers().await;
         if let Ok(cgroups) = self.cgroups() {
@@ -232,9 +283,11 @@ async fn make_files(
     addresses: PodAddresses,
 ) -> Result<()> {
     blocking(move || {
-        let directory = host.pod_directory(&id);
-        std::fs::create_dir_all(&directory).map_err(Error::file("create directory", &directory))?;
-        write_files(&directory, &spec, &addresses)?;
+        let (directory, files) = (host.pod_directory(&id), host.pod_files(&id));
+        for directory in [&directory, &files] {
+            std::fs::create_dir_all(directory).map_err(Error::file("create directory", directory))?;
+        }
+        write_files(&files, &spec, &addresses)?;
         match &spec.log_directory {
             Some(logs) => std::fs::create_dir_all(logs).map_err(Error::file("create log directory", logs)),
             None => Ok(()),

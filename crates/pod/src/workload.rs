@@ -14,10 +14,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use berth_cgroup::{Cgroup, CgroupPath, DEFAULT_DEVICES, Entry};
+use berth_container::capability;
 use berth_container::plan::{CgroupView, ImageDefaults, Surroundings, plan_launch};
 use berth_container::spec::{ContainerSpec, PidSpec};
 use berth_image::{Image, ImageId};
 use berth_monitor::id::ContainerId;
+use berth_monitor::memfd_of;
 use berth_monitor::plan::{PidNamespace, Rootfs};
 use berth_monitor::protocol::{Answer, Exit, Order as MonitorOrder, ResolvedUser, exit_record_path};
 use berth_store::Change;
@@ -27,9 +29,9 @@ use crate::error::{Error, Result};
 use crate::events::EventKind;
 use crate::files::hostname_of;
 use crate::host::{Host, blocking};
-use crate::link::{Link, memfd_of};
+use crate::link::Link;
 use crate::record::{ContainerRecord, SandboxPhase};
-use crate::sandbox::{DEATH_LIMIT, remove_directory};
+use crate::sandbox::{DEATH_LIMIT, KILL_ANSWER_LIMIT, remove_directory};
 use crate::spec::PodPid;
 use crate::view::{ContainerState, ContainerView, Ended, Reason};
 
@@ -112,6 +114,7 @@ impl Driver {
     /// Makes a container up to its gate. On an error nothing of it is left.
     pub(crate) async fn create_container(&mut self, spec: ContainerSpec) -> Result<ContainerId> {
         let link = self.ready_link()?;
+        self.tear_half_made_down().await?;
         if let Some(existing) = self.same_name(&spec) {
             return existing;
         }
@@ -130,6 +133,17 @@ impl Driver {
         self.tell(id.to_string(), EventKind::Created);
         tracing::info!(pod.id = %self.id, container.id = %id, container.name = name, "container created");
         Ok(id)
+    }
+
+    /// Tries again to take down what an earlier create could neither finish nor undo; nobody else can see it.
+    async fn tear_half_made_down(&mut self) -> Result<()> {
+        let half_made =
+            |(id, workload): (&ContainerId, &Workload)| workload.record.state.is_none().then(|| id.clone());
+        let ids: Vec<ContainerId> = self.containers.iter().filter_map(half_made).collect();
+        for id in ids {
+            self.tear_container_down(&id).await?;
+        }
+        Ok(())
     }
 
     async fn make_container(
@@ -162,10 +176,10 @@ impl Driver {
         };
         let change = Change::new().put(&record)?;
         let limits = record.spec.limits.clone();
+        let privileged = record.spec.security.privileged;
         self.containers.insert(id.clone(), Workload::new(record, path, None));
         self.step(format!("record intent of container {name}"), host.commit(change)).await?;
 
-        let privileged = planned.launch.readonly_paths.is_empty() && planned.launch.masked_paths.is_empty();
         let (rootfs, for_cgroup) = (planned.launch.rootfs.clone(), host.clone());
         let path = cgroup.path().clone();
         let prepare = async {
@@ -274,17 +288,44 @@ impl Driver {
                 self.kill(&id).await;
                 continue;
             }
-            let given_up = self.containers.get_mut(&id).and_then(|workload| workload.stopping.take());
-            for waiter in given_up.into_iter().flat_map(|stopping| stopping.waiters) {
-                let _ = waiter.send(Err(Error::Unkillable { id: id.to_string(), after: DEATH_LIMIT }));
+            // Who waits is told by whatever becomes of it.
+            if let Err(error) = self.give_up(&id).await {
+                let error = Arc::new(error);
+                let waiters = self.containers.get_mut(&id).and_then(|workload| workload.stopping.take());
+                for waiter in waiters.into_iter().flat_map(|stopping| stopping.waiters) {
+                    let _ = waiter.send(Err(Error::Shared(error.clone())));
+                }
             }
         }
     }
 
+    /// Kills a container through its monitor, and past it when there is none or it does not answer.
     async fn kill(&self, id: &ContainerId) {
-        if let Some(monitor) = &self.monitor {
-            let _ = monitor.link.ask(MonitorOrder::Kill { container: id.clone() }, &[]).await;
+        let order = MonitorOrder::Kill { container: id.clone() };
+        let killed = match &self.monitor {
+            Some(monitor) => monitor.link.ask_within(KILL_ANSWER_LIMIT, order, &[]).await,
+            None => Err(Error::MonitorGone),
+        };
+        if let (Err(_), Ok(cgroup)) = (killed, self.container_cgroup(id)) {
+            let _ = blocking(move || berth_cgroup::kill_all(&cgroup.entry())).await;
         }
+    }
+
+    /// A container has not ended long after it was killed. If all of its processes have, the monitor hangs and did not
+    /// notice: it is given up.
+    async fn give_up(&mut self, id: &ContainerId) -> Result<()> {
+        let cgroup = self.container_cgroup(id)?;
+        let left = blocking(move || cgroup.procs()).await??;
+        if left.is_empty() {
+            tracing::warn!(pod.id = %self.id, "monitor hangs; it is killed with what is left of its pod");
+            self.lose_monitor().await;
+            return Ok(());
+        }
+        Err(Error::Unkillable { id: id.to_string(), after: DEATH_LIMIT })
+    }
+
+    fn container_cgroup(&self, id: &ContainerId) -> Result<Cgroup> {
+        Ok(self.host.cgroups.open(&self.cgroups()?.base.join(id.as_str())?))
     }
 
     /// Kills every container and waits until all have ended.
@@ -336,10 +377,13 @@ impl Driver {
     /// Undoes [`Driver::make_container`], however far it came; absent means done.
     pub(crate) async fn tear_container_down(&mut self, id: &ContainerId) -> Result<()> {
         if let Some(monitor) = &self.monitor {
-            let _ = monitor.link.ask(MonitorOrder::Kill { container: id.clone() }, &[]).await;
-            let _ = monitor.link.ask(MonitorOrder::Forget { container: id.clone() }, &[]).await;
+            for order in
+                [MonitorOrder::Kill { container: id.clone() }, MonitorOrder::Forget { container: id.clone() }]
+            {
+                let _ = monitor.link.ask_within(KILL_ANSWER_LIMIT, order, &[]).await;
+            }
         }
-        let cgroup = self.host.cgroups.open(&self.cgroups()?.base.join(id.as_str())?);
+        let cgroup = self.container_cgroup(id)?;
         let directory = self.host.container_directory(id);
         let exit_record = exit_record_path(&self.host.pod_directory(&self.id), id);
         blocking(move || {
@@ -368,6 +412,10 @@ impl Driver {
         let Some(workload) = self.containers.get_mut(id).filter(|workload| workload.is_alive()) else {
             return;
         };
+        if exit.dropped_log_bytes > 0 {
+            let bytes = exit.dropped_log_bytes;
+            tracing::warn!(pod.id = %self.id, container.id = %id, bytes, "log could not be written");
+        }
         let ended = ended(workload.started_at_ns(), exit);
         tracing::info!(
             pod.id = %self.id, container.id = %id, exit.code = ended.exit_code, reason = ended.reason.as_str(),
@@ -385,30 +433,31 @@ impl Driver {
         }
     }
 
-    /// Without a monitor, what a container left as its exit record is all that can be known of its end.
+    /// Without a monitor, no container can be said to run.
     pub(crate) async fn lose_containers(&mut self) {
         let alive: Vec<ContainerId> =
             self.containers.iter().filter(|(_, w)| w.is_alive()).map(|(id, _)| id.clone()).collect();
         for id in alive {
-            let Ok(path) = self.cgroups().and_then(|cgroups| Ok(cgroups.base.join(id.as_str())?)) else {
-                continue;
-            };
-            let entry = self.host.cgroups.open(&path).entry();
-            let _ = blocking(move || berth_cgroup::kill_all(&entry)).await;
-            let record = std::fs::read(exit_record_path(&self.host.pod_directory(&self.id), &id)).ok();
-            let exit = record.and_then(|text| serde_json::from_slice(&text).ok());
-            let Some(workload) = self.containers.get_mut(&id) else {
-                continue;
-            };
-            let started_at_ns = workload.started_at_ns();
-            let waiters =
-                workload.end(exit.map_or_else(|| lost(started_at_ns), |exit| ended(started_at_ns, exit)));
-            self.publish_end(&id, waiters).await;
+            self.lose_container(&id).await;
         }
     }
 
+    /// Kills what may be left of a container; what it left as its exit record is all that can be known of its end.
+    pub(crate) async fn lose_container(&mut self, id: &ContainerId) {
+        if let Ok(cgroup) = self.container_cgroup(id) {
+            let _ = blocking(move || berth_cgroup::kill_all(&cgroup.entry())).await;
+        }
+        let record = std::fs::read(exit_record_path(&self.host.pod_directory(&self.id), id)).ok();
+        let exit = record.and_then(|text| serde_json::from_slice(&text).ok());
+        let Some(workload) = self.containers.get_mut(id) else { return };
+        let started_at_ns = workload.started_at_ns();
+        let waiters =
+            workload.end(exit.map_or_else(|| lost(started_at_ns), |exit| ended(started_at_ns, exit)));
+        self.publish_end(id, waiters).await;
+    }
+
     /// Records and publishes a container as it is now; see [`Driver::save`].
-    async fn save_container(&mut self, id: &ContainerId) {
+    pub(crate) async fn save_container(&mut self, id: &ContainerId) {
         let Some(workload) = self.containers.get(id) else {
             return;
         };
@@ -477,7 +526,7 @@ impl Driver {
                 work: directory.join("work"),
                 read_only: spec.security.read_only_rootfs,
             },
-            pod_directory: self.host.pod_directory(&self.id),
+            pod_directory: self.host.pod_files(&self.id),
             hostname: hostname_of(&self.spec),
             ipc: self.spec.ipc,
             pod_is_privileged: self.spec.privileged,
@@ -487,8 +536,15 @@ impl Driver {
             cgroup: entry,
             log_path,
             log_line_bytes: self.host.settings.log_line_bytes,
-            capabilities: self.host.capabilities,
+            capabilities: self.capabilities_for(spec),
         })
+    }
+
+    /// The agent's own, without the right to make devices where no device rules hold: on cgroup v2 these take an eBPF
+    /// program that we do not have yet, and a made block device would be the host's disk.
+    fn capabilities_for(&self, spec: &ContainerSpec) -> u64 {
+        let rules_hold = !self.host.is_unified() || spec.security.privileged;
+        self.host.capabilities & if rules_hold { u64::MAX } else { !capability::MKNOD }
     }
 
     /// What a container's pid mode means in this pod.
@@ -519,7 +575,7 @@ impl Driver {
 
 /// What a monitor's word on an exit means to a client.
 pub(crate) fn ended(started_at_ns: Option<i64>, exit: Exit) -> Ended {
-    let Exit { code, at_ns, oom_killed, start_error } = exit;
+    let Exit { code, at_ns, oom_killed, start_error, dropped_log_bytes: _ } = exit;
     let (reason, message) = match (start_error, oom_killed, code) {
         (Some(error), _, _) => (Reason::StartError, error),
         (None, _, 0) => (Reason::Completed, String::new()),
@@ -586,6 +642,7 @@ mod tests {
             at_ns: 2,
             oom_killed,
             start_error: start_error.map(str::to_owned),
+            dropped_log_bytes: 0,
         };
         for (exit, reason) in [
             (exit(0, false, None), "Completed"),

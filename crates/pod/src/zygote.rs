@@ -7,12 +7,10 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
-use berth_monitor::ZYGOTE_ARGUMENT;
 use berth_monitor::plan::SandboxPlan;
 use berth_monitor::protocol::SPAWN;
+use berth_monitor::{ZYGOTE_ARGUMENT, memfd_of};
 use berth_sys::packet::{self, Blocking};
-
-use crate::link::memfd_of;
 
 /// Room in the argument strings for the title that a monitor shows: `berth-monitor: ` and a pod's id.
 const TITLE_ROOM: usize = 96;

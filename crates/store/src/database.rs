@@ -4,6 +4,7 @@
 //! and a power cut can lose the last commits but never tear the file. The log is copied into the database at quiet
 //! moments ([`Database::settle`]), so that a commit does not pay for it.
 
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::{
     fs::{File, OpenOptions},
     io::{Read, Write},
@@ -54,10 +55,24 @@ pub(crate) struct Database {
     _lock: File,
 }
 
+/// Makes the root directory for root alone, and the database file too where it does not exist: records hold containers'
+/// environments, and the layers beside them files with set-user-id bits (CVE-2021-41103).
+fn make_private(root: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root)?;
+    // SQLite gives its other files the mode of this one.
+    std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(root.join("berth.db"))?;
+    Ok(())
+}
+
 impl Database {
     /// Opens or makes the database in a root directory, made when missing.
     pub(crate) fn open(root: &Path) -> Result<Self> {
-        std::fs::create_dir_all(root).map_err(|source| Error::Directory { path: root.to_owned(), source })?;
+        make_private(root).map_err(|source| Error::Directory { path: root.to_owned(), source })?;
         let lock = lock(root)?;
         let path = root.join("berth.db");
         let open = |source| Error::Open { path: path.clone(), source };

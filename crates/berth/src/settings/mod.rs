@@ -3,7 +3,7 @@
 //!
 //! A value is found in the flags, else in the drop-ins (the last in name order wins, key by key; tables merge, lists are
 //! replaced), else in the settings file, else in [`Default`]. An unknown key is an error, never ignored. Nothing here
-//! touches the system: [`load`] reads files, [`Settings::problems`] judges values.
+//! touches the system: [`load()`] reads files, [`Settings::problems`] judges values.
 
 mod explain;
 mod load;
