@@ -196,6 +196,11 @@ impl Node {
         agent.wait(STOP).expect("nothing survives SIGKILL");
     }
 
+    /// Sends the agent a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.agent.lock().unwrap().as_mut().expect("an agent runs").signal(signal);
+    }
+
     /// Ends everything as a power failure would: what a disk holds stays, and the rest is gone.
     pub fn reboot(&self) {
         self.kill9();

@@ -39,6 +39,21 @@ fn a_log_has_every_line_although_the_agent_is_killed() {
 
 #[test]
 #[ignore = "needs root and the test images"]
+fn a_container_neither_waits_for_an_agent_that_hangs_nor_loses_a_line_to_it() {
+    let node = Node::start();
+    let pod = node.pod("count");
+    let id = pod.create(shell("count", "i=1; while [ $i -le 30000 ]; do echo $i; i=$((i+1)); done; exit 11"));
+    pod.try_start(&id).unwrap();
+    node.signal(Signal::STOP);
+    let path = pod.log_path("count");
+    let all = || (path.exists() && read_log(&path).len() == 30_000).then_some(());
+    eventually("all lines, with no help of the agent's", PATIENCE, all);
+    node.signal(Signal::CONT);
+    assert_eq!(pod.end_of(&id).exit_code, 11);
+}
+
+#[test]
+#[ignore = "needs root and the test images"]
 fn an_exit_while_no_agent_runs_keeps_its_code_and_time() {
     let node = Node::start();
     let pod = node.pod("alone");

@@ -169,3 +169,37 @@ fn json(text: &str) -> Value {
 fn array(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
+
+#[test]
+#[ignore = "needs root, crictl and the test images"]
+fn images_come_and_go_without_a_registry() {
+    const BUSYBOX: &str = "localhost/berth/busybox:latest";
+    let node = Node::start_empty("");
+    let berth = |args: &[&str]| berth_e2e::run(&mut node.berth(args));
+    let ids = || node.crictl(&["images", "-q"]).lines().map(str::to_owned).collect::<Vec<_>>();
+    let layouts = repository().join("hack/images/out");
+    for layout in ["busybox", "web"] {
+        let imported = berth(&["image", "import", layouts.join(layout).to_str().unwrap()]);
+        assert!(imported.contains(&format!("localhost/berth/{layout}:latest")), "{imported}");
+    }
+    let list = berth(&["image", "list"]);
+    assert!(list.contains("localhost/berth/busybox") && list.contains("localhost/berth/web"), "{list}");
+    let both = ids();
+    assert_eq!(both.len(), 2);
+
+    let archive = node.dir().join("busybox.tar");
+    berth(&["image", "export", "-o", archive.to_str().unwrap(), BUSYBOX]);
+    node.crictl(&["rmi", BUSYBOX]);
+    assert_eq!(ids().len(), 1);
+    berth(&["image", "import", archive.to_str().unwrap()]);
+    assert_eq!(std::collections::BTreeSet::from_iter(ids()), both.into_iter().collect());
+
+    // An image in use is kept.
+    let pod = node.pod("user");
+    let id = pod.shell("main", "exec sleep 1000");
+    berth(&["image", "prune"]);
+    assert_eq!(pod.exec(&id, "echo fine"), "fine");
+    pod.take_down();
+    node.crictl(&["rmi", "--all"]);
+    assert_eq!(ids(), [""; 0]);
+}
