@@ -106,7 +106,7 @@ impl Driver {
     }
 
     /// Serves until the pod is removed; returns who asked for that. `None` when the agent stops: the pod lives on.
-    pub(crate) async fn run(mut self, mut orders: mpsc::Receiver<Order>) -> Option<Reply<()>> {
+    pub(crate) async fn run(mut self, orders: &mut mpsc::Receiver<Order>) -> Option<Reply<()>> {
         loop {
             let deadline = self.next_deadline();
             tokio::select! {

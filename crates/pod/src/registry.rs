@@ -271,9 +271,10 @@ impl Pods {
         }
     }
 
-    async fn run(self, driver: Driver, orders: mpsc::Receiver<Order>) {
+    async fn run(self, driver: Driver, mut orders: mpsc::Receiver<Order>) {
         let (id, identity) = (driver.id.clone(), driver.spec.identity.clone());
-        if let Some(reply) = driver.run(orders).await {
+        if let Some(reply) = driver.run(&mut orders).await {
+            // Before the inbox closes: who finds it closed looks whether the pod is still known.
             self.drivers().forget(&id, &identity);
             tracing::info!(pod.id = %id, "pod removed");
             let _ = reply.send(Ok(()));
