@@ -1,7 +1,7 @@
 //! The CRI v1 contract (package `runtime.v1`) as Rust types, with its gRPC server traits and clients.
 //!
 //! In: `proto/runtime/v1/api.proto`, compiled by `build.rs`. Out: [`v1`], which mirrors that file name for name, and
-//! [`connect`], which opens a client channel on a runtime's socket. Nothing here interprets a message: the agent's
+//! [`connect()`], which opens a client channel on a runtime's socket. Nothing here interprets a message: the agent's
 //! edge does that for requests, and whoever drives a runtime does it for replies.
 //!
 //! The one hand-written type detail is the `Debug` of [`v1::AuthConfig`], which must not print credentials.

@@ -30,7 +30,7 @@ pub const SOCKET_NAME: &str = "monitor.sock";
 /// A question of the agent's, numbered by it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
-    /// Comes back in the [`Reply`].
+    /// Comes back in the [`Message::Reply`].
     pub id: u64,
     /// What to do.
     pub order: Order,
