@@ -196,6 +196,12 @@ impl Node {
         agent.wait(STOP).expect("nothing survives SIGKILL");
     }
 
+    /// The agent's process.
+    #[track_caller]
+    pub fn agent_pid(&self) -> u32 {
+        self.agent.lock().unwrap().as_ref().unwrap().pid()
+    }
+
     /// Sends the agent a signal.
     pub fn signal(&self, signal: Signal) {
         self.agent.lock().unwrap().as_mut().expect("an agent runs").signal(signal);
