@@ -53,6 +53,8 @@ pub(crate) fn run(flags: &Flags, args: RunArgs) -> Result<ExitCode> {
     if args.images.is_some() {
         settings.images.import = args.images;
     }
+    // The containers' lines are what the user came for.
+    settings.log.level = "warn".to_owned();
     telemetry::start(&settings.log)?;
     let mode = if args.detach { Mode::Detach } else { Mode::Follow };
     let outcome = runtime.block_on(async {
@@ -85,8 +87,6 @@ fn make_private(settings: &mut Settings) -> Result<tempfile::TempDir> {
     let (high, low) = (128 + (number >> 8) % 64, number % 256);
     let subnets = [format!("10.{high}.{low}.0/24"), format!("fd62:6572:7468:{:x}::/64", number % 0x10000)];
     settings.network.subnets = subnets.iter().map(|subnet| subnet.parse()).collect::<Result<_, _>>()?;
-    // The containers' lines are what the user came for.
-    settings.log.level = "warn".to_owned();
     Ok(directory)
 }
 

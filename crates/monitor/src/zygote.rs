@@ -73,6 +73,8 @@ fn serve(witness: &SingleThreaded, request: packet::Packet) {
 fn run_monitor(connection: OwnedFd, plan: SandboxPlan) -> i32 {
     let _ = setsid();
     notice_children();
+    // The agent's own; whoever reads it should see its end when the agent has ended, not when the last pod has.
+    let _ = replace_stderr();
     berth_sys::title::set(c"berth-monitor", &format!("berth-monitor: {}", plan.pod));
     let started = SingleThreaded::verify()
         .ok_or_else(|| Failure::Other { detail: "the monitor has threads".to_owned() })
@@ -91,6 +93,11 @@ fn refuse(connection: &OwnedFd, failure: Failure) {
     if let Ok(bytes) = serde_json::to_vec(&Message::Reply { id: 0, result: Err(failure) }) {
         let _ = packet::send(connection, &bytes, &[]);
     }
+}
+
+fn replace_stderr() -> std::io::Result<()> {
+    let null = File::options().write(true).open("/dev/null")?;
+    Ok(rustix::stdio::dup2_stderr(&null)?)
 }
 
 fn close_stdin() -> std::io::Result<()> {
