@@ -17,6 +17,9 @@ use serde::{Deserialize, Serialize};
 use crate::launch::StageError;
 use crate::protocol::{Failure, ResolvedUser};
 
+/// The longest detail of a failure.
+const MAX_DETAIL_CHARS: usize = 1024;
+
 /// One message of a child's.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ChildMessage {
@@ -85,8 +88,17 @@ impl From<StageError> for Failure {
     fn from(error: StageError) -> Self {
         Failure::Launch {
             stage: error.stage,
-            detail: error.to_string(),
+            detail: shortened(error.to_string()),
             errno: error.errno.map(Errno::raw_os_error),
         }
     }
+}
+
+/// A text that fits into a message, whatever a client named: what can't be sent would count as success.
+fn shortened(mut text: String) -> String {
+    if let Some((cut, _)) = text.char_indices().nth(MAX_DETAIL_CHARS) {
+        text.truncate(cut);
+        text.push('…');
+    }
+    text
 }

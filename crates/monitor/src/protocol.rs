@@ -22,7 +22,7 @@ use crate::id::{ContainerId, PodId};
 use crate::launch::Stage;
 
 /// The protocol that this build speaks.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The name of a monitor's listening socket in its pod's directory.
 pub const SOCKET_NAME: &str = "monitor.sock";

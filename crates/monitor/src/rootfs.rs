@@ -218,7 +218,11 @@ fn make_device(root: &RootDir, device: &Device) -> std::result::Result<(), Errno
         DeviceKind::Block => FileType::BlockDevice,
     };
     let mode = Mode::from_raw_mode(device.mode);
-    mknodat(&parent, name, kind, mode, makedev(device.major, device.minor))?;
+    match mknodat(&parent, name, kind, mode, makedev(device.major, device.minor)) {
+        // A volume has been mounted there.
+        Err(Errno::EXIST) => return Ok(()),
+        made => made?,
+    }
     let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
     chownat(&parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
 }

@@ -57,6 +57,11 @@ impl Network {
         Ok(network)
     }
 
+    /// The bridge that pods are joined to.
+    pub fn bridge(&self) -> &IfName {
+        &self.config.bridge
+    }
+
     /// The subnets that pods get addresses of, the primary one first; for an [`AddressPool`](crate::AddressPool).
     pub fn subnets(&self) -> &[IpNet] {
         &self.subnets

@@ -32,6 +32,14 @@ pub enum Error {
         /// As given.
         id: String,
     },
+    /// Another agent uses something that only one can.
+    #[error("{what} {name} is used by another agent")]
+    Taken {
+        /// Bridge or cgroup root.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
     /// The image is not on this node.
     #[error("no image {image:?} on this node")]
     NoImage {
@@ -146,6 +154,7 @@ impl Error {
         match self {
             Self::NoPod { .. } | Self::NoContainer { .. } | Self::NoImage { .. } => ErrorKind::NotFound,
             Self::WrongState { .. } => ErrorKind::WrongState,
+            Self::Taken { .. } => ErrorKind::Busy,
             Self::Exists { .. } => ErrorKind::Exists,
             Self::Invalid { .. } | Self::AmbiguousId { .. } => ErrorKind::Invalid,
             Self::Stage { source, .. } => source.kind(),

@@ -18,7 +18,10 @@ pub(crate) fn hostname_of(spec: &SandboxSpec) -> String {
         (Sharing::Host, _) => rustix::system::uname().nodename().to_string_lossy().into_owned(),
         // A pod's name may be longer than a hostname.
         (Sharing::Own, "") => {
-            let name: String = spec.identity.name.chars().take(MAX_HOSTNAME_BYTES - 1).collect();
+            let mut name = spec.identity.name.as_str();
+            while name.len() >= MAX_HOSTNAME_BYTES {
+                name = &name[..name.char_indices().next_back().map_or(0, |(last, _)| last)];
+            }
             name.trim_end_matches(['-', '.']).to_owned()
         }
         (Sharing::Own, hostname) => hostname.to_owned(),

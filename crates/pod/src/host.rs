@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::DirBuilder;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +16,9 @@ use berth_image::ImageStore;
 use berth_monitor::id::{ContainerId, PodId};
 use berth_net::{AddressPool, Network};
 use berth_store::{Change, Durability, Store};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
 
 use crate::error::{Error, Result};
 use crate::events::EventFeed;
@@ -54,6 +58,8 @@ pub struct Host {
     /// The capabilities of this process, which no container can exceed.
     pub(crate) capabilities: u64,
     pub(crate) events: EventFeed,
+    /// Held as long as this agent lives.
+    _claims: [OwnedFd; 2],
     leases: Mutex<AddressPool>,
     published: ArcSwap<Snapshot>,
 }
@@ -65,6 +71,8 @@ impl Host {
     /// No cgroup hierarchy, or a directory can't be made.
     pub fn new(settings: HostSettings, store: Store, images: ImageStore, network: Network) -> Result<Self> {
         let cgroups = Cgroups::detect()?;
+        let claims =
+            [claim_cgroup_root(&cgroups, &settings.cgroup_root)?, claim_bridge(network.bridge().as_str())?];
         let (state, root) = (&settings.state, &settings.root);
         for directory in [state.join("pods"), root.join("pods"), root.join("containers")] {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(&directory);
@@ -75,6 +83,7 @@ impl Host {
             zygote: Zygote::new(settings.zygote_program.clone()),
             capabilities: own_capabilities(),
             events: EventFeed::default(),
+            _claims: claims,
             published: ArcSwap::default(),
             settings,
             store,
@@ -146,6 +155,31 @@ impl Host {
 /// Runs blocking work that belongs to one pod on a thread for such.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(|_| Error::Abandoned)
+}
+
+/// What carries our names in kernel and cgroups is ours to remove, so no other agent may use the same names. The kernel
+/// lets go of both claims with the process.
+fn claim_cgroup_root(cgroups: &Cgroups, root: &CgroupPath) -> Result<OwnedFd> {
+    let entry = cgroups.create(root)?.entry();
+    let directory =
+        entry.directory.or_else(|| Some(entry.tasks.first()?.parent()?.to_owned())).unwrap_or_default();
+    let opened = open(&directory, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let opened = opened.map_err(|errno| Error::file("open", &directory)(errno.into()))?;
+    match flock(&opened, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(opened),
+        Err(_) => Err(Error::Taken { what: "cgroup root", name: root.as_str().to_owned() }),
+    }
+}
+
+/// An abstract socket's name belongs to a network namespace, as the bridge does.
+fn claim_bridge(bridge: &str) -> Result<OwnedFd> {
+    let claim = || {
+        let flags = SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
+        bind(&socket, &SocketAddrUnix::new_abstract_name(format!("berth-bridge-{bridge}").as_bytes())?)?;
+        Ok::<_, Errno>(socket)
+    };
+    claim().map_err(|_| Error::Taken { what: "bridge", name: bridge.to_owned() })
 }
 
 /// `CapEff` of this process. Source: proc_pid_status(5).

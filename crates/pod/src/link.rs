@@ -14,6 +14,7 @@ use berth_monitor::protocol::{
     Answer, ContainerReport, Event, Exit, Failure, Hello, Message, Order, Request, SOCKET_NAME, VERSION,
 };
 use berth_sys::packet::{self, Blocking, Packet};
+use rustix::fs::{FileType, fstat};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
@@ -103,12 +104,15 @@ impl Link {
     ) -> Result<Answer> {
         let (sender, answer) = oneshot::channel();
         let id = self.register(|waiting, id| drop(waiting.answers.insert(id, sender)))?;
-        self.send(&Request { id, order }, fds).await?;
-        let answered = timeout(limit, answer).await;
+        // A monitor that hangs lets its queue fill up, so that sending waits too.
+        let exchange = async {
+            self.send(&Request { id, order }, fds).await?;
+            answer.await.map_err(|_| Error::MonitorGone)
+        };
+        let answered = timeout(limit, exchange).await;
         self.waiting().answers.remove(&id);
         match answered {
-            Ok(Ok(result)) => result.map_err(Error::Monitor),
-            Ok(Err(_)) => Err(Error::MonitorGone),
+            Ok(result) => result?.map_err(Error::Monitor),
             Err(_) => Err(Error::TooLong { limit }),
         }
     }
@@ -126,14 +130,17 @@ impl Link {
             waiting.sessions.insert(id, exit_sender);
         })?;
         let mut session = Session { link: self.clone(), number, runs: true };
-        self.send(&Request { id: number, order: Order::Exec }, fds).await?;
-        match timeout(limit, answer).await {
+        let exchange = async {
+            self.send(&Request { id: number, order: Order::Exec }, fds).await?;
+            answer.await.map_err(|_| Error::MonitorGone)
+        };
+        match timeout(limit, exchange).await {
             Ok(Ok(Ok(_))) => Ok((session, exit)),
             Ok(Ok(Err(failure))) => {
                 session.runs = false;
                 Err(Error::Monitor(failure))
             }
-            Ok(Err(_)) => Err(Error::MonitorGone),
+            Ok(Err(error)) => Err(error),
             Err(_) => Err(Error::TooLong { limit }),
         }
     }
@@ -207,7 +214,9 @@ async fn receive_greeting(socket: &AsyncFd<OwnedFd>) -> Result<Greeting> {
 }
 
 fn greeting(hello: Hello, mut fds: Vec<OwnedFd>) -> Result<Greeting> {
-    if fds.is_empty() {
+    // Reading anything but a file could wait for ever.
+    let is_file = |fd: &OwnedFd| fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file());
+    if !fds.first().is_some_and(is_file) {
         return Err(Error::MonitorGone);
     }
     let handles = fds.split_off(1);

@@ -22,7 +22,7 @@ use berth_monitor::id::ContainerId;
 use berth_monitor::memfd_of;
 use berth_monitor::plan::{PidNamespace, Rootfs};
 use berth_monitor::protocol::{Answer, Exit, Order as MonitorOrder, ResolvedUser, exit_record_path};
-use berth_store::Change;
+use berth_store::{Change, ErrorKind};
 
 use crate::driver::{Driver, Reply};
 use crate::error::{Error, Result};
@@ -231,6 +231,10 @@ impl Driver {
         let Answer::Started { at_ns, .. } = (match started {
             Ok(answer) => answer,
             Err(error) => {
+                // Should the monitor get to it after all, the container must not run while it counts as not started.
+                if error.kind() == ErrorKind::DeadlineExceeded {
+                    self.kill(id).await;
+                }
                 self.hear_all().await;
                 return Err(error);
             }
@@ -265,7 +269,8 @@ impl Driver {
             workload.stopping = Some(Stopping { deadline, killed: false, waiters: vec![reply] });
             if let (true, Some(monitor)) = (can_hear && !grace.is_zero(), &self.monitor) {
                 // One that has just ended needs no signal.
-                let _ = monitor.link.ask(MonitorOrder::Signal { container: id.clone(), signal }, &[]).await;
+                let order = MonitorOrder::Signal { container: id.clone(), signal };
+                let _ = monitor.link.ask_within(KILL_ANSWER_LIMIT, order, &[]).await;
             }
         }
         self.kill_overdue().await;
