@@ -99,8 +99,10 @@ pub enum Error {
         limit: Duration,
     },
     /// Processes of a container did not die.
-    #[error("container {id} has not ended {} s after SIGKILL: a process waits in the kernel", after.as_secs())]
+    #[error("container {id} has not ended {} s after SIGKILL: processes {pids:?} wait in the kernel", after.as_secs())]
     Unkillable {
+        /// Which of its processes are left.
+        pids: Vec<u32>,
         /// The container.
         id: String,
         /// How long after.

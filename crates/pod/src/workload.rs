@@ -326,7 +326,7 @@ impl Driver {
             self.lose_monitor().await;
             return Ok(());
         }
-        Err(Error::Unkillable { id: id.to_string(), after: DEATH_LIMIT })
+        Err(Error::Unkillable { id: id.to_string(), pids: left, after: DEATH_LIMIT })
     }
 
     fn container_cgroup(&self, id: &ContainerId) -> Result<Cgroup> {
@@ -350,13 +350,14 @@ impl Driver {
     async fn await_end(&mut self, id: &ContainerId) -> Result<()> {
         let deadline = tokio::time::Instant::now() + DEATH_LIMIT;
         while self.containers.get(id).is_some_and(Workload::is_alive) {
-            let Some(monitor) = &mut self.monitor else { break };
+            let Some(monitor) = &mut self.monitor else {
+                self.lose_monitor().await;
+                break;
+            };
             match tokio::time::timeout_at(deadline, monitor.news.recv()).await {
                 Ok(Some(news)) => self.hear(news).await,
                 Ok(None) => self.monitor_is_gone().await,
-                Err(_) => {
-                    return Err(Error::Unkillable { id: id.to_string(), after: DEATH_LIMIT });
-                }
+                Err(_) => self.give_up(id).await?,
             }
         }
         Ok(())

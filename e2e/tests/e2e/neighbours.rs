@@ -44,3 +44,24 @@ fn a_second_agent_on_the_same_directories_is_refused() {
     assert!(said.contains(node.socket().to_str().unwrap()), "{said}");
     assert_eq!(pod.exec(&id, "echo fine"), "fine");
 }
+
+#[test]
+#[ignore = "needs root and the test images"]
+fn a_second_agent_with_the_same_bridge_and_cgroups_is_refused_and_harms_no_pod() {
+    let node = Node::start();
+    let pod = node.pod("stays");
+    let id = pod.shell("main", "exec sleep 1000");
+    let at = |name: &str| node.dir().join(name).to_str().unwrap().to_owned();
+    let (root, state) = (at("other-root"), at("other-state"));
+    let mut second =
+        node.berth(&["--root", &root, "--state", &state, "--socket", &at("other.sock"), "serve"]);
+    let output = second.stdin(std::process::Stdio::null()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(said.contains("is used by another agent"), "{said}");
+    assert_eq!(pod.exec(&id, "echo fine"), "fine");
+    // As far as it came.
+    for directory in [root, state] {
+        let _ = std::fs::remove_dir_all(directory);
+    }
+}

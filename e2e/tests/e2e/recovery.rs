@@ -245,3 +245,17 @@ fn check_sudden_death(victim: fn(&Pod<'_>) -> u32) {
 fn now_ns() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos().try_into().unwrap()
 }
+
+#[test]
+#[ignore = "needs root and the test images"]
+fn a_pod_whose_monitor_hangs_is_removed_all_the_same() {
+    let node = Node::start();
+    let (hangs, lives) = (node.pod("hangs"), node.pod("lives"));
+    hangs.shell("main", "exec sleep 1000");
+    let other = lives.shell("main", "exec sleep 1000");
+    let monitor = Pid::from_raw(hangs.monitor_pid().try_into().unwrap()).unwrap();
+    kill_process(monitor, Signal::STOP).unwrap();
+    node.cri().take_down(&hangs.id).unwrap();
+    assert_eq!(lives.exec(&other, "echo fine"), "fine");
+    assert_eq!(node.cri().sandboxes().len(), 1);
+}
