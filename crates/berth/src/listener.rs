@@ -2,11 +2,14 @@
 //! mode, set to listen, and only then renamed over the place where clients look. A socket that nobody answers on is what a
 //! killed agent leaves, and is replaced; one that is answered on belongs to a live agent, and is refused.
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, chmod};
 use rustix::io::Errno;
+use rustix::net::sockopt::socket_peercred;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
 };
+use rustix::process::{PidfdFlags, pidfd_open};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
@@ -56,11 +59,13 @@ pub(crate) enum Occupant {
     File,
 }
 
-/// Binds `path` with mode 0660, creating its directory, replacing a stale socket. Blocks only on the file system.
+/// Binds `path` with mode 0660, creating its directory, replacing a stale socket. Blocks on the file system, and for half a
+/// second where somebody answers.
 pub(crate) fn listen_on(path: &Path) -> Result<(Listener, UnixListener), ListenError> {
     let failed = |step| move |source| ListenError::Step { path: path.to_owned(), step, source };
     match occupant(path).map_err(failed("look who is there"))? {
         Occupant::Nobody | Occupant::Stale => {}
+        Occupant::Live if is_ending(path) => {}
         Occupant::Live => {
             return Err(ListenError::InUse { path: path.to_owned() });
         }
@@ -114,6 +119,19 @@ pub(crate) fn occupant(path: &Path) -> io::Result<Occupant> {
         Err(Errno::NOENT) => Ok(Occupant::Nobody),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether the process that answers ends within a moment, as one does that has just been killed; its locks are free then.
+fn is_ending(path: &Path) -> bool {
+    let ends = || {
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        connect(&socket, &SocketAddrUnix::new(path)?)?;
+        let process = pidfd_open(socket_peercred(&socket)?.pid, PidfdFlags::empty())?;
+        let moment = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
+        poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&moment))
+    };
+    // It has ended already where nobody answers any more, or no such process is left.
+    matches!(ends(), Ok(1..) | Err(Errno::CONNREFUSED | Errno::NOENT | Errno::SRCH))
 }
 
 /// The socket takes connections from the moment that this returns, and only from root and its group.
