@@ -1,0 +1,114 @@
+//! Connections: who comes, who is told what, who has gone.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use berth_sys::packet;
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
+use serde::Deserialize;
+
+use super::{Monitor, Source};
+use crate::container::ReplyTo;
+use crate::fork::memfd_of;
+use crate::protocol::{Answer, ContainerReport, Event, Failure, Hello, Message, Request, VERSION};
+
+impl Monitor {
+    pub(super) fn accept(&mut self) {
+        if let Ok(client) = accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            self.greet(client);
+        }
+    }
+
+    /// Tells a new client everything, then listens to it.
+    pub(super) fn greet(&mut self, client: OwnedFd) {
+        let hello = Message::Hello(Hello {
+            version: VERSION,
+            pod: self.plan.pod.clone(),
+            pid: rustix::process::getpid().as_raw_nonzero().get(),
+            pause_pid: self.pause.as_ref().map(|pause| pause.pid.as_raw_nonzero().get()),
+        });
+        let reports: Vec<ContainerReport> =
+            self.containers.iter().filter_map(|(id, container)| container.report(id)).collect();
+        let Ok(reports) = memfd_of(&reports) else { return };
+        let handles: Vec<BorrowedFd<'_>> =
+            std::iter::once(&reports).chain(&self.handles).map(AsFd::as_fd).collect();
+        if rustix::io::ioctl_fionbio(&client, true).is_err() || send(&client, &hello, &handles).is_err() {
+            return;
+        }
+        if let Ok(token) = self.poller.watch(&client, Source::Client) {
+            self.clients.insert(token, client);
+        }
+    }
+
+    /// Reads and answers one request.
+    pub(super) fn serve(&mut self, client: u64) {
+        let Some(socket) = self.clients.get(&client) else {
+            return;
+        };
+        let packet = match packet::receive(socket) {
+            Ok(Some(packet)) => packet,
+            Err(Errno::AGAIN) => return,
+            Ok(None) | Err(_) => return self.disconnect(client),
+        };
+        let (id, order) = match serde_json::from_slice(&packet.bytes) {
+            Ok(Request { id, order }) => (id, order),
+            Err(error) => return self.refuse(client, &packet.bytes, &error),
+        };
+        let reply = ReplyTo { client, request: id };
+        match self.carry_out(order, packet, reply) {
+            Ok(None) => {}
+            Ok(Some(answer)) => self.reply(reply, Ok(answer)),
+            Err(failure) => self.reply(reply, Err(failure)),
+        }
+    }
+
+    /// Answers an order of a newer agent that this build does not know; what has not even a number ends the connection.
+    pub(super) fn refuse(&mut self, client: u64, request: &[u8], error: &serde_json::Error) {
+        match serde_json::from_slice(request) {
+            Ok(Numbered { id }) => {
+                let detail = format!("the monitor does not know the order: {error}");
+                self.reply(ReplyTo { client, request: id }, Err(Failure::Other { detail }));
+            }
+            Err(_) => self.disconnect(client),
+        }
+    }
+
+    /// Forgets a client; its exec sessions have lost their only reader and are killed.
+    pub(super) fn disconnect(&mut self, client: u64) {
+        self.poller.forget(|token, _| token == client);
+        self.clients.remove(&client);
+        for session in self.sessions.values().filter(|session| session.owner.client == client) {
+            session.kill();
+        }
+    }
+
+    pub(super) fn reply(&mut self, to: ReplyTo, result: Result<Answer, Failure>) {
+        self.send_to(to.client, &Message::Reply { id: to.request, result });
+    }
+
+    pub(super) fn send_to(&mut self, client: u64, message: &Message) {
+        let Some(socket) = self.clients.get(&client) else {
+            return;
+        };
+        if send(socket, message, &[]).is_err() {
+            self.disconnect(client);
+        }
+    }
+
+    pub(super) fn announce(&mut self, event: Event) {
+        let message = Message::Event(event);
+        let clients: Vec<u64> = self.clients.keys().copied().collect();
+        clients.into_iter().for_each(|client| self.send_to(client, &message));
+    }
+}
+
+/// What every request has, whatever it orders.
+#[derive(Deserialize)]
+struct Numbered {
+    id: u64,
+}
+
+fn send(socket: &OwnedFd, message: &Message, fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let bytes = serde_json::to_vec(message).map_err(|_| Errno::INVAL)?;
+    packet::send(socket, &bytes, fds)
+}

@@ -1,0 +1,171 @@
+//! News from containers and pause: they are ready, have failed, write, have ended.
+
+use std::os::fd::OwnedFd;
+
+use berth_logs::Stream;
+
+use super::{Monitor, Source, died_early, now_ns, reap};
+use crate::container::{Container, Phase, ReplyTo};
+use crate::fork::{Heard, hear};
+use crate::id::ContainerId;
+use crate::launch::Stage;
+use crate::output::{Output, Pumped};
+use crate::plan::PidNamespace;
+use crate::protocol::{Answer, Event, Exit, Failure, ResolvedUser, exit_record_path};
+
+impl Monitor {
+    /// Takes in everything that a child has said so far.
+    pub(super) fn hear_container(&mut self, id: &ContainerId) {
+        loop {
+            let Some(container) = self.containers.get_mut(id) else {
+                return;
+            };
+            let Some(gate) = &container.gate else { return };
+            match hear(gate) {
+                Heard::Nothing => return,
+                Heard::Ready { user, warnings, handles } => self.container_ready(id, user, warnings, handles),
+                Heard::Failed(failure) => self.container_failed(id, failure),
+                Heard::End => {
+                    let phase = container.phase.clone();
+                    self.close_gate(id);
+                    // While it is being made or waits, the end means that the child has died: its pidfd brings the rest.
+                    if let Phase::Starting { reply, at_ns } = phase {
+                        self.container_runs(id, reply, at_ns);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn close_gate(&mut self, id: &ContainerId) {
+        self.poller.forget(|_, source| *source == Source::Gate(id.clone()));
+        if let Some(container) = self.containers.get_mut(id) {
+            container.gate = None;
+        }
+    }
+
+    pub(super) fn container_runs(&mut self, id: &ContainerId, reply: ReplyTo, at_ns: i64) {
+        let Some(container) = self.containers.get_mut(id) else {
+            return;
+        };
+        container.phase = Phase::Running { started_at_ns: at_ns };
+        let pid = container.pid();
+        self.reply(reply, Ok(Answer::Started { pid, at_ns }));
+    }
+
+    pub(super) fn container_ready(
+        &mut self,
+        id: &ContainerId,
+        user: ResolvedUser,
+        warnings: Vec<String>,
+        terminal: Vec<OwnedFd>,
+    ) {
+        let Some(container) = self.containers.get_mut(id) else {
+            return;
+        };
+        let Phase::Launching { reply } = container.phase else {
+            return;
+        };
+        container.phase = Phase::AtGate;
+        container.user = user.clone();
+        if let Some(master) = terminal.into_iter().next() {
+            let _ = rustix::io::ioctl_fionbio(&master, true);
+            let _ = self.poller.watch(&master, Source::Output(id.clone(), 0));
+            container.outputs = [Some(Output::new(master, Stream::Stdout, container.log_line_bytes)), None];
+        }
+        let pid = container.pid();
+        self.reply(reply, Ok(Answer::Launched { pid, user, warnings }));
+    }
+
+    pub(super) fn container_failed(&mut self, id: &ContainerId, failure: Failure) {
+        let Some(container) = self.containers.get_mut(id) else {
+            return;
+        };
+        if let Phase::Launching { reply } | Phase::Starting { reply, .. } = container.phase {
+            container.phase = Phase::Failed { reply, failure };
+        }
+    }
+
+    /// The first process has ended: its last words, its status, the news.
+    pub(super) fn reap_container(&mut self, id: &ContainerId) {
+        // What it said before its end may wait in the same batch of events.
+        self.hear_container(id);
+        let Some(container) = self.containers.get_mut(id) else {
+            return;
+        };
+        let Some(code) = reap(&container.child) else {
+            return;
+        };
+        self.poller.forget(|_, source| source.is_of(id));
+        let oom_killed = container
+            .oom_file
+            .as_deref()
+            .is_some_and(|file| berth_cgroup::read_oom_kills(file).is_ok_and(|n| n > 0));
+        // Without a pid namespace of its own, others may have outlived the first process and hold its output open.
+        if container.pid_namespace != PidNamespace::Own {
+            let _ = berth_cgroup::kill_all(&container.cgroup);
+        }
+        let dropped_log_bytes = container.finish_output(&mut self.buffers);
+        let mut exit = Exit { code, at_ns: now_ns(), oom_killed, start_error: None, dropped_log_bytes };
+        let (started_at_ns, answer) = match container.phase.clone() {
+            // It never reached its gate: there has been no container.
+            Phase::Launching { reply } => return self.forget_failed(id, reply, died_early()),
+            Phase::Failed { reply, failure } if failure.stage() != Some(Stage::Execute) => {
+                return self.forget_failed(id, reply, failure);
+            }
+            Phase::Failed { reply, failure } => {
+                exit.start_error = Some(failure.to_string());
+                (None, Some((reply, failure)))
+            }
+            Phase::Starting { at_ns, .. } => (Some(at_ns), None),
+            Phase::Running { started_at_ns } => (Some(started_at_ns), None),
+            Phase::AtGate | Phase::Exited { .. } => (None, None),
+        };
+        container.phase = Phase::Exited { started_at_ns, exit: exit.clone() };
+        if container.unwanted {
+            self.containers.remove(id);
+            return;
+        }
+        self.record_exit(id, &exit);
+        self.announce(Event::ContainerExited { container: id.clone(), exit });
+        if let Some((reply, failure)) = answer {
+            self.reply(reply, Err(failure));
+        }
+    }
+
+    pub(super) fn forget_failed(&mut self, id: &ContainerId, reply: ReplyTo, failure: Failure) {
+        self.containers.remove(id);
+        self.reply(reply, Err(failure));
+    }
+
+    /// The record is for an agent that finds no monitor to ask; that it can't be written is no reason to stop.
+    pub(super) fn record_exit(&self, id: &ContainerId, exit: &Exit) {
+        if let Ok(text) = serde_json::to_vec(exit) {
+            let _ = std::fs::write(exit_record_path(&self.plan.directory, id), text);
+        }
+    }
+
+    pub(super) fn pump(&mut self, id: &ContainerId, channel: usize) {
+        let Some(container) = self.containers.get_mut(id) else {
+            return;
+        };
+        let Some(slot) = container.outputs.get_mut(channel) else {
+            return;
+        };
+        let Some(output) = slot else { return };
+        if output.pump(container.log.as_mut(), &mut self.buffers) == Pumped::End {
+            output.finish(container.log.as_mut(), &mut self.buffers);
+            *slot = None;
+            self.poller.forget(|_, source| *source == Source::Output(id.clone(), channel));
+        }
+    }
+
+    pub(super) fn pause_exited(&mut self) {
+        self.poller.forget(|_, source| *source == Source::Pause);
+        if let Some(pause) = self.pause.take() {
+            let _ = reap(&pause);
+        }
+        self.containers.values().filter(|container| container.is_alive()).for_each(Container::kill);
+        self.announce(Event::PauseExited);
+    }
+}

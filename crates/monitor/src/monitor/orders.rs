@@ -1,0 +1,140 @@
+//! What the agent orders: the answer at once, or later from what becomes of a child.
+
+use std::os::fd::AsFd;
+
+use berth_sys::packet::Packet;
+use rustix::io::Errno;
+use rustix::process::{Signal, pidfd_send_signal};
+
+use super::{Monitor, Outcome, Source, now_ns, other, wrong_state};
+use crate::container::{Container, Phase, ReplyTo};
+use crate::fork::{self, read_plan};
+use crate::handshake::open_gate;
+use crate::id::ContainerId;
+use crate::plan::{LaunchPlan, PidNamespace};
+use crate::poller::Poller;
+use crate::protocol::{Answer, Failure, Order};
+
+impl Monitor {
+    pub(super) fn carry_out(&mut self, order: Order, packet: Packet, reply: ReplyTo) -> Outcome {
+        match order {
+            Order::Launch => self.launch(packet, reply),
+            Order::Start { container } => self.start_container(&container, reply),
+            Order::Signal { container, signal } => self.signal(&container, signal),
+            Order::Kill { container } => self.kill(&container),
+            Order::ReopenLog { container } => self.reopen_log(&container),
+            Order::Forget { container } => self.forget(&container),
+            Order::Exec => self.exec(packet, reply),
+            Order::KillExec { session } => {
+                self.kill_session(ReplyTo { client: reply.client, request: session })
+            }
+            Order::Shutdown => {
+                self.shut_down();
+                Ok(Some(Answer::Done))
+            }
+        }
+    }
+
+    pub(super) fn launch(&mut self, packet: Packet, reply: ReplyTo) -> Outcome {
+        let mut fds = packet.fds.into_iter();
+        let plan: LaunchPlan = read_plan(fds.next())?;
+        let id = plan.container.clone();
+        if self.containers.contains_key(&id) {
+            return Err(wrong_state("exists already"));
+        }
+        let pause = self.pause.as_ref().ok_or_else(|| wrong_state("has lost its pod's pause process"))?;
+        let target = match &plan.pid_namespace {
+            PidNamespace::Container(other) => Some(self.find(other)?.child.pidfd.as_fd()),
+            PidNamespace::Pod => Some(pause.pidfd.as_fd()),
+            PidNamespace::Own | PidNamespace::Host => None,
+        };
+        let container = fork::fork_container(&self.witness, &self.plan, plan, pause, target, reply)?;
+        if let Err(error) = watch_container(&mut self.poller, &id, &container) {
+            self.poller.forget(|_, source| source.is_of(&id));
+            container.kill();
+            return Err(other("watch the container's process")(error));
+        }
+        self.containers.insert(id, container);
+        Ok(None)
+    }
+
+    pub(super) fn start_container(&mut self, id: &ContainerId, reply: ReplyTo) -> Outcome {
+        let container = self.find_mut(id)?;
+        match (&container.phase, &container.gate) {
+            (Phase::AtGate, Some(gate)) => {
+                open_gate(gate).map_err(other("open the container's gate"))?;
+                container.phase = Phase::Starting { reply, at_ns: now_ns() };
+                Ok(None)
+            }
+            (Phase::AtGate, None) | (Phase::Failed { .. } | Phase::Exited { .. }, _) => {
+                Err(wrong_state("has exited"))
+            }
+            (Phase::Launching { .. }, _) => Err(wrong_state("is being made")),
+            (Phase::Starting { .. } | Phase::Running { .. }, _) => {
+                Err(wrong_state("has been started already"))
+            }
+        }
+    }
+
+    pub(super) fn signal(&mut self, id: &ContainerId, number: i32) -> Outcome {
+        let container = self.find(id)?;
+        if !container.is_alive() {
+            return Err(wrong_state("has exited"));
+        }
+        berth_sys::clone::send_signal(&container.child.pidfd, number)
+            .map_err(other("signal the container's process"))?;
+        Ok(Some(Answer::Done))
+    }
+
+    pub(super) fn kill(&mut self, id: &ContainerId) -> Outcome {
+        let container = self.find(id)?;
+        if container.is_alive() {
+            container.kill();
+        }
+        Ok(Some(Answer::Done))
+    }
+
+    pub(super) fn reopen_log(&mut self, id: &ContainerId) -> Outcome {
+        let container = self.find_mut(id)?;
+        if !container.is_alive() {
+            return Err(wrong_state("has exited"));
+        }
+        if let Some(log) = &mut container.log {
+            log.reopen().map_err(|error| Failure::Other { detail: error.to_string() })?;
+        }
+        Ok(Some(Answer::Done))
+    }
+
+    pub(super) fn forget(&mut self, id: &ContainerId) -> Outcome {
+        match self.containers.get_mut(id) {
+            Some(container) if container.is_alive() => container.unwanted = true,
+            _ => drop(self.containers.remove(id)),
+        }
+        Ok(Some(Answer::Done))
+    }
+
+    pub(super) fn shut_down(&mut self) {
+        self.containers.values().filter(|container| container.is_alive()).for_each(Container::kill);
+        if let Some(pause) = &self.pause {
+            let _ = pidfd_send_signal(&pause.pidfd, Signal::KILL);
+        }
+        self.shut_down = true;
+    }
+}
+
+fn watch_container(
+    poller: &mut Poller<Source>,
+    id: &ContainerId,
+    container: &Container,
+) -> Result<(), Errno> {
+    poller.watch(&container.child.pidfd, Source::Child(id.clone()))?;
+    if let Some(gate) = &container.gate {
+        poller.watch(gate, Source::Gate(id.clone()))?;
+    }
+    for (channel, output) in container.outputs.iter().enumerate() {
+        if let Some(output) = output {
+            poller.watch(output.source(), Source::Output(id.clone(), channel))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! Exec sessions, from the order to their end.
+
+use berth_sys::packet::Packet;
+use rustix::io::Errno;
+
+use super::{Monitor, Outcome, Source, has_ended, now_ns, other, reap, wrong_state};
+use crate::container::{Container, Phase, ReplyTo};
+use crate::fork::{Heard, hear, read_plan};
+use crate::handshake::open_gate;
+use crate::id::ContainerId;
+use crate::launch::Streams;
+use crate::plan::ExecPlan;
+use crate::poller::Poller;
+use crate::protocol::{Answer, Event, Failure, Message};
+use crate::session::Session;
+
+impl Monitor {
+    pub(super) fn exec(&mut self, packet: Packet, reply: ReplyTo) -> Outcome {
+        let mut fds = packet.fds.into_iter();
+        let plan: ExecPlan = read_plan(fds.next())?;
+        let (Some(stdin), Some(stdout), Some(stderr)) = (fds.next(), fds.next(), fds.next()) else {
+            return Err(Failure::Other { detail: "the request brought no standard streams".to_owned() });
+        };
+        let container = self.find(&plan.container)?;
+        if !matches!(container.phase, Phase::Running { .. }) {
+            return Err(wrong_state("is not running"));
+        }
+        self.sessions_so_far += 1;
+        let number = self.sessions_so_far;
+        let streams = Streams { stdin, stdout, stderr };
+        let id = plan.container.clone();
+        let session = Session::fork(&self.witness, self.find(&id)?, plan, number, streams, reply)
+            .map_err(|failure| self.unless_ended(&id, failure))?;
+        let watched = watch_session(&mut self.poller, number, &session);
+        if let Err(error) = watched {
+            self.poller.forget(|_, source| source.is_of_session(number));
+            session.kill();
+            return Err(other("watch the session's process")(error));
+        }
+        self.sessions.insert(number, session);
+        Ok(None)
+    }
+
+    pub(super) fn kill_session(&mut self, owner: ReplyTo) -> Outcome {
+        let session = self.sessions.values().find(|session| session.owner == owner);
+        session.ok_or_else(|| Failure::Unknown { what: format!("exec session {}", owner.request) })?.kill();
+        Ok(Some(Answer::Done))
+    }
+
+    pub(super) fn hear_session(&mut self, number: u64) {
+        loop {
+            let Some(session) = self.sessions.get_mut(&number) else {
+                return;
+            };
+            let Some(gate) = &session.gate else { return };
+            match hear(gate) {
+                Heard::Nothing => return,
+                // A session has no start of its own: it goes on at once.
+                Heard::Ready { .. } => drop(open_gate(gate)),
+                Heard::Failed(failure) => {
+                    let (owner, container) = (session.owner, session.container.clone());
+                    session.answered = true;
+                    let failure = self.unless_ended(&container, failure);
+                    self.reply(owner, Err(failure));
+                }
+                Heard::End => {
+                    session.gate = None;
+                    let (owner, pid) = (session.owner, session.pid());
+                    let first = !std::mem::replace(&mut session.answered, true);
+                    self.poller.forget(|_, source| *source == Source::SessionGate(number));
+                    if first {
+                        self.reply(owner, Ok(Answer::Started { pid, at_ns: now_ns() }));
+                    }
+                }
+            }
+        }
+    }
+
+    /// What to say of an exec that failed: where its container has died meanwhile, that, and not what came of it.
+    pub(super) fn unless_ended(&self, id: &ContainerId, failure: Failure) -> Failure {
+        // A process that is about to end has left its namespaces (ESRCH) before it can be waited for.
+        let is_late = |errno: Option<i32>| errno == Some(Errno::SRCH.raw_os_error());
+        let late = matches!(&failure, Failure::Launch { errno, .. } if is_late(*errno));
+        let lives = |container: &Container| container.is_alive() && !has_ended(&container.child);
+        match self.containers.get(id) {
+            Some(container) if !late && lives(container) => failure,
+            _ => wrong_state("has exited"),
+        }
+    }
+
+    pub(super) fn reap_session(&mut self, number: u64) {
+        self.hear_session(number);
+        let Some(session) = self.sessions.get(&number) else {
+            return;
+        };
+        let Some(code) = reap(&session.child) else { return };
+        self.poller.forget(|_, source| source.is_of_session(number));
+        let Some(session) = self.sessions.remove(&number) else {
+            return;
+        };
+        let owner = session.owner;
+        session.end();
+        self.send_to(owner.client, &Message::Event(Event::ExecExited { session: owner.request, code }));
+    }
+}
+
+fn watch_session(poller: &mut Poller<Source>, number: u64, session: &Session) -> Result<(), Errno> {
+    poller.watch(&session.child.pidfd, Source::SessionChild(number))?;
+    if let Some(gate) = &session.gate {
+        poller.watch(gate, Source::SessionGate(number))?;
+    }
+    Ok(())
+}
