@@ -1,0 +1,106 @@
+//! The `[streaming]` section of the agent's settings.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// The server that exec, attach and port-forward go through.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct StreamingConfig {
+    /// Address to listen on. The kubelet connects to it; nobody else has to.
+    pub address: IpAddr,
+    /// Port to listen on; 0 lets the kernel choose one.
+    pub port: u16,
+    /// PEM file of the server's certificate and those between it and its authority. When not set: no TLS.
+    pub tls_cert_file: Option<PathBuf>,
+    /// PEM file of the certificate's private key.
+    pub tls_key_file: Option<PathBuf>,
+    /// How long a connection may carry no data before it is closed.
+    pub idle_timeout_seconds: u64,
+    /// How long a client may take to open all streams of a session.
+    pub stream_creation_timeout_seconds: u64,
+}
+
+impl Default for StreamingConfig {
+    fn default() -> Self {
+        Self {
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            port: 0,
+            tls_cert_file: None,
+            tls_key_file: None,
+            idle_timeout_seconds: 4 * 60 * 60,
+            stream_creation_timeout_seconds: 30,
+        }
+    }
+}
+
+impl StreamingConfig {
+    /// Finds faults that the types allow: half a pair of TLS files, no time at all.
+    ///
+    /// # Errors
+    /// Which key is wrong, and why.
+    pub fn validate(&self) -> Result<(), Error> {
+        let wrong = |key, reason| Err(Error::Config { key, reason });
+        match (&self.tls_cert_file, &self.tls_key_file) {
+            (Some(_), None) => return wrong("tls_key_file", "must be set with tls_cert_file"),
+            (None, Some(_)) => return wrong("tls_cert_file", "must be set with tls_key_file"),
+            (None, None) | (Some(_), Some(_)) => {}
+        }
+        if self.idle_timeout_seconds == 0 {
+            return wrong("idle_timeout_seconds", "must be at least 1");
+        }
+        if self.stream_creation_timeout_seconds == 0 {
+            return wrong("stream_creation_timeout_seconds", "must be at least 1");
+        }
+        Ok(())
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            idle: Duration::from_secs(self.idle_timeout_seconds),
+            stream_creation: Duration::from_secs(self.stream_creation_timeout_seconds),
+        }
+    }
+}
+
+/// The times that one connection is bound by.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) idle: Duration,
+    pub(crate) stream_creation: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_are_named_by_their_key() {
+        let good = StreamingConfig::default();
+        let path = || Some(PathBuf::from("/x"));
+        let cases = [
+            (good.clone(), None),
+            (StreamingConfig { tls_cert_file: path(), ..good.clone() }, Some("tls_key_file")),
+            (StreamingConfig { tls_key_file: path(), ..good.clone() }, Some("tls_cert_file")),
+            (StreamingConfig { idle_timeout_seconds: 0, ..good.clone() }, Some("idle_timeout_seconds")),
+            (
+                StreamingConfig { stream_creation_timeout_seconds: 0, ..good },
+                Some("stream_creation_timeout_seconds"),
+            ),
+        ];
+        for (config, expected) in cases {
+            let found = match config.validate() {
+                Ok(()) => None,
+                Err(Error::Config { key, .. }) => Some(key),
+                Err(other) => panic!("{other:?}"),
+            };
+            assert_eq!(found, expected, "{config:?}");
+        }
+    }
+}
