@@ -1,21 +1,10 @@
-"""Writes the images that hack/images/build names as OCI image layouts: layouts.py BUSYBOX ARCHITECTURE DIRECTORY.
+"""Writes the images that hack/images/build names: layouts.py BUSYBOX ARCHITECTURE DIRECTORY."""
 
-Everything that could differ from one build to the next is fixed: owners, times, the order of files and keys.
-"""
-
-import gzip
-import hashlib
-import io
-import json
 import pathlib
 import subprocess
 import sys
-import tarfile
 
-EPOCH = 946684800  # 2000-01-01, in every file
-CREATED = "2000-01-01T00:00:00Z"
-OCI = "application/vnd.oci.image"
-PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+from oci import Layout, directory, file, link, tar
 
 PASSWD = "root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1000:web:/home/web:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n"
 GROUP = "root:x:0:\nweb:x:1000:\nstaff:x:50:web\nnogroup:x:65534:\n"
@@ -27,25 +16,6 @@ httpd -f -v -p "${LISTEN:-8080}" -h /www &
 echo "web: serving /www on ${LISTEN:-8080}"
 wait $!
 """
-
-
-def directory(path, mode=0o755, owner=0):
-    return tar_entry(path, tarfile.DIRTYPE, mode, owner)
-
-
-def file(path, data, mode=0o644):
-    return tar_entry(path, tarfile.REGTYPE, mode), data if isinstance(data, bytes) else data.encode()
-
-
-def link(path, target):
-    return tar_entry(path, tarfile.SYMTYPE, 0o777, target=target)
-
-
-def tar_entry(path, kind, mode, owner=0, target=""):
-    entry = tarfile.TarInfo(path)
-    entry.type, entry.mode, entry.mtime, entry.linkname = kind, mode, EPOCH, target
-    entry.uid = entry.gid = owner
-    return entry
 
 
 def base_files(busybox):
@@ -68,68 +38,6 @@ def web_files():
     yield file("etc/.wh.motd", "")
 
 
-def tar(files):
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        pairs = [entry if isinstance(entry, tuple) else (entry, b"") for entry in files]
-        for entry, data in sorted(pairs, key=lambda pair: pair[0].name):
-            entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data))
-    return out.getvalue()
-
-
-def zstd(data):
-    return subprocess.run(["zstd", "-q", "-19"], input=data, check=True, capture_output=True).stdout
-
-
-COMPRESS = {"gzip": lambda data: gzip.compress(data, mtime=0), "zstd": zstd}
-
-
-class Layout:
-    """An OCI image layout with one image."""
-
-    def __init__(self, path):
-        self.path = path
-        (path / "blobs/sha256").mkdir(parents=True)
-
-    def blob(self, media_type, data, **more):
-        """Stores bytes and returns their descriptor."""
-        digest = hashlib.sha256(data).hexdigest()
-        (self.path / "blobs/sha256" / digest).write_bytes(data)
-        return {"mediaType": f"{OCI}.{media_type}", "digest": f"sha256:{digest}", "size": len(data), **more}
-
-    def image(self, name, architecture, layers, compression, config):
-        config = {
-            "architecture": architecture,
-            "os": "linux",
-            "created": CREATED,
-            "config": {"Env": [PATH], **config},
-            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(tar).hexdigest()}" for tar in layers]},
-            "history": [{"created": CREATED, "created_by": "hack/images/build"} for _ in layers],
-        }
-        manifest = {
-            "schemaVersion": 2,
-            "mediaType": f"{OCI}.manifest.v1+json",
-            "config": self.blob("config.v1+json", as_json(config)),
-            "layers": [self.blob(f"layer.v1.tar+{compression}", COMPRESS[compression](tar)) for tar in layers],
-        }
-        names = {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name}
-        platform = {"architecture": architecture, "os": "linux"}
-        index = {
-            "schemaVersion": 2,
-            "mediaType": f"{OCI}.index.v1+json",
-            "manifests": [
-                self.blob("manifest.v1+json", as_json(manifest), platform=platform, annotations=names),
-            ],
-        }
-        (self.path / "index.json").write_bytes(as_json(index))
-        (self.path / "oci-layout").write_bytes(as_json({"imageLayoutVersion": "1.0.0"}))
-
-
-def as_json(value):
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-
-
 def main(busybox, architecture, out):
     base, web = tar(base_files(busybox)), tar(web_files())
     labels = {"org.opencontainers.image.title": "web", "org.opencontainers.image.source": "hack/images"}
@@ -144,7 +52,7 @@ def main(busybox, architecture, out):
         ("web-zstd", "web:zstd", [base, web], "zstd", volume),
     ]:
         layout = Layout(pathlib.Path(out, directory_name))
-        layout.image(f"localhost/berth/{name}", architecture, layers, compression, config)
+        layout.image([f"localhost/berth/{name}"], architecture, layers, compression, config)
 
 
 main(*sys.argv[1:])
