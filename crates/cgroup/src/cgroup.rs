@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::hierarchy::enable;
 use crate::limits::{Need, Setting, v1_settings, v2_settings};
 use crate::{
-    CgroupError, CgroupPath, Cgroups, DeviceControl, DeviceRule, Entry, Layout, Limit, Limits, files, kill,
+    CgroupError, CgroupPath, Cgroups, DeviceRule, Entry, Layout, Limit, Limits, device_program, files, kill,
 };
 
 /// A cgroup, which may or may not exist.
@@ -72,22 +72,21 @@ impl Cgroup {
         refused.into_iter().try_for_each(|setting| self.write(setting))
     }
 
-    /// Lets the processes use only the devices that `rules` allow.
+    /// Lets the processes use only the devices that `rules` allow; rules that were given before are replaced, on version 2
+    /// in one step.
     ///
-    /// Call it while the cgroup has no children. Version 2 answers [`DeviceControl::Absent`]: it takes an eBPF program.
-    pub fn allow_devices(&self, rules: &[DeviceRule]) -> Result<DeviceControl, CgroupError> {
-        let directory = match (self.cgroups.layout(), self.directory_of("devices")) {
-            (Layout::Hybrid | Layout::Legacy, Some(directory)) => directory,
-            (Layout::Unified, _) | (_, None) => return Ok(DeviceControl::Absent),
-        };
-        let write = |name, value: String| {
-            let path = directory.join(name);
-            let result = files::write(&path, &value);
-            result.map_err(|source| CgroupError::Set { field: "devices", value, path, source })
-        };
-        write("devices.deny", "a".to_owned())?;
-        rules.iter().try_for_each(|rule| write("devices.allow", rule.to_string()))?;
-        Ok(DeviceControl::Enforced)
+    /// On version 1 call it while the cgroup has no children. Where nothing can control devices
+    /// ([`Cgroups::controls_devices`]), nothing is done.
+    pub fn allow_devices(&self, rules: &[DeviceRule]) -> Result<(), CgroupError> {
+        match (self.cgroups.layout(), self.directory_of("devices")) {
+            (Layout::Unified, _) if self.cgroups.controls_devices() => {
+                let path = self.directories().swap_remove(0);
+                let replaced = device_program::replace(&path, rules);
+                replaced.map_err(|errno| CgroupError::AllowDevices { path, source: errno.into() })
+            }
+            (Layout::Hybrid | Layout::Legacy, Some(directory)) => allow_devices_v1(&directory, rules),
+            (Layout::Unified, _) | (_, None) => Ok(()),
+        }
     }
 
     /// Kills every process in it, waits for them at most until `timeout`, and removes it with all cgroups below it.
@@ -170,6 +169,16 @@ impl Cgroup {
     }
 }
 
+fn allow_devices_v1(directory: &Path, rules: &[DeviceRule]) -> Result<(), CgroupError> {
+    let write = |name, value: String| {
+        let path = directory.join(name);
+        let result = files::write(&path, &value);
+        result.map_err(|source| CgroupError::Set { field: "devices", value, path, source })
+    };
+    write("devices.deny", "a".to_owned())?;
+    rules.iter().try_for_each(|rule| write("devices.allow", rule.to_string()))
+}
+
 /// The entry to the cgroup that has these directories, one in each hierarchy.
 pub(crate) fn procs_entry(layout: Layout, mut directories: Vec<PathBuf>) -> Entry {
     let directory = match layout {
@@ -209,7 +218,6 @@ mod tests {
         assert_eq!(cgroup.oom_file(), Some(dir.path().join("web/memory.events")));
         let exec = ExecCgroup::create(&cgroup.entry(), "exec").unwrap();
         assert_eq!(*exec.entry(), v2(dir.path().join("web/exec")));
-        assert_eq!(cgroup.allow_devices(&[]).unwrap(), DeviceControl::Absent);
     }
 
     #[test]

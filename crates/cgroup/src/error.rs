@@ -75,6 +75,14 @@ pub enum CgroupError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The kernel refused the program that controls the devices.
+    #[error("control the devices of cgroup {}", path.display())]
+    AllowDevices {
+        /// The cgroup's directory.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The processes use more memory than the new limit allows, and the kernel could not reclaim enough.
     #[error("set memory limit to {limit_bytes}: {usage_bytes} bytes are in use in {}", path.display())]
     BelowUsage {

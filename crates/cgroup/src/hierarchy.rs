@@ -13,7 +13,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::{Cgroup, CgroupError, CgroupPath, files};
+use crate::{Cgroup, CgroupError, CgroupPath, device_program, files};
 
 /// What a container's cgroup passes on or may be limited by; others (rdma, misc) are left to the machine's owner.
 const CONTROLLERS: [&str; 6] = ["cpuset", "cpu", "io", "memory", "hugetlb", "pids"];
@@ -41,6 +41,7 @@ pub(crate) struct Hierarchy {
 #[derive(Clone, Debug)]
 pub struct Cgroups {
     layout: Layout,
+    controls_devices: bool,
     /// The one through which processes are killed comes first: version 2, else the freezer.
     hierarchies: Arc<[Hierarchy]>,
 }
@@ -70,12 +71,14 @@ impl Cgroups {
         }
         if v1.iter().all(|hierarchy| hierarchy.controllers.is_empty()) {
             let unified = Hierarchy::with_all_controllers(v2.ok_or(CgroupError::NotMounted)?)?;
-            return Ok(Self { layout: Layout::Unified, hierarchies: [unified].into() });
+            let controls_devices = device_program::is_possible();
+            return Ok(Self { layout: Layout::Unified, controls_devices, hierarchies: [unified].into() });
         }
         let layout = if v2.is_some() { Layout::Hybrid } else { Layout::Legacy };
         let unified = v2.map(|mount| Hierarchy { mount, controllers: Vec::new() });
         v1.sort_by_key(|hierarchy| !hierarchy.has("freezer"));
-        Ok(Self { layout, hierarchies: unified.into_iter().chain(v1).collect() })
+        let controls_devices = v1.iter().any(|hierarchy| hierarchy.has("devices"));
+        Ok(Self { layout, controls_devices, hierarchies: unified.into_iter().chain(v1).collect() })
     }
 
     /// How the hierarchies are laid out.
@@ -86,6 +89,12 @@ impl Cgroups {
     /// Whether containers can be limited by a controller, like `memory` or `pids`.
     pub fn has_controller(&self, controller: &str) -> bool {
         self.hierarchies.iter().any(|hierarchy| hierarchy.has(controller))
+    }
+
+    /// Whether device rules hold: on version 1 with the `devices` hierarchy, on version 2 if this process may load the
+    /// programs for it. Otherwise any device node that exists or can be made can be opened.
+    pub fn controls_devices(&self) -> bool {
+        self.controls_devices
     }
 
     /// Makes the cgroup, and the parents that are missing, in every hierarchy; one that exists is taken as it is.

@@ -14,11 +14,11 @@
 //! An exec session has a directory below the container's, in one hierarchy only and with no controller of its own, so
 //! that it can be killed alone while the container's limits count it.
 //!
-//! Everything is idempotent: making what exists and removing what is gone succeed. Not here: stats, the systemd D-Bus
-//! interface (slice names are understood, see [`CgroupPath::from_parent`]), and device control on version 2, which
-//! takes an eBPF program.
+//! Everything is idempotent: making what exists and removing what is gone succeed. Not here: stats, and the systemd D-Bus
+//! interface (slice names are understood, see [`CgroupPath::from_parent`]).
 
 mod cgroup;
+mod device_program;
 mod devices;
 mod entry;
 mod error;
@@ -31,7 +31,7 @@ mod oom;
 mod path;
 
 pub use cgroup::Cgroup;
-pub use devices::{DEFAULT_DEVICES, DeviceControl, DeviceKind, DeviceRule};
+pub use devices::{DEFAULT_DEVICES, DeviceAccess, DeviceKind, DeviceRule};
 pub use entry::Entry;
 pub use error::CgroupError;
 pub use exec::ExecCgroup;

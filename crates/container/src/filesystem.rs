@@ -1,10 +1,11 @@
 //! What a container sees: kernel filesystems, the pod's own files, volumes, devices.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use berth_monitor::plan::{Access, Device, DeviceKind, Mount, MountPropagation, MountSource, Sharing};
 
-use crate::plan::{CgroupView, Surroundings};
+use crate::plan::{AddedDevice, CgroupView, Surroundings};
 use crate::spec::{ContainerSpec, VolumeSpec};
 
 /// All mounts, from the shallowest target to the deepest, so that none hides one that was mounted below it. A volume takes
@@ -103,8 +104,18 @@ fn tmpfs(size_bytes: u64) -> MountSource {
     MountSource::Tmpfs { mode: 0o755, size_bytes: Some(size_bytes) }
 }
 
+/// What is made: the devices of every container and those that were added. One that was asked for at a default's path takes
+/// its place; what a privileged container sees of the host leaves the links and the terminal's console alone.
+pub(crate) fn plan_devices(added: &[AddedDevice]) -> Vec<Device> {
+    let mut devices: BTreeMap<PathBuf, Device> = BTreeMap::new();
+    for device in default_devices().into_iter().chain(added.iter().map(|added| added.device.clone())) {
+        devices.insert(device.path.clone(), device);
+    }
+    devices.into_values().collect()
+}
+
 /// The devices of every container. Source: OCI runtime-spec, config-linux.md, "Default Devices".
-pub(crate) fn default_devices() -> Vec<Device> {
+fn default_devices() -> Vec<Device> {
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)]
         .map(|(name, major, minor)| Device {
             path: Path::new("/dev").join(name),
@@ -114,6 +125,7 @@ pub(crate) fn default_devices() -> Vec<Device> {
             mode: 0o666,
             uid: 0,
             gid: 0,
+            host_path: Some(Path::new("/dev").join(name)),
         })
         .into()
 }

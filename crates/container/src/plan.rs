@@ -8,12 +8,12 @@
 
 use std::path::{Path, PathBuf};
 
-use berth_cgroup::Entry;
+use berth_cgroup::{DEFAULT_DEVICES, DeviceAccess, DeviceRule, Entry};
 use berth_monitor::id::ContainerId;
-use berth_monitor::plan::{LaunchPlan, PidNamespace, Rootfs, Sharing, StdioPlan};
+use berth_monitor::plan::{Device, LaunchPlan, PidNamespace, Rootfs, Sharing, StdioPlan};
 
 use crate::error::{Error, Result};
-use crate::filesystem::{default_devices, default_links, is_volume, plan_mounts};
+use crate::filesystem::{default_links, is_volume, plan_devices, plan_mounts};
 use crate::process::{plan_process, stop_signal};
 use crate::spec::ContainerSpec;
 
@@ -63,6 +63,31 @@ pub struct Surroundings {
     pub log_line_bytes: usize,
     /// The capabilities that the agent itself has.
     pub capabilities: u64,
+    /// What the host adds to the container.
+    pub additions: Additions,
+}
+
+/// What was found on the host for a request: device nodes, and what the specifications of CDI devices bring with them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Additions {
+    /// Devices besides those of every container; later ones win.
+    pub devices: Vec<AddedDevice>,
+}
+
+/// A device, and what the container may do with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AddedDevice {
+    /// The node.
+    pub device: Device,
+    /// What its cgroup allows.
+    pub access: DeviceAccess,
+}
+
+impl AddedDevice {
+    fn rule(&self) -> DeviceRule {
+        let Device { kind, major, minor, .. } = self.device;
+        DeviceRule { kind, major: Some(major), minor: Some(minor), access: self.access }
+    }
 }
 
 /// How a container sees its cgroup in `/sys/fs/cgroup`.
@@ -81,6 +106,8 @@ pub struct Planned {
     pub launch: LaunchPlan,
     /// The signal that asks the container to stop.
     pub stop_signal: i32,
+    /// The devices that its cgroup allows; `None` for all.
+    pub device_rules: Option<Vec<DeviceRule>>,
 }
 
 /// Decides everything about a container.
@@ -97,6 +124,8 @@ pub fn plan_launch(
         return Err(Error::PrivilegedInUnprivilegedPod);
     }
     let stop_signal = stop_signal(spec, image)?;
+    let added_rules = surroundings.additions.devices.iter().map(AddedDevice::rule);
+    let device_rules = (!privileged).then(|| DEFAULT_DEVICES.into_iter().chain(added_rules).collect());
     let process = plan_process(spec, image, &surroundings)?;
     let mounts = plan_mounts(spec, &surroundings);
     // In a volume at /dev they would be made on the host.
@@ -116,7 +145,7 @@ pub fn plan_launch(
         oom_file: surroundings.oom_file,
         rootfs: surroundings.rootfs,
         mounts,
-        devices: if has_own_dev { default_devices() } else { Vec::new() },
+        devices: if has_own_dev { plan_devices(&surroundings.additions.devices) } else { Vec::new() },
         links: if has_own_dev { default_links() } else { Vec::new() },
         masked_paths: if privileged { Vec::new() } else { spec.security.masked_paths.clone() },
         readonly_paths: if privileged { Vec::new() } else { readonly_paths },
@@ -128,7 +157,7 @@ pub fn plan_launch(
             log_line_bytes: surroundings.log_line_bytes,
         },
     };
-    Ok(Planned { launch, stop_signal })
+    Ok(Planned { launch, stop_signal, device_rules })
 }
 
 #[cfg(test)]
@@ -137,7 +166,7 @@ pub(crate) mod tests {
     use crate::capability::CapabilityNames;
     use crate::spec::{PidSpec, SeccompSpec, SecuritySpec, VolumeSpec};
     use berth_cgroup::Limits;
-    use berth_monitor::plan::{Access, MountPropagation, MountSource};
+    use berth_monitor::plan::{Access, DeviceKind, MountPropagation, MountSource};
 
     pub(crate) fn spec() -> ContainerSpec {
         ContainerSpec {
@@ -150,6 +179,8 @@ pub(crate) mod tests {
             working_dir: None,
             env: vec![],
             mounts: vec![],
+            devices: vec![],
+            cdi_devices: vec![],
             labels: Default::default(),
             annotations: Default::default(),
             log_path: None,
@@ -200,6 +231,7 @@ pub(crate) mod tests {
             log_path: None,
             log_line_bytes: 16384,
             capabilities: u64::MAX,
+            additions: Additions::default(),
         }
     }
 
@@ -245,6 +277,42 @@ pub(crate) mod tests {
         let pod = Surroundings { pod_is_privileged: true, ..surroundings() };
         let launch = plan_launch(&spec, &Default::default(), pod).unwrap().launch;
         assert!(launch.masked_paths.is_empty() && launch.readonly_paths.is_empty());
+    }
+
+    #[test]
+    fn added_devices_are_made_and_allowed() {
+        let added = |path: &str, minor, access: &str| AddedDevice {
+            device: Device {
+                path: path.into(),
+                kind: DeviceKind::Character,
+                major: 10,
+                minor,
+                mode: 0o600,
+                uid: 0,
+                gid: 0,
+                host_path: None,
+            },
+            access: DeviceAccess::parse(access).unwrap(),
+        };
+        let devices =
+            vec![added("/dev/fuse", 229, "rw"), added("/dev/null", 7, "r"), added("/dev/fuse", 230, "m")];
+        let mut surroundings = Surroundings { additions: Additions { devices }, ..surroundings() };
+        surroundings.pod_is_privileged = true;
+        let planned = plan_launch(&spec(), &Default::default(), surroundings.clone()).unwrap();
+        let nodes = planned.launch.devices.iter().map(|device| (device.path.to_str().unwrap(), device.minor));
+        let nodes: Vec<_> = nodes.filter(|(path, _)| ["/dev/fuse", "/dev/null"].contains(path)).collect();
+        assert_eq!(nodes, [("/dev/fuse", 230), ("/dev/null", 7)], "the last of a path is made");
+        let rules: Vec<_> = planned
+            .device_rules
+            .unwrap()
+            .iter()
+            .skip(DEFAULT_DEVICES.len())
+            .map(DeviceRule::to_string)
+            .collect();
+        assert_eq!(rules, ["c 10:229 rw", "c 10:7 r", "c 10:230 m"]);
+        let mut spec = spec();
+        spec.security.privileged = true;
+        assert_eq!(plan_launch(&spec, &Default::default(), surroundings).unwrap().device_rules, None);
     }
 
     #[test]

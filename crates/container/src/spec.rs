@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use berth_cgroup::Limits;
+use berth_cgroup::{DeviceAccess, Limits};
 use berth_monitor::plan::{Access, MountPropagation, NameOrId};
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +34,12 @@ pub struct ContainerSpec {
     pub env: Vec<(String, String)>,
     /// Volumes.
     pub mounts: Vec<VolumeSpec>,
+    /// Devices of the host.
+    #[serde(default)]
+    pub devices: Vec<DeviceSpec>,
+    /// Devices that specifications on the host describe, by qualified name (`vendor.com/class=name`).
+    #[serde(default)]
+    pub cdi_devices: Vec<String>,
     /// Returned as given.
     pub labels: BTreeMap<String, String>,
     /// Returned as given.
@@ -67,6 +73,17 @@ pub struct VolumeSpec {
     pub access: Access,
     /// How mounts made later travel.
     pub propagation: MountPropagation,
+}
+
+/// A device of the host, or a directory of them. Source: CRI `Device`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceSpec {
+    /// Absolute path on the host.
+    pub host_path: PathBuf,
+    /// Absolute path in the container.
+    pub container_path: PathBuf,
+    /// What the container may do with it.
+    pub access: DeviceAccess,
 }
 
 /// Rights and namespaces. Source: CRI `LinuxContainerSecurityContext`.

@@ -9,6 +9,7 @@
 
 use std::path::PathBuf;
 
+pub use berth_cgroup::DeviceKind;
 use berth_cgroup::Entry;
 use serde::{Deserialize, Serialize};
 
@@ -73,7 +74,7 @@ pub struct LaunchPlan {
     pub rootfs: Rootfs,
     /// In the order in which they are mounted.
     pub mounts: Vec<Mount>,
-    /// Device nodes made in `/dev`.
+    /// Device nodes, mostly in `/dev`.
     pub devices: Vec<Device>,
     /// Symbolic links made in the root, `(path, target)`, like `/dev/fd`.
     pub links: Vec<(PathBuf, PathBuf)>,
@@ -185,7 +186,7 @@ pub enum MountPropagation {
 /// A device node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
-    /// Where, below `/dev`.
+    /// Where; parents that are missing are made.
     pub path: PathBuf,
     /// Character or block.
     pub kind: DeviceKind,
@@ -199,15 +200,9 @@ pub struct Device {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-}
-
-/// The two kinds of device node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum DeviceKind {
-    /// A character device.
-    Character,
-    /// A block device.
-    Block,
+    /// The host's node of the same device: mounted where a node may not be made, as in a user namespace.
+    #[serde(default)]
+    pub host_path: Option<PathBuf>,
 }
 
 /// What runs, and as whom.

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use berth_sys::mountattr::{MountAttributes, Propagation, Reach, set_attributes};
 use rustix::fs::{
     AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, chownat, fstat, major, makedev, minor, mknodat, open,
-    symlinkat,
+    statat, symlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::{
@@ -206,7 +206,7 @@ fn reach(access: Access) -> Reach {
     }
 }
 
-/// Makes the plan's device nodes. Their directory is a tmpfs of the plan's own, so nothing of the image is there.
+/// Makes the plan's device nodes. `/dev` is a tmpfs of the plan's own, so nothing of the image is there.
 pub(crate) fn make_devices(root: &RootDir, devices: &[Device]) -> Result<()> {
     devices.iter().try_for_each(|device| on(&device.path, make_device(root, device)))
 }
@@ -219,12 +219,31 @@ fn make_device(root: &RootDir, device: &Device) -> std::result::Result<(), Errno
     };
     let mode = Mode::from_raw_mode(device.mode);
     match mknodat(&parent, name, kind, mode, makedev(device.major, device.minor)) {
-        // A volume has been mounted there.
-        Err(Errno::EXIST) => return Ok(()),
+        // A volume has been mounted there, or an earlier container has made the node in a volume.
+        Err(Errno::EXIST) if device.path.starts_with("/dev") || is_device(&parent, name, device)? => {
+            return Ok(());
+        }
+        Err(Errno::PERM) if device.host_path.is_some() => return mount_device(root, device),
         made => made?,
     }
     let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
     chownat(&parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+}
+
+fn is_device(parent: &OwnedFd, name: &OsStr, device: &Device) -> std::result::Result<bool, Errno> {
+    let stat = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let is_kind = match device.kind {
+        DeviceKind::Character => FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice,
+        DeviceKind::Block => FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice,
+    };
+    Ok(is_kind && (major(stat.st_rdev), minor(stat.st_rdev)) == (device.major, device.minor))
+}
+
+/// A node that a user namespace makes can't be opened; the host's, mounted there, can.
+fn mount_device(root: &RootDir, device: &Device) -> std::result::Result<(), Errno> {
+    let host_path = device.host_path.as_ref().ok_or(Errno::PERM)?;
+    let node = clone_tree(CWD, host_path, OpenTreeFlags::empty())?;
+    attach(node.as_fd(), root.open_or_make(&device.path, Make::File)?, Path::new(""))
 }
 
 /// Makes the plan's symbolic links; one that the image has already is left alone.

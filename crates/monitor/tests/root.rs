@@ -119,6 +119,7 @@ impl Host {
                 mode: 0o666,
                 uid: 0,
                 gid: 0,
+                host_path: None,
             }],
             links: vec![("/dev/fd".into(), "/proc/self/fd".into())],
             masked_paths: vec!["/proc/kcore".into(), "/sys/firmware".into()],

@@ -8,6 +8,8 @@ use berth_monitor::launch::Stage as LaunchStage;
 use berth_monitor::protocol::Failure;
 use berth_store::ErrorKind;
 
+use crate::devices::DeviceError;
+
 /// The result of an operation on pods.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -108,6 +110,9 @@ pub enum Error {
         /// How long after.
         after: Duration,
     },
+    /// A device that was asked for.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// No plan can be made of the request.
     #[error("plan container")]
     Plan(#[from] berth_container::Error),
@@ -158,7 +163,7 @@ impl Error {
             Self::WrongState { .. } => ErrorKind::WrongState,
             Self::Taken { .. } => ErrorKind::Busy,
             Self::Exists { .. } => ErrorKind::Exists,
-            Self::Invalid { .. } | Self::AmbiguousId { .. } => ErrorKind::Invalid,
+            Self::Invalid { .. } | Self::AmbiguousId { .. } | Self::Device(_) => ErrorKind::Invalid,
             Self::Stage { source, .. } => source.kind(),
             Self::TooLong { .. } | Self::ExecTimeout { .. } | Self::Unkillable { .. } => {
                 ErrorKind::DeadlineExceeded

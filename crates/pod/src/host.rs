@@ -71,6 +71,9 @@ impl Host {
     /// No cgroup hierarchy, or a directory can't be made.
     pub fn new(settings: HostSettings, store: Store, images: ImageStore, network: Network) -> Result<Self> {
         let cgroups = Cgroups::detect()?;
+        if !cgroups.controls_devices() {
+            tracing::warn!("devices can't be controlled here: containers go without CAP_MKNOD");
+        }
         let claims =
             [claim_cgroup_root(&cgroups, &settings.cgroup_root)?, claim_bridge(network.bridge().as_str())?];
         let (state, root) = (&settings.state, &settings.root);

@@ -27,6 +27,7 @@ pub mod spec;
 pub mod timeline;
 pub mod view;
 
+mod devices;
 mod driver;
 mod exec;
 mod files;
@@ -37,6 +38,7 @@ mod sandbox;
 mod workload;
 mod zygote;
 
+pub use devices::DeviceError;
 pub use error::{Error, Result};
 pub use exec::ExecOutput;
 pub use host::{Host, HostSettings};

@@ -13,9 +13,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use berth_cgroup::{Cgroup, CgroupPath, DEFAULT_DEVICES, Entry};
+use berth_cgroup::{Cgroup, CgroupPath, Entry};
 use berth_container::capability;
-use berth_container::plan::{CgroupView, ImageDefaults, Surroundings, plan_launch};
+use berth_container::plan::{Additions, CgroupView, ImageDefaults, Surroundings, plan_launch};
 use berth_container::spec::{ContainerSpec, PidSpec};
 use berth_image::{Image, ImageId};
 use berth_monitor::id::ContainerId;
@@ -24,6 +24,7 @@ use berth_monitor::plan::{PidNamespace, Rootfs};
 use berth_monitor::protocol::{Answer, Exit, Order as MonitorOrder, ResolvedUser, exit_record_path};
 use berth_store::{Change, ErrorKind};
 
+use crate::devices::find_additions;
 use crate::driver::{Driver, Reply};
 use crate::error::{Error, Result};
 use crate::events::EventKind;
@@ -159,7 +160,10 @@ impl Driver {
         let cgroup = host.cgroups.open(&path);
         let log_path =
             self.spec.log_directory.as_ref().zip(spec.log_path.as_ref()).map(|(dir, log)| dir.join(log));
-        let surroundings = self.surroundings(id, &spec, image, &cgroup, log_path.clone())?;
+        let found = find_additions(&host, &spec);
+        let additions = self.step(format!("find devices of container {name}"), found).await?;
+        let surroundings =
+            Surroundings { additions, ..self.surroundings(id, &spec, image, &cgroup, log_path.clone())? };
         // Before anything is made: whatever can be refused has been refused here.
         let planned = plan_launch(&spec, &image_defaults(image), surroundings)?;
 
@@ -176,18 +180,18 @@ impl Driver {
         };
         let change = Change::new().put(&record)?;
         let limits = record.spec.limits.clone();
-        let privileged = record.spec.security.privileged;
         self.containers.insert(id.clone(), Workload::new(record, path, None));
         self.step(format!("record intent of container {name}"), host.commit(change)).await?;
 
         let (rootfs, for_cgroup) = (planned.launch.rootfs.clone(), host.clone());
+        let device_rules = planned.device_rules;
         let path = cgroup.path().clone();
         let prepare = async {
             blocking(move || {
                 make_directories(&rootfs)?;
                 let cgroup = for_cgroup.cgroups.create(&path)?;
-                if !privileged {
-                    cgroup.allow_devices(&DEFAULT_DEVICES)?;
+                if let Some(rules) = device_rules {
+                    cgroup.allow_devices(&rules)?;
                 }
                 Ok(cgroup.apply(&limits)?)
             })
@@ -543,13 +547,14 @@ impl Driver {
             log_path,
             log_line_bytes: self.host.settings.log_line_bytes,
             capabilities: self.capabilities_for(spec),
+            additions: Additions::default(),
         })
     }
 
-    /// The agent's own, without the right to make devices where no device rules hold: on cgroup v2 these take an eBPF
-    /// program that we do not have yet, and a made block device would be the host's disk.
+    /// The agent's own, without the right to make devices where no device rules hold: a made block device would be the
+    /// host's disk.
     fn capabilities_for(&self, spec: &ContainerSpec) -> u64 {
-        let rules_hold = !self.host.is_unified() || spec.security.privileged;
+        let rules_hold = self.host.cgroups.controls_devices() || spec.security.privileged;
         self.host.capabilities & if rules_hold { u64::MAX } else { !capability::MKNOD }
     }
 

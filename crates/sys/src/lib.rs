@@ -4,6 +4,7 @@
 //! crate of the workspace in which `unsafe` is allowed: everything that `rustix` already offers safely
 //! (mount API, setns, pidfd, capabilities, pty …) is used from there and not wrapped again.
 //!
+//! - [`bpf`](mod@bpf), `bpf(2)` for the programs that control a cgroup's devices
 //! - [`clone`](mod@clone), `clone3(2)` for a process that is known to be single-threaded
 //! - [`exec`](mod@exec), `execve(2)`, and the signal state a workload expects to be born with
 //! - [`packet`](mod@packet), whole messages with descriptors over a `SOCK_SEQPACKET` pair
@@ -14,6 +15,7 @@
 //! Nothing here decides anything, logs, retries or keeps state. A failed call returns the errno and leaves
 //! nothing behind.
 
+pub mod bpf;
 pub mod clone;
 pub mod exec;
 pub mod mountattr;

@@ -6,7 +6,7 @@ use berth_container::spec::ContainerSpec;
 use berth_cri_proto::v1::{ContainerConfig, ImageSpec, KeyValue};
 use berth_pod::spec::SandboxSpec;
 
-use super::{Refusal, Result, check, mounts, resources, security, signals};
+use super::{Refusal, Result, check, devices, mounts, resources, security, signals};
 
 /// Reads the whole request, in the light of the sandbox that the container is for.
 pub(crate) fn container_spec_from(
@@ -41,6 +41,8 @@ fn spec_from(config: ContainerConfig, sandbox: &SandboxSpec) -> Result<Container
         working_dir: working_dir_from(&config.working_dir)?,
         env: config.envs.into_iter().map(variable_from).collect::<Result<_>>()?,
         mounts: mounts::volumes_from(config.mounts)?,
+        devices: devices::devices_from(&config.devices)?,
+        cdi_devices: Vec::new(),
         labels: config.labels.into_iter().collect(),
         annotations: config.annotations.into_iter().collect(),
         log_path: log_path_from(&config.log_path)?,
@@ -56,9 +58,6 @@ fn spec_from(config: ContainerConfig, sandbox: &SandboxSpec) -> Result<Container
 
 fn refuse_unimplemented(config: &ContainerConfig) -> Result<()> {
     check::no_windows(&config.windows)?;
-    if let Some(device) = config.devices.first() {
-        return Err(Refusal::unimplemented("devices", &device.host_path));
-    }
     match config.cdi_devices.first() {
         Some(device) => Err(Refusal::unimplemented("CDI_devices", &device.name)),
         None => Ok(()),
@@ -162,8 +161,8 @@ mod tests {
         check("mounts[0].container_path: \"x\"", |c| {
             c.mounts = vec![Mount { container_path: "x".into(), ..Mount::default() }];
         });
-        check("devices: \"/dev/fuse\" is not implemented", |c| {
-            c.devices = vec![Device { host_path: "/dev/fuse".into(), ..Device::default() }];
+        check("devices[0].host_path: \"fuse\" is not an absolute", |c| {
+            c.devices = vec![Device { host_path: "fuse".into(), ..Device::default() }];
         });
         check("CDI_devices: \"v/c=0\" is not implemented", |c| {
             c.cdi_devices = vec![CdiDevice { name: "v/c=0".into() }]

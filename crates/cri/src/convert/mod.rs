@@ -7,6 +7,7 @@
 pub(crate) mod check;
 pub(crate) mod container;
 pub(crate) mod container_status;
+pub(crate) mod devices;
 pub(crate) mod image;
 pub(crate) mod mounts;
 pub(crate) mod namespaces;
