@@ -1,7 +1,7 @@
 """Writes the images that critest asks for, under their real names: critest.py BUSYBOX NGINX ARCHITECTURE DIRECTORY.
 
 Each holds what the specs run in it, and no more: busybox with its applets, and beside it the programs of this machine
-that busybox lacks or that have to stand for themselves, with the libraries that they load. No two images are the same
+that busybox lacks, with the libraries that they load. No two images are the same
 but where a spec wants them to be, since some specs remove theirs.
 """
 
@@ -75,16 +75,15 @@ def here(program):
 
 
 def base_files(busybox):
-    """Every applet is a file of its own: a spec that masks one path must not hide the others. The shell is dash, which
-    looks for every command on the PATH, where busybox's would run its applets out of itself."""
-    real = {"sh": "dash", "pgrep": "pgrep", "ipcs": "ipcs"}
+    """Every applet is a file of its own: a spec that masks one path must not hide the others. (Nor must the shell run
+    applets out of itself, as that of busybox-static does.)"""
+    real = ["pgrep", "ipcs"]
     applets = subprocess.run([busybox, "--list"], check=True, capture_output=True, text=True).stdout.split()
     yield from map(directory, ["bin", "dev", "etc", "home", "proc", "root", "run", "sys", "var", "var/lib", "var/log"])
     yield directory("var/run")
     yield directory("tmp", 0o1777)
-    yield file("bin/busybox", pathlib.Path(busybox).read_bytes(), 0o755)
+    yield from programs({"bin/busybox": busybox, **{f"bin/{name}": here(name) for name in real}})
     yield from (hard_link(f"bin/{applet}", "bin/busybox") for applet in applets if applet not in {*real, "busybox"})
-    yield from programs({f"bin/{name}": here(program) for name, program in real.items()})
     yield file("etc/passwd", PASSWD)
     yield file("etc/group", GROUP)
 
