@@ -152,6 +152,7 @@ pub fn plan_launch(
         process,
         stdio: StdioPlan {
             stdin: spec.stdin,
+            stdin_once: spec.stdin_once,
             tty: spec.tty,
             log: surroundings.log_path,
             log_line_bytes: surroundings.log_line_bytes,

@@ -16,7 +16,7 @@ use berth_logs::LogFile;
 use berth_sys::clone::Child;
 use rustix::process::{Signal, pidfd_send_signal};
 
-use crate::output::{Buffers, Output};
+use crate::output::{Buffers, Output, Sinks};
 use crate::plan::{LaunchPlan, PidNamespace, ProcessPlan};
 use crate::protocol::{ContainerReport, Exit, Failure, ResolvedUser};
 
@@ -44,6 +44,16 @@ pub(crate) enum Phase {
     Exited { started_at_ns: Option<i64>, exit: Exit },
 }
 
+/// How a container's streams were asked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stdio {
+    pub(crate) tty: bool,
+    /// Whether clients can send input.
+    pub(crate) stdin: bool,
+    /// Whether only the first client can.
+    pub(crate) stdin_once: bool,
+}
+
 /// A container and what the monitor holds of it.
 #[derive(Debug)]
 pub(crate) struct Container {
@@ -53,9 +63,10 @@ pub(crate) struct Container {
     pub(crate) gate: Option<OwnedFd>,
     /// Standard output and error, or the terminal, until the end.
     pub(crate) outputs: [Option<Output>; 2],
-    /// The write side of stdin, kept open for clients to come.
+    /// The terminal's master side, or the write side of stdin, kept open for clients to come.
     pub(crate) stdin: Option<OwnedFd>,
-    pub(crate) log: Option<LogFile>,
+    pub(crate) stdio: Stdio,
+    pub(crate) sinks: Sinks,
     /// For the terminal's output, which comes with the handshake.
     pub(crate) log_line_bytes: usize,
     /// What an exec session inherits.
@@ -76,7 +87,8 @@ impl Container {
             gate: None,
             outputs: [None, None],
             stdin: None,
-            log: None,
+            stdio: Stdio { tty: plan.stdio.tty, stdin: plan.stdio.stdin, stdin_once: plan.stdio.stdin_once },
+            sinks: Sinks::default(),
             log_line_bytes: plan.stdio.log_line_bytes,
             process: plan.process,
             user: ResolvedUser::default(),
@@ -115,14 +127,15 @@ impl Container {
         let _ = berth_cgroup::kill_all(&self.cgroup);
     }
 
-    /// Logs what is left of the output and closes streams, log and gate; returns how many bytes the log has lost.
+    /// Logs and shows what is left of the output and closes streams, log and gate; returns how many bytes the log has
+    /// lost. Who was attached is still to be told.
     pub(crate) fn finish_output(&mut self, buffers: &mut Buffers) -> u64 {
         for output in self.outputs.iter_mut().filter_map(Option::as_mut) {
-            output.finish(self.log.as_mut(), buffers);
+            output.finish(&mut self.sinks, buffers);
         }
         self.outputs = [None, None];
-        let dropped_bytes = self.log.as_ref().map_or(0, LogFile::dropped_bytes);
-        (self.stdin, self.log, self.gate) = (None, None, None);
+        let dropped_bytes = self.sinks.log.as_ref().map_or(0, LogFile::dropped_bytes);
+        (self.stdin, self.sinks.log, self.gate) = (None, None, None);
         dropped_bytes
     }
 }

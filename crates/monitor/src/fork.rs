@@ -89,7 +89,7 @@ pub(crate) fn fork_container(
     let mut container = Container::new(plan, child, reply);
     let _ = rustix::io::ioctl_fionbio(&gate, true);
     container.gate = Some(gate);
-    (container.stdin, container.outputs, container.log) = (stdin, outputs, log);
+    (container.stdin, container.outputs, container.sinks.log) = (stdin, outputs, log);
     Ok(container)
 }
 

@@ -36,6 +36,7 @@ mod root_dir;
 mod rootfs;
 mod session;
 mod user;
+mod viewers;
 mod zygote;
 
 pub use fork::memfd_of;

@@ -12,8 +12,9 @@
 //! log file itself: a dead disk below it stalls the pod that writes to it, and no other.
 //!
 //! The state and the loop are here; what is done to it lies below: `clients` (connections), `orders` (what the agent
-//! wants), `containers` and `sessions` (what becomes of children).
+//! wants), `containers` and `sessions` (what becomes of children), `attached` (who watches).
 
+mod attached;
 mod clients;
 mod containers;
 mod orders;

@@ -1,4 +1,4 @@
-//! A log line's way through the monitor: pipe or terminal → records → log file. Nothing else touches the bytes.
+//! A log line's way through the monitor: pipe or terminal → records → log file, and then to whoever is attached.
 //!
 //! One read per wake-up, so that a container that floods its log takes turns with all others of the pod. After a
 //! write error reading goes on and the records are dropped and counted: a container never blocks on its log.
@@ -9,12 +9,24 @@ use std::time::SystemTime;
 use berth_logs::{LineSplitter, LogFile, Stream, Timestamp};
 use rustix::io::{Errno, read};
 
+use crate::container::ReplyTo;
+use crate::viewers::Viewers;
+
 /// Bytes read at once; a pipe holds 64 KiB.
 const READ_BYTES: usize = 32 * 1024;
 
 /// Reads at the end of a stream: what a pipe of the largest size holds (`fs.pipe-max-size`, 1 MiB). Whoever still writes
 /// then is no process of the container's, and must not keep the monitor busy.
 const LAST_READS: usize = 33;
+
+/// Where a container's output goes.
+#[derive(Debug, Default)]
+pub(crate) struct Sinks {
+    pub(crate) log: Option<LogFile>,
+    pub(crate) viewers: Viewers,
+    /// Viewers that were cut off and have not been told yet.
+    pub(crate) cut: Vec<ReplyTo>,
+}
 
 /// The buffers that all streams of a pod share, since one is read at a time.
 #[derive(Debug, Default)]
@@ -27,6 +39,7 @@ pub(crate) struct Buffers {
 #[derive(Debug)]
 pub(crate) struct Output {
     source: OwnedFd,
+    stream: Stream,
     splitter: LineSplitter,
 }
 
@@ -44,7 +57,7 @@ pub(crate) enum Pumped {
 impl Output {
     /// `source` does not block.
     pub(crate) fn new(source: OwnedFd, stream: Stream, max_line_bytes: usize) -> Self {
-        Self { source, splitter: LineSplitter::new(stream, max_line_bytes) }
+        Self { source, stream, splitter: LineSplitter::new(stream, max_line_bytes) }
     }
 
     /// The descriptor to wait for.
@@ -52,13 +65,15 @@ impl Output {
         &self.source
     }
 
-    /// Reads once and logs what came.
-    pub(crate) fn pump(&mut self, log: Option<&mut LogFile>, buffers: &mut Buffers) -> Pumped {
+    /// Reads once, logs what came, and then shows it.
+    pub(crate) fn pump(&mut self, sinks: &mut Sinks, buffers: &mut Buffers) -> Pumped {
         buffers.input.resize(READ_BYTES, 0);
         match read(&self.source, &mut buffers.input) {
             Ok(0) => Pumped::End,
             Ok(length) => {
-                self.log(length, log, buffers);
+                self.log(length, sinks.log.as_mut(), buffers);
+                let bytes = buffers.input.get(..length).unwrap_or_default();
+                sinks.cut.extend(sinks.viewers.show(self.stream, bytes));
                 Pumped::Some
             }
             Err(Errno::AGAIN | Errno::INTR) => Pumped::Empty,
@@ -68,13 +83,13 @@ impl Output {
     }
 
     /// Logs everything that is there now and the unfinished line: the stream's writer is gone.
-    pub(crate) fn finish(&mut self, mut log: Option<&mut LogFile>, buffers: &mut Buffers) {
+    pub(crate) fn finish(&mut self, sinks: &mut Sinks, buffers: &mut Buffers) {
         for _ in 0..LAST_READS {
-            if self.pump(log.as_deref_mut(), buffers) != Pumped::Some {
+            if self.pump(sinks, buffers) != Pumped::Some {
                 break;
             }
         }
-        let Some(log) = log else { return };
+        let Some(log) = &mut sinks.log else { return };
         buffers.records.clear();
         self.splitter.flush(Timestamp::new(SystemTime::now()), &mut buffers.records);
         log.append(&buffers.records);

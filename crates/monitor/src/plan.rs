@@ -268,6 +268,9 @@ pub struct Capabilities {
 pub struct StdioPlan {
     /// Whether stdin is a pipe that an attached client can write to; otherwise `/dev/null`.
     pub stdin: bool,
+    /// Whether that pipe is given away to the first client with input, and closes when it leaves.
+    #[serde(default)]
+    pub stdin_once: bool,
     /// A pseudo-terminal for all three.
     pub tty: bool,
     /// The CRI log file; `None` discards the output.

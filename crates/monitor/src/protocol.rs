@@ -9,7 +9,9 @@
 //! lost event is never lost state. Descriptors: `Hello` brings a memfd with the [`ContainerReport`]s of all containers
 //! that were not forgotten (there may be more than a message holds), then `[pod netlink socket, netns]` where the pod has
 //! its own network; a `Launch` request brings the plan's memfd; an `Exec` request the plan's memfd and the descriptors for
-//! stdin, stdout and stderr in this order. An order that a monitor does not know is answered with a failure.
+//! stdin, stdout and stderr in this order, and its answer the terminal's master side, if it has one; an `Attach` request
+//! brings a pipe's write side for each stream that is wanted, and its answer what [`Answer::Attached`] says; the answer to
+//! `OpenNetwork` brings the pod's network namespace. An order that a monitor does not know is answered with a failure.
 //!
 //! Versions: a monitor keeps running under a newer agent. Adding a field with a default or a request keeps
 //! [`VERSION`]; an agent refuses to drive a monitor of a version that it does not know, but still reports it.
@@ -76,6 +78,24 @@ pub enum Order {
         /// The number of the `Exec` request.
         session: u64,
     },
+    /// Show a running container's output from now on, and hand out its input. Its end is an [`Event::AttachEnded`].
+    Attach {
+        /// Which.
+        container: ContainerId,
+        /// Whether the client has input for it.
+        stdin: bool,
+        /// Whether the first attached descriptor is for standard output, or for a terminal's.
+        stdout: bool,
+        /// Whether the next one is for standard error.
+        stderr: bool,
+    },
+    /// Forget an attached client; one that is unknown has been forgotten already.
+    Detach {
+        /// The number of the `Attach` request.
+        session: u64,
+    },
+    /// Hand out the pod's network namespace, so that a socket can be made in it; a pod in the host's has none.
+    OpenNetwork,
     /// End the pod: kill every container and pause, then exit. Answered before the exit.
     Shutdown,
 }
@@ -117,6 +137,14 @@ pub enum Answer {
         pid: i32,
         /// When, in nanoseconds since the epoch.
         at_ns: i64,
+    },
+    /// The client is attached. A descriptor comes with it: the master side of the container's terminal, or else, where
+    /// it takes input, the write side of its stdin.
+    Attached {
+        /// Whether it is a terminal.
+        tty: bool,
+        /// Whether what is written to the descriptor is the container's input.
+        stdin: bool,
     },
 }
 
@@ -223,8 +251,24 @@ pub enum Event {
         /// The exit code, or 128 plus the signal.
         code: i32,
     },
+    /// An attached client gets nothing more.
+    AttachEnded {
+        /// The number of the `Attach` request.
+        session: u64,
+        /// Why.
+        end: AttachEnd,
+    },
     /// Pause is gone, and with it the pod's namespaces.
     PauseExited,
+}
+
+/// Why a client is no longer attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AttachEnd {
+    /// The container has ended; all of its output has been written to the client's descriptors.
+    Exited,
+    /// It did not read as fast as the container writes, and its pipe was full.
+    TooSlow,
 }
 
 /// A user as found in the container's own files.

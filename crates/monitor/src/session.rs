@@ -1,7 +1,7 @@
 //! One exec session as its monitor sees it.
 //!
-//! The agent brings the descriptors for the three streams, so no byte of the session passes through the monitor; only
-//! its exit code does. The session has a cgroup of its own below the container's, through which all of it can be
+//! The agent brings the descriptors for the three streams, or gets the master side of the session's terminal, so no byte
+//! of the session passes through the monitor; only its exit code does. The session has a cgroup of its own below the container's, through which all of it can be
 //! killed, children that have left their parents included.
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -31,6 +31,8 @@ pub(crate) struct Session {
     pub(crate) owner: ReplyTo,
     /// Whether that request has been answered.
     pub(crate) answered: bool,
+    /// The master side of its terminal, between the child's readiness and the answer.
+    pub(crate) terminal: Option<OwnedFd>,
     cgroup: ExecCgroup,
 }
 
@@ -49,6 +51,9 @@ impl Session {
         let entry = cgroup.entry().clone();
         let mut process = container.process.clone();
         process.args = plan.args;
+        if plan.tty && !process.env.iter().any(|entry| entry.starts_with("TERM=")) {
+            process.env.push("TERM=xterm".to_owned());
+        }
         let (gate, child_gate) = packet::pair(Blocking::Yes).map_err(fork_error("socket"))?;
         let directory = open_cgroup(&entry)?;
         let target = container.child.pidfd.as_fd();
@@ -68,7 +73,15 @@ impl Session {
             }
         };
         let _ = rustix::io::ioctl_fionbio(&gate, true);
-        Ok(Self { container: plan.container, child, gate: Some(gate), owner, answered: false, cgroup })
+        Ok(Self {
+            container: plan.container,
+            child,
+            gate: Some(gate),
+            owner,
+            answered: false,
+            terminal: None,
+            cgroup,
+        })
     }
 
     /// Its first process in the host's pid namespace.

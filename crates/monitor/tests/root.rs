@@ -144,7 +144,13 @@ impl Host {
                 seccomp: None,
                 oom_score_adj: Some(500),
             },
-            stdio: StdioPlan { stdin: false, tty: false, log: Some(log), log_line_bytes: 16384 },
+            stdio: StdioPlan {
+                stdin: false,
+                stdin_once: false,
+                tty: false,
+                log: Some(log),
+                log_line_bytes: 16384,
+            },
         }
     }
 }

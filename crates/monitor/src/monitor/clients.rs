@@ -80,10 +80,22 @@ impl Monitor {
         for session in self.sessions.values().filter(|session| session.owner.client == client) {
             session.kill();
         }
+        self.detach_all_of(client);
     }
 
     pub(super) fn reply(&mut self, to: ReplyTo, result: Result<Answer, Failure>) {
         self.send_to(to.client, &Message::Reply { id: to.request, result });
+    }
+
+    /// A good answer with what is handed out.
+    pub(super) fn reply_with(&mut self, to: ReplyTo, answer: Answer, fds: &[BorrowedFd<'_>]) {
+        let message = Message::Reply { id: to.request, result: Ok(answer) };
+        let Some(socket) = self.clients.get(&to.client) else {
+            return;
+        };
+        if send(socket, &message, fds).is_err() {
+            self.disconnect(to.client);
+        }
     }
 
     pub(super) fn send_to(&mut self, client: u64, message: &Message) {

@@ -11,7 +11,7 @@ use crate::id::ContainerId;
 use crate::launch::Stage;
 use crate::output::{Output, Pumped};
 use crate::plan::PidNamespace;
-use crate::protocol::{Answer, Event, Exit, Failure, ResolvedUser, exit_record_path};
+use crate::protocol::{Answer, AttachEnd, Event, Exit, Failure, ResolvedUser, exit_record_path};
 
 impl Monitor {
     /// Takes in everything that a child has said so far.
@@ -71,6 +71,7 @@ impl Monitor {
         if let Some(master) = terminal.into_iter().next() {
             let _ = rustix::io::ioctl_fionbio(&master, true);
             let _ = self.poller.watch(&master, Source::Output(id.clone(), 0));
+            container.stdin = rustix::io::fcntl_dupfd_cloexec(&master, 3).ok();
             container.outputs = [Some(Output::new(master, Stream::Stdout, container.log_line_bytes)), None];
         }
         let pid = container.pid();
@@ -106,6 +107,7 @@ impl Monitor {
             let _ = berth_cgroup::kill_all(&container.cgroup);
         }
         let dropped_log_bytes = container.finish_output(&mut self.buffers);
+        let (cut, viewers) = (std::mem::take(&mut container.sinks.cut), container.sinks.viewers.end());
         let mut exit = Exit { code, at_ns: now_ns(), oom_killed, start_error: None, dropped_log_bytes };
         let (started_at_ns, answer) = match container.phase.clone() {
             // It never reached its gate: there has been no container.
@@ -122,7 +124,10 @@ impl Monitor {
             Phase::AtGate | Phase::Exited { .. } => (None, None),
         };
         container.phase = Phase::Exited { started_at_ns, exit: exit.clone() };
-        if container.unwanted {
+        let unwanted = container.unwanted;
+        self.tell_viewers(cut, AttachEnd::TooSlow);
+        self.tell_viewers(viewers, AttachEnd::Exited);
+        if unwanted {
             self.containers.remove(id);
             return;
         }
@@ -153,11 +158,15 @@ impl Monitor {
             return;
         };
         let Some(output) = slot else { return };
-        if output.pump(container.log.as_mut(), &mut self.buffers) == Pumped::End {
-            output.finish(container.log.as_mut(), &mut self.buffers);
+        if output.pump(&mut container.sinks, &mut self.buffers) == Pumped::End {
+            output.finish(&mut container.sinks, &mut self.buffers);
             *slot = None;
+            // A terminal that has hung up takes no input either.
+            container.stdin = container.stdin.take().filter(|_| !container.stdio.tty);
             self.poller.forget(|_, source| *source == Source::Output(id.clone(), channel));
         }
+        let cut = std::mem::take(&mut container.sinks.cut);
+        self.tell_viewers(cut, AttachEnd::TooSlow);
     }
 
     pub(super) fn pause_exited(&mut self) {

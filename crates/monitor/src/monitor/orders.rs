@@ -6,6 +6,7 @@ use berth_sys::packet::Packet;
 use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal};
 
+use super::attached::Wanted;
 use super::{Monitor, Outcome, Source, now_ns, other, wrong_state};
 use crate::container::{Container, Phase, ReplyTo};
 use crate::fork::{self, read_plan};
@@ -27,6 +28,17 @@ impl Monitor {
             Order::Exec => self.exec(packet, reply),
             Order::KillExec { session } => {
                 self.kill_session(ReplyTo { client: reply.client, request: session })
+            }
+            Order::Attach { container, stdin, stdout, stderr } => {
+                self.attach(&container, Wanted { stdin, stdout, stderr }, packet, reply)
+            }
+            Order::Detach { session } => {
+                self.detach(ReplyTo { client: reply.client, request: session });
+                Ok(Some(Answer::Done))
+            }
+            Order::OpenNetwork => {
+                self.open_network(reply);
+                Ok(None)
             }
             Order::Shutdown => {
                 self.shut_down();
@@ -99,7 +111,7 @@ impl Monitor {
         if !container.is_alive() {
             return Err(wrong_state("has exited"));
         }
-        if let Some(log) = &mut container.log {
+        if let Some(log) = &mut container.sinks.log {
             log.reopen().map_err(|error| Failure::Other { detail: error.to_string() })?;
         }
         Ok(Some(Answer::Done))

@@ -1,5 +1,7 @@
 //! Exec sessions, from the order to their end.
 
+use std::os::fd::AsFd;
+
 use berth_sys::packet::Packet;
 use rustix::io::Errno;
 
@@ -56,7 +58,10 @@ impl Monitor {
             match hear(gate) {
                 Heard::Nothing => return,
                 // A session has no start of its own: it goes on at once.
-                Heard::Ready { .. } => drop(open_gate(gate)),
+                Heard::Ready { handles, .. } => {
+                    let _ = open_gate(gate);
+                    session.terminal = handles.into_iter().next();
+                }
                 Heard::Failed(failure) => {
                     let (owner, container) = (session.owner, session.container.clone());
                     session.answered = true;
@@ -65,11 +70,14 @@ impl Monitor {
                 }
                 Heard::End => {
                     session.gate = None;
+                    // The client alone holds it from here on: when it lets go, the session's terminal hangs up.
+                    let terminal = session.terminal.take();
                     let (owner, pid) = (session.owner, session.pid());
                     let first = !std::mem::replace(&mut session.answered, true);
                     self.poller.forget(|_, source| *source == Source::SessionGate(number));
                     if first {
-                        self.reply(owner, Ok(Answer::Started { pid, at_ns: now_ns() }));
+                        let fds: Vec<_> = terminal.iter().map(AsFd::as_fd).collect();
+                        self.reply_with(owner, Answer::Started { pid, at_ns: now_ns() }, &fds);
                     }
                 }
             }
