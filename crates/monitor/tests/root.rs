@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test names the one message that it wants")]
 
+#[path = "root/streams.rs"]
+mod streams;
+
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -70,7 +73,7 @@ impl Host {
         fs::create_dir_all(lower.join("etc")).unwrap();
         fs::copy("/bin/busybox", lower.join("bin/busybox")).unwrap();
         for applet in
-            ["sh", "id", "cat", "sleep", "hostname", "readlink", "touch", "kill", "seq", "ls", "stat"]
+            ["sh", "id", "cat", "sleep", "hostname", "readlink", "touch", "kill", "seq", "ls", "stat", "stty"]
         {
             std::os::unix::fs::symlink("busybox", lower.join("bin").join(applet)).unwrap();
         }
@@ -194,18 +197,30 @@ impl Pod {
     }
 
     fn message(&self) -> Message {
+        self.packet().0
+    }
+
+    fn packet(&self) -> (Message, Vec<OwnedFd>) {
         let packet = packet::receive(&self.socket).unwrap().expect("the monitor is there");
-        serde_json::from_slice(&packet.bytes).unwrap()
+        (serde_json::from_slice(&packet.bytes).unwrap(), packet.fds)
     }
 
     fn ask(&mut self, order: Order, fds: &[BorrowedFd<'_>]) -> Result<Answer, Failure> {
+        self.ask_for_fds(order, fds).0
+    }
+
+    fn ask_for_fds(
+        &mut self,
+        order: Order,
+        fds: &[BorrowedFd<'_>],
+    ) -> (Result<Answer, Failure>, Vec<OwnedFd>) {
         self.requests += 1;
         let request = serde_json::to_vec(&Request { id: self.requests, order }).unwrap();
         packet::send(&self.socket, &request, fds).unwrap();
         loop {
-            match self.message() {
-                Message::Reply { id, result } if id == self.requests => return result,
-                Message::Event(Event::ContainerExited { container, exit }) => {
+            match self.packet() {
+                (Message::Reply { id, result }, fds) if id == self.requests => return (result, fds),
+                (Message::Event(Event::ContainerExited { container, exit }), _) => {
                     self.exits.push((container, exit))
                 }
                 other => println!("meanwhile: {other:?}"),
