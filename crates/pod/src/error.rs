@@ -100,6 +100,21 @@ pub enum Error {
         /// The limit that the client set.
         limit: Duration,
     },
+    /// A client that is attached has fallen too far behind.
+    #[error(
+        "the client reads more slowly than the container writes, and was detached; the log has everything"
+    )]
+    TooSlow,
+    /// Nobody in the pod can be connected to.
+    #[error("connect to localhost:{port} in the pod: 127.0.0.1: {v4}; [::1]: {v6}")]
+    Connect {
+        /// The port.
+        port: u16,
+        /// Why not there.
+        v4: std::io::Error,
+        /// And not there.
+        v6: std::io::Error,
+    },
     /// Processes of a container did not die.
     #[error("container {id} has not ended {} s after SIGKILL: processes {pids:?} wait in the kernel", after.as_secs())]
     Unkillable {
@@ -170,7 +185,8 @@ impl Error {
             }
             Self::Plan(error) => error.kind(),
             Self::Monitor(failure) => failure_kind(failure),
-            Self::MonitorGone | Self::Spawn(_) => ErrorKind::Unavailable,
+            Self::MonitorGone | Self::Spawn(_) | Self::Connect { .. } => ErrorKind::Unavailable,
+            Self::TooSlow => ErrorKind::Exhausted,
             Self::Image(error) => error.kind(),
             Self::Network(error) => error.kind(),
             Self::Cgroup(error) if error.is_invalid() => ErrorKind::Invalid,

@@ -1,8 +1,13 @@
-//! ExecSync: a command in a running container, its output and exit code.
+//! Commands in a running container: with a client on their streams, or run to the end for their output.
 //!
-//! It does not pass through the pod's driver, so probes run while a container is being made or stopped. Output comes
-//! through pipes straight from the command to the agent. What a command leaves running in the background may hold
-//! these pipes open; the call ends with the command all the same, after what was written up to then has been read.
+//! They do not pass through the pod's driver, so probes run while a container is being made or stopped. Bytes come
+//! and go through pipes or a terminal straight between the command and the agent. What a command leaves running in the
+//! background may hold these open; the session ends with the command all the same, after what was written up to then has
+//! been read, and what was left runs on.
+//!
+//! A client that leaves before the end hangs up: its pipes are closed, and a terminal sends SIGHUP. Whatever of the
+//! session is still there after a while is killed, so that nobody can leave commands behind unseen. (containerd and
+//! CRI-O let it run for ever.)
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -10,18 +15,34 @@ use std::time::Duration;
 use berth_monitor::id::ContainerId;
 use berth_monitor::memfd_of;
 use berth_monitor::plan::ExecPlan;
-use rustix::fs::{Mode, OFlags, open};
-use rustix::pipe::{PipeFlags, pipe_with};
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe;
+use berth_monitor::protocol::Failure;
+use tokio::io::{AsyncReadExt, Interest};
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
 use crate::host::STAGE_LIMIT;
-use crate::link::Link;
+use crate::link::{Link, Session, Started};
+use crate::process::{Input, Output, Process, Terminal, Wanted, null, pipe};
 
-/// What a pipe holds where nobody has changed it. Source: pipe(7).
-const PIPE_BYTES: usize = 64 * 1024;
+/// How long a command may take to end after its client has hung up.
+const HANG_UP_GRACE: Duration = Duration::from_secs(10);
+
+/// Bytes of output taken at once: what a pipe holds where nobody has changed it. Source: pipe(7).
+const READ_BYTES: usize = 64 * 1024;
+
+/// A command for a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Command {
+    /// The program, found as execvp(3) would, and its arguments.
+    pub args: Vec<String>,
+    /// Whether it gets a terminal, with output and errors in one.
+    pub tty: bool,
+    /// Its streams for the client; the others are `/dev/null`.
+    pub wanted: Wanted,
+}
 
 /// What a command did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +55,11 @@ pub struct ExecOutput {
     pub exit_code: i32,
 }
 
+/// Starts a command with a client on its streams.
+pub(crate) async fn exec(link: &Link, container: &ContainerId, command: Command) -> Result<Process> {
+    Ok(start(link, container, command, STAGE_LIMIT, HANG_UP_GRACE).await?.0)
+}
+
 /// Runs `args` in a container; without `limit` it may take for ever.
 pub(crate) async fn exec_sync(
     link: &Link,
@@ -42,95 +68,134 @@ pub(crate) async fn exec_sync(
     limit: Option<Duration>,
     max_bytes: usize,
 ) -> Result<ExecOutput> {
-    let (mut stdout, stdout_writer) = output_pipe()?;
-    let (mut stderr, stderr_writer) = output_pipe()?;
-    let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(spawn_error)?;
-    let plan = ExecPlan { container: container.clone(), args, tty: false };
-    let plan = memfd_of(&plan).map_err(Error::Spawn)?;
-    let fds = [plan.as_fd(), null.as_fd(), stdout_writer.as_fd(), stderr_writer.as_fd()];
-    let deadline = limit.and_then(|limit| tokio::time::Instant::now().checked_add(limit));
+    let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
     let start_limit = limit.unwrap_or(STAGE_LIMIT).min(STAGE_LIMIT);
-    let (session, exit) = link.exec(&fds, start_limit).await.map_err(|error| match (error, limit) {
+    let wanted = Wanted { stdin: false, stdout: true, stderr: true };
+    let command = Command { args, tty: false, wanted };
+    let started = start(link, container, command, start_limit, Duration::ZERO).await;
+    let (mut process, watch) = started.map_err(|error| match (error, limit) {
         (Error::TooLong { .. }, Some(limit)) => Error::ExecTimeout { id: container.to_string(), limit },
         (error, _) => error,
     })?;
-    // The command alone holds the write sides from here on.
-    drop((stdout_writer, stderr_writer));
-
-    let both = async {
-        let (exited, error_exited) = (oneshot::channel(), oneshot::channel());
-        let collect_both = async {
-            tokio::join!(
-                collect(&mut stdout, exited.1, max_bytes),
-                collect(&mut stderr, error_exited.1, max_bytes)
-            )
-        };
-        let code = async {
-            let code = exit.await;
-            let _ = exited.0.send(());
-            let _ = error_exited.0.send(());
-            code
-        };
-        let ((stdout, stderr), code) = tokio::join!(collect_both, code);
-        let exit_code = code.map_err(|_| Error::MonitorGone)?;
-        Ok(ExecOutput { stdout, stderr, exit_code })
+    let all = async {
+        let (stdout, stderr, code) = tokio::join!(
+            collect(&mut process.stdout, max_bytes),
+            collect(&mut process.stderr, max_bytes),
+            &mut process.exit
+        );
+        Ok(ExecOutput { stdout, stderr, exit_code: code? })
     };
-    let output = match deadline {
-        None => both.await,
-        Some(deadline) => match tokio::time::timeout_at(deadline, both).await {
-            Ok(output) => output,
-            Err(_) => {
-                return Err(Error::ExecTimeout {
-                    id: container.to_string(),
-                    limit: limit.unwrap_or_default(),
-                });
-            }
-        },
-    };
-    session.has_ended();
-    output
+    let Some(deadline) = deadline else { return all.await };
+    if let Ok(output) = timeout_at(deadline, all).await {
+        return output;
+    }
+    // The answer comes when the session has been killed.
+    drop(process);
+    let _ = watch.await;
+    Err(Error::ExecTimeout { id: container.to_string(), limit: limit.unwrap_or_default() })
 }
 
-/// Reads until the end, or until nothing more is there after the exit; keeps `max_bytes` and drops the rest.
-async fn collect(
-    reader: &mut pipe::Receiver,
-    mut exited: oneshot::Receiver<()>,
-    max_bytes: usize,
-) -> Vec<u8> {
+/// Reads to the end; keeps `max_bytes` and drops the rest.
+async fn collect(output: &mut Option<Output>, max_bytes: usize) -> Vec<u8> {
     let mut kept = Vec::new();
-    let mut buffer = vec![0; PIPE_BYTES];
-    loop {
-        let read = tokio::select! {
-            // The exit first: what the command left running may write for ever.
-            biased;
-            _ = &mut exited => break,
-            read = reader.read(&mut buffer) => read,
-        };
-        match read {
-            Ok(0) | Err(_) => return kept,
-            Ok(length) => keep(&mut kept, &buffer[..length], max_bytes),
-        }
-    }
-    // The pipe itself is asked, and not the reader, which knows of what was written only when the runtime has polled: the
-    // exit, on another descriptor, may be known before. The buffer holds a whole pipe, so one read empties it, and a
-    // process in the background that goes on writing can't keep this call.
-    if let Ok(length) = rustix::io::read(&*reader, &mut buffer) {
-        keep(&mut kept, &buffer[..length], max_bytes);
+    let Some(output) = output else { return kept };
+    let mut buffer = vec![0; READ_BYTES];
+    while let Ok(length @ 1..) = output.read(&mut buffer).await {
+        let room = max_bytes.saturating_sub(kept.len());
+        kept.extend_from_slice(&buffer[..length.min(room)]);
     }
     kept
 }
 
-fn keep(kept: &mut Vec<u8>, bytes: &[u8], max_bytes: usize) {
-    let room = max_bytes.saturating_sub(kept.len());
-    kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
+/// The command's side of its three streams.
+struct Ends([OwnedFd; 3]);
+
+/// Starts a command; the task that is returned ends with it, or when it was killed for want of a client.
+async fn start(
+    link: &Link,
+    container: &ContainerId,
+    command: Command,
+    limit: Duration,
+    grace: Duration,
+) -> Result<(Process, JoinHandle<()>)> {
+    let ended = CancellationToken::new();
+    let (ends, mut streams) = match command.tty {
+        true => (Ends([null()?, null()?, null()?]), Streams::default()),
+        false => pipes(command.wanted, &ended)?,
+    };
+    let plan = ExecPlan { container: container.clone(), args: command.args, tty: command.tty };
+    let plan = memfd_of(&plan).map_err(Error::Spawn)?;
+    let [stdin, stdout, stderr] = &ends.0;
+    let fds = [plan.as_fd(), stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+    let Started { session, exit, terminal } = link.exec(&fds, limit).await?;
+    // The command alone holds its ends from here on.
+    drop(ends);
+    if command.tty {
+        streams = terminal_streams(terminal, command.wanted)?;
+    }
+    let (sender, code) = oneshot::channel();
+    let watch = tokio::spawn(watch(session, exit, sender, ended, grace));
+    let exit = Box::pin(async move { code.await.map_err(|_| Error::MonitorGone) });
+    let Streams { stdin, stdout, stderr, terminal } = streams;
+    Ok((Process { stdin, stdout, stderr, terminal, exit }, watch))
 }
 
-fn output_pipe() -> Result<(pipe::Receiver, OwnedFd)> {
-    let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(spawn_error)?;
-    rustix::io::ioctl_fionbio(&read, true).map_err(spawn_error)?;
-    Ok((pipe::Receiver::from_owned_fd(read).map_err(Error::Spawn)?, write))
+/// The client's side of the streams.
+#[derive(Debug, Default)]
+struct Streams {
+    stdin: Option<Input>,
+    stdout: Option<Output>,
+    stderr: Option<Output>,
+    terminal: Option<Terminal>,
 }
 
-fn spawn_error(errno: rustix::io::Errno) -> Error {
-    Error::Spawn(errno.into())
+fn pipes(wanted: Wanted, ended: &CancellationToken) -> Result<(Ends, Streams)> {
+    let (stdin_end, stdin) = match wanted.stdin {
+        true => pipe().and_then(|(read, write)| Ok((read, Some(Input::pipe(write)?))))?,
+        false => (null()?, None),
+    };
+    let output = |wanted| match wanted {
+        true => pipe().and_then(|(read, write)| Ok((write, Some(Output::command(read, ended.clone())?)))),
+        false => Ok((null()?, None)),
+    };
+    let ((stdout_end, stdout), (stderr_end, stderr)) = (output(wanted.stdout)?, output(wanted.stderr)?);
+    Ok((Ends([stdin_end, stdout_end, stderr_end]), Streams { stdin, stdout, stderr, terminal: None }))
+}
+
+fn terminal_streams(master: Option<OwnedFd>, wanted: Wanted) -> Result<Streams> {
+    let master = master.ok_or_else(|| {
+        let detail = "the pod's monitor is of an older version, which gives commands no terminal".to_owned();
+        Error::Monitor(Failure::Other { detail })
+    })?;
+    let terminal = Terminal::new(master, Interest::READABLE | Interest::WRITABLE)?;
+    Ok(Streams {
+        stdin: wanted.stdin.then(|| Input::terminal(terminal.clone())),
+        stdout: wanted.stdout.then(|| Output::terminal(terminal.clone())),
+        stderr: None,
+        terminal: Some(terminal),
+    })
+}
+
+/// Passes the exit code on, or ends a command whose client has left.
+async fn watch(
+    session: Session,
+    mut exit: oneshot::Receiver<i32>,
+    mut client: oneshot::Sender<i32>,
+    ended: CancellationToken,
+    grace: Duration,
+) {
+    let exited = tokio::select! {
+        exited = &mut exit => Some(exited),
+        () = client.closed() => timeout(grace, exit).await.ok(),
+    };
+    ended.cancel();
+    match exited {
+        Some(Ok(code)) => {
+            session.has_ended();
+            let _ = client.send(code);
+        }
+        // The monitor is gone, and the session with it.
+        Some(Err(_)) => session.has_ended(),
+        None => session.kill().await,
+    }
 }

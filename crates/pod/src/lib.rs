@@ -9,6 +9,7 @@
 //! - `driver`: the task that owns one pod. Work belongs to it and not to the request that asked for it: a client
 //!   that hangs up cancels nothing, and one that asks again gets the result of the first.
 //! - `sandbox`, `workload`: the steps of a pod's and of a container's life.
+//! - `exec`, `attach`, `port_forward`: clients of containers and pods, past the driver; `process`: the ends they hold.
 //! - `link`, `zygote`: the way to monitors. `recover`: what an agent finds after a restart.
 //! - [`spec`], [`view`], [`timeline`]: what was asked, what is seen, what happened. `record`: what is stored.
 //!
@@ -27,11 +28,14 @@ pub mod spec;
 pub mod timeline;
 pub mod view;
 
+mod attach;
 mod devices;
 mod driver;
 mod exec;
 mod files;
 mod link;
+mod port_forward;
+mod process;
 mod record;
 mod recover;
 mod sandbox;
@@ -40,6 +44,7 @@ mod zygote;
 
 pub use devices::DeviceError;
 pub use error::{Error, Result};
-pub use exec::ExecOutput;
+pub use exec::{Command, ExecOutput};
 pub use host::{Host, HostSettings};
+pub use process::{Exit, Input, Output, Process, Terminal, Wanted};
 pub use registry::Pods;

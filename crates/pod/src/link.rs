@@ -3,6 +3,8 @@
 //! One task reads; whoever asks waits for the answer with its number. A [`Link`] is a cheap handle. When the monitor is
 //! gone every waiter is told, and the driver gets [`News::Gone`] as the last of its news.
 
+mod sessions;
+
 use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -11,7 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use berth_monitor::protocol::{
-    Answer, ContainerReport, Event, Exit, Failure, Hello, Message, Order, Request, SOCKET_NAME, VERSION,
+    Answer, AttachEnd, ContainerReport, Event, Exit, Failure, Hello, Message, Order, Request, SOCKET_NAME,
+    VERSION,
 };
 use berth_sys::packet::{self, Blocking, Packet};
 use rustix::fs::{FileType, fstat};
@@ -22,6 +25,8 @@ use tokio::time::timeout;
 
 use crate::error::{Error, Result};
 use crate::host::STAGE_LIMIT;
+
+pub(crate) use sessions::{Attached, Session, Started};
 
 /// How long a monitor may take to greet: it greets before it does anything else.
 const GREETING_LIMIT: Duration = Duration::from_secs(20);
@@ -60,9 +65,13 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Waiting {
     gone: bool,
-    answers: HashMap<u64, oneshot::Sender<std::result::Result<Answer, Failure>>>,
+    answers: HashMap<u64, oneshot::Sender<Answered>>,
     sessions: HashMap<u64, oneshot::Sender<i32>>,
+    attached: HashMap<u64, oneshot::Sender<AttachEnd>>,
 }
+
+/// An answer with the descriptors that came with it.
+type Answered = std::result::Result<(Answer, Vec<OwnedFd>), Failure>;
 
 impl Link {
     /// Connects to the monitor of the pod with this directory.
@@ -104,43 +113,26 @@ impl Link {
     ) -> Result<Answer> {
         let (sender, answer) = oneshot::channel();
         let id = self.register(|waiting, id| drop(waiting.answers.insert(id, sender)))?;
+        Ok(self.exchange(limit, Request { id, order }, fds, answer).await?.0)
+    }
+
+    /// Sends a request whose answer is waited for already.
+    async fn exchange(
+        &self,
+        limit: Duration,
+        request: Request,
+        fds: &[BorrowedFd<'_>],
+        answer: oneshot::Receiver<Answered>,
+    ) -> Result<(Answer, Vec<OwnedFd>)> {
         // A monitor that hangs lets its queue fill up, so that sending waits too.
         let exchange = async {
-            self.send(&Request { id, order }, fds).await?;
+            self.send(&request, fds).await?;
             answer.await.map_err(|_| Error::MonitorGone)
         };
         let answered = timeout(limit, exchange).await;
-        self.waiting().answers.remove(&id);
+        self.waiting().answers.remove(&request.id);
         match answered {
             Ok(result) => result?.map_err(Error::Monitor),
-            Err(_) => Err(Error::TooLong { limit }),
-        }
-    }
-
-    /// Runs an exec session: answers once it runs, with a receiver for its exit code. Dropping the session kills it.
-    pub(crate) async fn exec(
-        &self,
-        fds: &[BorrowedFd<'_>],
-        limit: Duration,
-    ) -> Result<(Session, oneshot::Receiver<i32>)> {
-        let (answer_sender, answer) = oneshot::channel();
-        let (exit_sender, exit) = oneshot::channel();
-        let number = self.register(|waiting, id| {
-            waiting.answers.insert(id, answer_sender);
-            waiting.sessions.insert(id, exit_sender);
-        })?;
-        let mut session = Session { link: self.clone(), number, runs: true };
-        let exchange = async {
-            self.send(&Request { id: number, order: Order::Exec }, fds).await?;
-            answer.await.map_err(|_| Error::MonitorGone)
-        };
-        match timeout(limit, exchange).await {
-            Ok(Ok(Ok(_))) => Ok((session, exit)),
-            Ok(Ok(Err(failure))) => {
-                session.runs = false;
-                Err(Error::Monitor(failure))
-            }
-            Ok(Err(error)) => Err(error),
             Err(_) => Err(Error::TooLong { limit }),
         }
     }
@@ -164,35 +156,6 @@ impl Link {
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// An exec session that someone waits for. When nobody does any more (a timeout, a client that has hung up), all of it is
-/// killed.
-#[derive(Debug)]
-pub(crate) struct Session {
-    link: Link,
-    number: u64,
-    runs: bool,
-}
-
-impl Session {
-    /// Its command has ended by itself.
-    pub(crate) fn has_ended(mut self) {
-        self.runs = false;
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        let mut waiting = self.link.waiting();
-        waiting.answers.remove(&self.number);
-        waiting.sessions.remove(&self.number);
-        drop(waiting);
-        if self.runs {
-            let (link, session) = (self.link.clone(), self.number);
-            tokio::spawn(async move { link.ask(Order::KillExec { session }, &[]).await });
-        }
     }
 }
 
@@ -236,12 +199,17 @@ async fn read_all(link: Link, news: mpsc::UnboundedSender<News>) {
         match serde_json::from_slice(&packet.bytes) {
             Ok(Message::Reply { id, result }) => {
                 if let Some(waiter) = link.waiting().answers.remove(&id) {
-                    let _ = waiter.send(result);
+                    let _ = waiter.send(result.map(|answer| (answer, packet.fds)));
                 }
             }
             Ok(Message::Event(Event::ExecExited { session, code })) => {
                 if let Some(waiter) = link.waiting().sessions.remove(&session) {
                     let _ = waiter.send(code);
+                }
+            }
+            Ok(Message::Event(Event::AttachEnded { session, end })) => {
+                if let Some(waiter) = link.waiting().attached.remove(&session) {
+                    let _ = waiter.send(end);
                 }
             }
             Ok(Message::Event(Event::ContainerExited { container, exit })) => {
@@ -258,6 +226,7 @@ async fn read_all(link: Link, news: mpsc::UnboundedSender<News>) {
     waiting.gone = true;
     waiting.answers.clear();
     waiting.sessions.clear();
+    waiting.attached.clear();
     drop(waiting);
     let _ = news.send(News::Gone);
 }

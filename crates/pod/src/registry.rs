@@ -4,6 +4,8 @@
 //! hangs up; the same request again waits for the same outcome. A name is taken from the moment in which its driver
 //! starts until nothing of the pod is left, and no longer.
 
+mod sessions;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,12 +19,11 @@ use tracing::Instrument;
 use crate::driver::{Driver, INBOX, Order, Reply};
 use crate::error::{Error, Result};
 use crate::events::Events;
-use crate::exec::{ExecOutput, exec_sync};
 use crate::host::Host;
 use crate::link::Link;
 use crate::recover;
 use crate::spec::{PodIdentity, SandboxSpec};
-use crate::view::{ContainerState, ContainerView, PodState, Snapshot};
+use crate::view::{ContainerView, PodState, Snapshot};
 
 /// The pods of this node. A cheap handle.
 #[derive(Debug, Clone)]
@@ -172,26 +173,6 @@ impl Pods {
         let container = self.container(id)?;
         let order = |reply| Order::ReopenLog(container.id.clone(), reply);
         self.order(&container.pod, order).await.unwrap_or_else(|| Err(no_container(id)))
-    }
-
-    /// Runs a command in a running container; `None` gives it all the time it wants.
-    ///
-    /// # Errors
-    /// `WrongState` unless the container runs; `ExecTimeout` after everything in the session has been killed.
-    pub async fn exec_sync(
-        &self,
-        id: &str,
-        args: Vec<String>,
-        limit: Option<Duration>,
-    ) -> Result<ExecOutput> {
-        let container = self.container(id)?;
-        let not_running = || Error::WrongState { object: format!("container {id}"), state: "is not running" };
-        if !matches!(container.state, ContainerState::Running { .. }) {
-            return Err(not_running());
-        }
-        let link =
-            self.handle(&container.pod).and_then(|handle| handle.link.load_full()).ok_or_else(not_running)?;
-        exec_sync(&link, &container.id, args, limit, self.0.host.settings.exec_output_bytes).await
     }
 
     fn container(&self, id: &str) -> Result<Arc<ContainerView>> {

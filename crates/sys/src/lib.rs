@@ -10,6 +10,7 @@
 //! - [`packet`](mod@packet), whole messages with descriptors over a `SOCK_SEQPACKET` pair
 //! - [`mountattr`](mod@mountattr), `mount_setattr(2)`
 //! - [`seccomp`](mod@seccomp), installing a compiled filter
+//! - [`netns`](mod@netns), work in another network namespace on a thread of its own
 //! - [`title`](mod@title), the name that `ps` shows
 //!
 //! Nothing here decides anything, logs, retries or keeps state. A failed call returns the errno and leaves
@@ -19,6 +20,7 @@ pub mod bpf;
 pub mod clone;
 pub mod exec;
 pub mod mountattr;
+pub mod netns;
 pub mod packet;
 pub mod seccomp;
 pub mod title;
