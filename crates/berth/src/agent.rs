@@ -106,6 +106,7 @@ async fn open_host(settings: &Settings, store: Store, images: ImageStore) -> Res
         state: settings.state.clone(),
         cgroup_root: CgroupPath::new(&settings.cgroup.root)?,
         zygote_program: PathBuf::from(OWN_PROGRAM),
+        ignore_image_volumes: settings.images.ignore_volumes,
         log_line_bytes: settings.limits.log_line_bytes as usize,
         exec_output_bytes: settings.limits.exec_output_bytes as usize,
     };

@@ -1,5 +1,7 @@
 //! Why no plan can be made of a request.
 
+use std::path::PathBuf;
+
 use berth_store::ErrorKind;
 
 use crate::capability::UnknownCapability;
@@ -31,6 +33,16 @@ pub enum Error {
     ImageStopSignal {
         /// As the image has it.
         signal: String,
+    },
+    /// A volume over a kernel file whose contents the container's confinement rests on.
+    #[error(
+        "mount at {}: inside /proc only the files cpuinfo, diskstats, loadavg, meminfo, slabinfo, stat, swaps and uptime can \
+         be mounted over",
+        target.display()
+    )]
+    MountInProc {
+        /// Where it was to be mounted.
+        target: PathBuf,
     },
     /// A privileged container in a pod that is not.
     #[error("privileged: a privileged container needs a privileged sandbox")]

@@ -5,24 +5,35 @@ use std::path::{Path, PathBuf};
 
 use berth_monitor::plan::{Access, Device, DeviceKind, Mount, MountPropagation, MountSource, Sharing};
 
+use crate::error::Result;
 use crate::plan::{AddedDevice, CgroupView, Surroundings};
-use crate::spec::{ContainerSpec, VolumeSpec};
+use crate::spec::ContainerSpec;
+use crate::volumes;
 
 /// All mounts, from the shallowest target to the deepest, so that none hides one that was mounted below it. A volume takes
 /// the place of what would be mounted at the same target.
-pub(crate) fn plan_mounts(spec: &ContainerSpec, surroundings: &Surroundings) -> Vec<Mount> {
+///
+/// # Errors
+/// A volume at a place where there can be none.
+pub(crate) fn plan_mounts(
+    spec: &ContainerSpec,
+    image_volumes: &[String],
+    surroundings: &Surroundings,
+) -> Result<Vec<Mount>> {
+    let volumes = volumes::plan_volumes(spec, surroundings)?;
     let mut mounts = kernel_mounts(spec, surroundings);
     mounts.extend(cgroup_mounts(spec, &surroundings.cgroup_view));
     mounts.extend(pod_files(spec, surroundings));
-    mounts.retain(|mount| !is_volume(spec, &mount.target));
-    mounts.extend(spec.mounts.iter().map(volume_mount));
+    mounts.retain(|mount| !volumes.iter().any(|volume| volume.target == mount.target));
+    mounts.extend(volumes::plan_image_volumes(image_volumes, &volumes, surroundings));
+    mounts.extend(volumes);
     mounts.sort_by_key(|mount| mount.target.components().count());
-    mounts
+    Ok(mounts)
 }
 
 /// Whether a volume is mounted right there.
 pub(crate) fn is_volume(spec: &ContainerSpec, target: &Path) -> bool {
-    spec.mounts.iter().any(|volume| volume.container_path == target)
+    spec.mounts.iter().any(|volume| volumes::cleaned(&volume.container_path) == target)
 }
 
 fn kernel_mounts(spec: &ContainerSpec, surroundings: &Surroundings) -> Vec<Mount> {
@@ -31,13 +42,20 @@ fn kernel_mounts(spec: &ContainerSpec, surroundings: &Surroundings) -> Vec<Mount
         Sharing::Own => MountSource::PodShm,
         Sharing::Host => MountSource::Bind("/dev/shm".into()),
     };
+    let sys = match (surroundings.user_namespace, surroundings.net) {
+        // The kernel mounts sysfs only for the owner of the network namespace that it shows.
+        (Some(_), Sharing::Host) => {
+            Mount { access: Access::RecursiveReadOnly, ..hardened(MountSource::Bind("/sys".into()), "/sys") }
+        }
+        _ => Mount { access: sys_access, ..hardened(MountSource::Sysfs, "/sys") },
+    };
     let mut mounts = vec![
         hardened(MountSource::Proc, "/proc"),
         Mount { nodev: false, noexec: false, ..hardened(tmpfs(64 << 20), "/dev") },
         Mount { nodev: false, ..hardened(MountSource::Devpts, "/dev/pts") },
         hardened(MountSource::Mqueue, "/dev/mqueue"),
         hardened(shm, "/dev/shm"),
-        Mount { access: sys_access, ..hardened(MountSource::Sysfs, "/sys") },
+        sys,
     ];
     // The host's message queues come with its IPC namespace and are mounted by nobody there.
     if surroundings.ipc == Sharing::Host {
@@ -76,19 +94,7 @@ fn pod_files(spec: &ContainerSpec, surroundings: &Surroundings) -> Vec<Mount> {
         .into()
 }
 
-fn volume_mount(volume: &VolumeSpec) -> Mount {
-    Mount {
-        source: MountSource::Bind(volume.host_path.clone()),
-        target: volume.container_path.clone(),
-        access: volume.access,
-        nosuid: false,
-        nodev: false,
-        noexec: false,
-        propagation: volume.propagation,
-    }
-}
-
-fn hardened(source: MountSource, target: impl Into<PathBuf>) -> Mount {
+pub(crate) fn hardened(source: MountSource, target: impl Into<PathBuf>) -> Mount {
     Mount {
         source,
         target: target.into(),
@@ -97,6 +103,8 @@ fn hardened(source: MountSource, target: impl Into<PathBuf>) -> Mount {
         nodev: true,
         noexec: true,
         propagation: MountPropagation::Private,
+        follows_host: false,
+        idmapped: false,
     }
 }
 

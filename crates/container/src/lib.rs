@@ -11,5 +11,6 @@ pub mod spec;
 
 mod filesystem;
 mod process;
+mod volumes;
 
 pub use error::{Error, Result};

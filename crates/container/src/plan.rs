@@ -6,10 +6,12 @@
 //! Surroundings ──┘
 //! ```
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use berth_cgroup::{DEFAULT_DEVICES, DeviceAccess, DeviceRule, Entry};
 use berth_monitor::id::ContainerId;
+use berth_monitor::idmap::IdMaps;
 use berth_monitor::plan::{Device, LaunchPlan, PidNamespace, Rootfs, Sharing, StdioPlan};
 
 use crate::error::{Error, Result};
@@ -32,6 +34,8 @@ pub struct ImageDefaults {
     pub working_dir: String,
     /// `StopSignal`; empty for SIGTERM.
     pub stop_signal: String,
+    /// `Volumes`: paths that get a directory of the container's own.
+    pub volumes: Vec<String>,
 }
 
 /// Where a container is put: paths and facts of its pod and of this host.
@@ -47,6 +51,14 @@ pub struct Surroundings {
     pub hostname: String,
     /// The pod's IPC namespace.
     pub ipc: Sharing,
+    /// The pod's network namespace.
+    pub net: Sharing,
+    /// The pod's user namespace, if it has its own.
+    pub user_namespace: Option<IdMaps>,
+    /// Below it lie the directories for the image's `Volumes`; `None` to do without them.
+    pub volumes_directory: Option<PathBuf>,
+    /// The layers of each image that is a volume, topmost first, by the volume's path in the request.
+    pub volume_layers: BTreeMap<PathBuf, Vec<PathBuf>>,
     /// Whether privileged containers may join the pod.
     pub pod_is_privileged: bool,
     /// The pid namespace that the request's mode means in this pod.
@@ -127,7 +139,7 @@ pub fn plan_launch(
     let added_rules = surroundings.additions.devices.iter().map(AddedDevice::rule);
     let device_rules = (!privileged).then(|| DEFAULT_DEVICES.into_iter().chain(added_rules).collect());
     let process = plan_process(spec, image, &surroundings)?;
-    let mounts = plan_mounts(spec, &surroundings);
+    let mounts = plan_mounts(spec, &image.volumes, &surroundings)?;
     // In a volume at /dev they would be made on the host.
     let has_own_dev = !is_volume(spec, Path::new("/dev"));
     let is_unified = surroundings.cgroup_view == CgroupView::Unified;
@@ -165,9 +177,9 @@ pub fn plan_launch(
 pub(crate) mod tests {
     use super::*;
     use crate::capability::CapabilityNames;
-    use crate::spec::{PidSpec, SeccompSpec, SecuritySpec, VolumeSpec};
+    use crate::spec::{PidSpec, SeccompSpec, SecuritySpec};
     use berth_cgroup::Limits;
-    use berth_monitor::plan::{Access, DeviceKind, MountPropagation, MountSource};
+    use berth_monitor::plan::{DeviceKind, MountSource};
 
     pub(crate) fn spec() -> ContainerSpec {
         ContainerSpec {
@@ -208,7 +220,7 @@ pub(crate) mod tests {
         }
     }
 
-    fn surroundings() -> Surroundings {
+    pub(crate) fn surroundings() -> Surroundings {
         Surroundings {
             container: ContainerId::from_random([1; 32]),
             rootfs: Rootfs {
@@ -221,6 +233,10 @@ pub(crate) mod tests {
             pod_directory: "/run/pod".into(),
             hostname: "pod".to_owned(),
             ipc: Sharing::Own,
+            net: Sharing::Own,
+            user_namespace: None,
+            volumes_directory: Some("/c/volumes".into()),
+            volume_layers: BTreeMap::new(),
             pod_is_privileged: false,
             pid_namespace: PidNamespace::Own,
             cgroup: Entry::default(),
@@ -242,13 +258,9 @@ pub(crate) mod tests {
 
     #[test]
     fn shallow_mounts_come_first_and_volumes_replace_what_is_mounted_at_their_place() {
-        let volume = |path: &str| VolumeSpec {
-            host_path: "/data".into(),
-            container_path: path.into(),
-            access: Access::ReadWrite,
-            propagation: MountPropagation::Private,
-        };
-        let mounts = ["/data/deep/er", "/data", "/etc", "/etc/hosts", "/dev/shm", "/dev"].map(volume).into();
+        let mounts = ["/data/deep/er", "/data", "/etc", "/var/../etc/hosts", "/dev/shm", "/dev"]
+            .map(crate::volumes::tests::volume)
+            .into();
         let planned =
             plan_launch(&ContainerSpec { mounts, ..spec() }, &Default::default(), surroundings()).unwrap();
         let launch = planned.launch;

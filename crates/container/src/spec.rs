@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use berth_cgroup::{DeviceAccess, Limits};
+use berth_monitor::idmap::IdMaps;
 use berth_monitor::plan::{Access, MountPropagation, NameOrId};
 use serde::{Deserialize, Serialize};
 
@@ -65,14 +66,59 @@ pub struct ContainerSpec {
 /// One volume. Source: CRI `Mount`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeSpec {
-    /// Absolute path on the host.
-    pub host_path: PathBuf,
+    /// What is mounted.
+    #[serde(flatten)]
+    pub source: VolumeSource,
     /// Absolute path in the container.
     pub container_path: PathBuf,
     /// Write access.
     pub access: Access,
     /// How mounts made later travel.
     pub propagation: MountPropagation,
+    /// Rights that the mount takes away.
+    #[serde(default)]
+    pub options: VolumeOptions,
+    /// Whether it gets the container's SELinux label.
+    #[serde(default)]
+    pub selinux_relabel: bool,
+    /// The ids through which it is shown, which are those of the pod's user namespace; `None` for the host's.
+    #[serde(default)]
+    pub id_maps: Option<IdMaps>,
+}
+
+/// Where a volume comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum VolumeSource {
+    /// The host.
+    Host {
+        /// Absolute path on it.
+        host_path: PathBuf,
+    },
+    /// An image, which is mounted read-only.
+    Image(ImageVolumeSpec),
+}
+
+/// An image as a volume. Source: CRI `Mount.image`, `Mount.image_sub_path`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageVolumeSpec {
+    /// In any form that names it.
+    pub image: String,
+    /// What the user wrote for it, for status only.
+    pub user_specified_image: String,
+    /// The directory in the image that is mounted, relative to its root; `None` for all of it.
+    pub sub_path: Option<PathBuf>,
+}
+
+/// Rights that a mount takes away. Source: CRI `Mount.mount_options`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeOptions {
+    /// No program in it runs.
+    pub noexec: bool,
+    /// No device in it opens.
+    pub nodev: bool,
+    /// No program in it runs as its owner.
+    pub nosuid: bool,
 }
 
 /// A device of the host, or a directory of them. Source: CRI `Device`.

@@ -11,6 +11,9 @@ use crate::call::{record_container, record_image, record_pod};
 use crate::convert::container::container_spec_from;
 use crate::{Edge, Failure};
 
+/// The word by which a kubelet knows that it was an image volume. Source: k8s.io/cri-api, pkg/errors.
+const IMAGE_VOLUME_FAILED: &str = "ImageVolumeMountFailed";
+
 pub(crate) async fn handle(
     edge: &Edge,
     request: CreateContainerRequest,
@@ -27,7 +30,11 @@ pub(crate) async fn handle(
         Reference::parse(&spec.image)?;
     }
     warn_of_missing_filter(&spec);
-    let container = edge.pods.create_container(pod.id.as_str(), spec).await?;
+    let created = edge.pods.create_container(pod.id.as_str(), spec).await;
+    let container = created.map_err(|error| match error.is_about_image_volume() {
+        true => Failure::from(error).headed(IMAGE_VOLUME_FAILED),
+        false => error.into(),
+    })?;
     record_container(container.as_str());
     Ok(CreateContainerResponse { container_id: container.into() })
 }

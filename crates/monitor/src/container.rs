@@ -16,6 +16,7 @@ use berth_logs::LogFile;
 use berth_sys::clone::Child;
 use rustix::process::{Signal, pidfd_send_signal};
 
+use crate::idmap::IdMaps;
 use crate::output::{Buffers, Output, Sinks};
 use crate::plan::{LaunchPlan, PidNamespace, ProcessPlan};
 use crate::protocol::{ContainerReport, Exit, Failure, ResolvedUser};
@@ -59,6 +60,8 @@ pub(crate) struct Stdio {
 pub(crate) struct Container {
     pub(crate) phase: Phase,
     pub(crate) child: Child,
+    /// The process that bore the child in the pod's user namespace, until it has been waited for.
+    pub(crate) midwife: Option<Child>,
     /// The socket of the handshake, until `execve` or the end has closed it.
     pub(crate) gate: Option<OwnedFd>,
     /// Standard output and error, or the terminal, until the end.
@@ -72,6 +75,7 @@ pub(crate) struct Container {
     /// What an exec session inherits.
     pub(crate) process: ProcessPlan,
     pub(crate) user: ResolvedUser,
+    pub(crate) user_namespace: Option<IdMaps>,
     pub(crate) pid_namespace: PidNamespace,
     pub(crate) cgroup: Entry,
     pub(crate) oom_file: Option<std::path::PathBuf>,
@@ -84,6 +88,7 @@ impl Container {
         Self {
             phase: Phase::Launching { reply },
             child,
+            midwife: None,
             gate: None,
             outputs: [None, None],
             stdin: None,
@@ -92,6 +97,7 @@ impl Container {
             log_line_bytes: plan.stdio.log_line_bytes,
             process: plan.process,
             user: ResolvedUser::default(),
+            user_namespace: None,
             pid_namespace: plan.pid_namespace,
             cgroup: plan.cgroup,
             oom_file: plan.oom_file,

@@ -14,12 +14,14 @@ use rustix::thread::ThreadNameSpaceType;
 
 use crate::fork::join_cgroup;
 use crate::handshake::Gate;
+use crate::idmap::IdMaps;
 use crate::launch::{
     START_ERROR_CODE, Stage, StageError, Streams, Terminal, become_workload, hide, join, set_oom_score,
     wait_then_execute,
 };
 use crate::plan::ProcessPlan;
 use crate::protocol::ResolvedUser;
+use crate::user_namespace;
 
 /// What an exec session needs of its container.
 #[derive(Debug)]
@@ -28,6 +30,8 @@ pub(crate) struct Newcomer<'a> {
     pub(crate) process: ProcessPlan,
     /// As the container's first process was resolved.
     pub(crate) user: ResolvedUser,
+    /// The pod's own user namespace, which the container is in.
+    pub(crate) user_namespace: Option<IdMaps>,
     /// The container's first process.
     pub(crate) target: BorrowedFd<'a>,
     /// The container's cgroups, with the session's own below.
@@ -55,14 +59,19 @@ fn run(
     setsid().map_err(StageError::at(Stage::Fork, "session"))?;
     join_cgroup(&newcomer.cgroup)?;
     set_oom_score(newcomer.process.oom_score_adj, &mut Vec::new())?;
-    join(
-        newcomer.target,
-        ThreadNameSpaceType::MOUNT
-            | ThreadNameSpaceType::CONTROL_GROUP
-            | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
-            | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
-            | ThreadNameSpaceType::NETWORK,
-    )?;
+    let mut namespaces = ThreadNameSpaceType::MOUNT
+        | ThreadNameSpaceType::CONTROL_GROUP
+        | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
+        | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
+        | ThreadNameSpaceType::NETWORK;
+    if let Some(maps) = &newcomer.user_namespace {
+        namespaces |= ThreadNameSpaceType::USER;
+        user_namespace::give_streams(&streams, maps)?;
+    }
+    join(newcomer.target, namespaces)?;
+    if newcomer.user_namespace.is_some() {
+        user_namespace::become_root()?;
+    }
     let terminal = if newcomer.tty { Some(open_terminal()?) } else { None };
     let terminal = become_workload(&newcomer.process, &newcomer.user, streams, terminal)?;
     wait_then_execute(&newcomer.process, gate, newcomer.user, Vec::new(), terminal)

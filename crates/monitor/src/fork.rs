@@ -14,21 +14,30 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, pidfd_send_signal};
 use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType};
 
+use crate::birth::{Entrance, PodUsers};
 use crate::container::{Container, ReplyTo};
-use crate::handshake::{ChildMessage, Gate};
+use crate::handshake::{ChildMessage, Gate, open_gate};
 use crate::launch::{Birthright, Stage, StageError, Streams, become_container};
 use crate::output::Output;
 use crate::pause::become_pause;
 use crate::plan::{LaunchPlan, PidNamespace, SandboxPlan, Sharing};
 use crate::protocol::Failure;
+use crate::user_namespace;
 
-/// Forks pause into the plan's namespaces and waits until it rests. Returns it with `[netlink socket, netns]` of a pod
-/// with its own network.
-pub(crate) fn fork_pause(
-    witness: &SingleThreaded,
-    plan: &SandboxPlan,
-) -> Result<(Child, Vec<OwnedFd>), Failure> {
+/// Pause at rest, and what the monitor keeps of it.
+#[derive(Debug)]
+pub(crate) struct Resting {
+    pub(crate) pause: Child,
+    /// `[netlink socket, network namespace]` of a pod with its own network.
+    pub(crate) handles: Vec<OwnedFd>,
+    /// The pod's own user namespace.
+    pub(crate) user_namespace: Option<OwnedFd>,
+}
+
+/// Forks pause into the plan's namespaces and waits until it rests.
+pub(crate) fn fork_pause(witness: &SingleThreaded, plan: &SandboxPlan) -> Result<Resting, Failure> {
     let namespaces = NewNamespaces {
+        user: plan.user_namespace.is_some(),
         pid: plan.shared_pid,
         mount: true,
         net: plan.net == Sharing::Own,
@@ -41,12 +50,50 @@ pub(crate) fn fork_pause(
         Cloned::Parent(child) => child,
     };
     drop(theirs);
-    match hear(&ours) {
-        Heard::Ready { handles, .. } => Ok((pause, handles)),
-        Heard::Failed(failure) => Err(failure),
-        Heard::Nothing | Heard::End => {
+    match attend_pause(&pause, plan, &ours) {
+        Ok((handles, user_namespace)) => Ok(Resting { pause, handles, user_namespace }),
+        Err(failure) => {
             let _ = pidfd_send_signal(&pause.pidfd, Signal::KILL);
+            Err(failure)
+        }
+    }
+}
+
+/// Does what pause needs done from outside, and waits for its word that it rests.
+fn attend_pause(
+    pause: &Child,
+    plan: &SandboxPlan,
+    gate: &OwnedFd,
+) -> Result<(Vec<OwnedFd>, Option<OwnedFd>), Failure> {
+    let mut user_namespace = None;
+    if let Some(maps) = &plan.user_namespace {
+        user_namespace = Some(user_namespace::establish(pause, maps)?);
+        open_gate(gate).map_err(fork_error("pause"))?;
+    }
+    match hear(gate) {
+        Heard::Ready { handles, .. } => Ok((handles, user_namespace)),
+        Heard::Failed(failure) => Err(failure),
+        Heard::Born(_) | Heard::Nothing | Heard::End => {
             Err(Failure::Other { detail: "pause died before it was ready".to_owned() })
+        }
+    }
+}
+
+/// The pod that a container is made in.
+#[derive(Debug)]
+pub(crate) struct Home<'a> {
+    pub(crate) plan: &'a SandboxPlan,
+    pub(crate) pause: &'a Child,
+    pub(crate) user_namespace: Option<&'a OwnedFd>,
+}
+
+impl Home<'_> {
+    fn entrance(&self) -> Entrance<'_> {
+        let user = self.plan.user_namespace.as_ref().zip(self.user_namespace);
+        Entrance {
+            pause: self.pause.pidfd.as_fd(),
+            namespaces: namespaces_of(self.plan),
+            user: user.map(|(maps, namespace)| PodUsers { namespace: namespace.as_fd(), maps }),
         }
     }
 }
@@ -55,9 +102,8 @@ pub(crate) fn fork_pause(
 /// namespace it joins, if it gets none of its own.
 pub(crate) fn fork_container(
     witness: &SingleThreaded,
-    pod: &SandboxPlan,
+    home: &Home<'_>,
     plan: LaunchPlan,
-    pause: &Child,
     pid_target: Option<BorrowedFd<'_>>,
     reply: ReplyTo,
 ) -> Result<Container, Failure> {
@@ -67,7 +113,8 @@ pub(crate) fn fork_container(
     let (gate, child_gate) = packet::pair(Blocking::Yes).map_err(fork_error("socket"))?;
     let (streams, stdin, outputs) = make_streams(&plan).map_err(fork_error("standard streams"))?;
     let namespaces = NewNamespaces {
-        pid: plan.pid_namespace == PidNamespace::Own,
+        // One that is to belong to the pod's user namespace is made in there.
+        pid: plan.pid_namespace == PidNamespace::Own && home.user_namespace.is_none(),
         mount: true,
         ..NewNamespaces::default()
     };
@@ -76,17 +123,13 @@ pub(crate) fn fork_container(
         in_pid_namespace(pid_target, || clone3(witness, namespaces, cgroup.as_ref().map(AsFd::as_fd)));
     let child = match forked.map_err(fork_error("process"))? {
         Cloned::Child => {
-            let birthright = Birthright {
-                gate: Gate::new(child_gate),
-                pause: pause.pidfd.as_fd(),
-                pod_namespaces: namespaces_of(pod),
-                streams,
-            };
+            let birthright = Birthright { gate: Gate::new(child_gate), entrance: home.entrance(), streams };
             become_container(&plan, birthright)
         }
         Cloned::Parent(child) => child,
     };
     let mut container = Container::new(plan, child, reply);
+    container.user_namespace = home.plan.user_namespace;
     let _ = rustix::io::ioctl_fionbio(&gate, true);
     container.gate = Some(gate);
     (container.stdin, container.outputs, container.sinks.log) = (stdin, outputs, log);
@@ -139,6 +182,8 @@ pub(crate) enum Heard {
     Nothing,
     /// It is ready; `handles` are what it hands over.
     Ready { user: crate::protocol::ResolvedUser, warnings: Vec<String>, handles: Vec<OwnedFd> },
+    /// It has taken the place of the child that was forked; its pidfd.
+    Born(Option<OwnedFd>),
     /// A step failed.
     Failed(Failure),
     /// It has closed its end: exec, or death.
@@ -154,6 +199,7 @@ pub(crate) fn hear(gate: &OwnedFd) -> Heard {
     };
     match serde_json::from_slice(&bytes) {
         Ok(ChildMessage::Ready { user, warnings }) => Heard::Ready { user, warnings, handles: fds },
+        Ok(ChildMessage::Born) => Heard::Born(fds.into_iter().next()),
         Ok(ChildMessage::Failed(failure)) => Heard::Failed(failure),
         Err(_) => Heard::End,
     }

@@ -1,6 +1,7 @@
 //! What a child says to its monitor on the way from fork to exec, and the gate at which it waits.
 //!
 //! ```text
+//! child ──Born (+ pidfd)──────▶ monitor        first, from the child of a pod with a user namespace
 //! child ──Ready (+ terminal)──▶ monitor        it stands at the gate
 //! child ◀──one byte──────────── monitor        the gate opens
 //! child ──Failed{stage}───────▶ monitor        at any time before exec; then it exits
@@ -30,6 +31,8 @@ pub(crate) enum ChildMessage {
         /// What could not be had and was done without.
         warnings: Vec<String>,
     },
+    /// The child has been born by another process, which said nothing so far and exits now: its pidfd is attached.
+    Born,
     /// A step failed; the child exits.
     Failed(Failure),
 }
@@ -51,6 +54,11 @@ impl Gate {
         terminal: Option<BorrowedFd<'_>>,
     ) -> Result<(), Errno> {
         self.send(&ChildMessage::Ready { user, warnings }, terminal.as_slice())?;
+        self.await_word()
+    }
+
+    /// Waits until the monitor lets this process go on. `Err` when the monitor is gone.
+    pub(crate) fn await_word(&self) -> Result<(), Errno> {
         match packet::receive(&self.0)? {
             Some(_) => Ok(()),
             None => Err(Errno::PIPE),
@@ -60,6 +68,11 @@ impl Gate {
     /// Reports readiness of a process that has no gate to wait at, with what it hands over.
     pub(crate) fn ready(&self, handles: &[BorrowedFd<'_>]) -> Result<(), Errno> {
         self.send(&ChildMessage::Ready { user: ResolvedUser::default(), warnings: Vec::new() }, handles)
+    }
+
+    /// Says that this process has taken the place of the one that bore it.
+    pub(crate) fn born(&self, pidfd: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.send(&ChildMessage::Born, &[pidfd])
     }
 
     /// Reports the step that failed. A monitor that is gone has nobody left to tell.

@@ -20,9 +20,12 @@ use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType};
 use serde::{Deserialize, Serialize};
 
+use crate::birth::{Entrance, enter_pod};
 use crate::credentials;
 use crate::fork::join_cgroup;
 use crate::handshake::Gate;
+use crate::image_source::open_images;
+use crate::mapped;
 use crate::plan::{LaunchPlan, ProcessPlan, Sharing};
 use crate::protocol::ResolvedUser;
 use crate::root_dir::RootDir;
@@ -48,6 +51,8 @@ pub enum Stage {
     SetOomScore,
     /// Taking hold of the volumes' host side.
     OpenVolumes,
+    /// Making an image ready to be mounted as a volume.
+    OpenImage,
     /// Mounting the image under its writable layer.
     MountRoot,
     /// Mounting volumes and kernel filesystems.
@@ -86,6 +91,7 @@ impl fmt::Display for Stage {
             Self::JoinPod => "join the pod's namespaces",
             Self::SetOomScore => "set oom_score_adj",
             Self::OpenVolumes => "open volume",
+            Self::OpenImage => "mount image volume",
             Self::MountRoot => "mount root filesystem",
             Self::Mount => "mount",
             Self::MakeDevices => "make device",
@@ -120,7 +126,7 @@ impl StageError {
     }
 
     fn mount(stage: Stage) -> impl FnOnce(MountError) -> Self {
-        move |MountError { object, errno }| Self { stage, object, errno: Some(errno) }
+        move |MountError { object, errno }| Self { stage, object, errno }
     }
 }
 
@@ -147,10 +153,8 @@ pub(crate) struct Streams {
 pub(crate) struct Birthright<'a> {
     /// Where it reports and waits.
     pub(crate) gate: Gate,
-    /// Pause, whose namespaces are the pod's.
-    pub(crate) pause: BorrowedFd<'a>,
-    /// Which of pause's namespaces to enter, besides those that it was born in.
-    pub(crate) pod_namespaces: ThreadNameSpaceType,
+    /// The way into the pod.
+    pub(crate) entrance: Entrance<'a>,
     /// The streams; not used with a terminal.
     pub(crate) streams: Streams,
 }
@@ -159,7 +163,10 @@ impl Birthright<'_> {
     /// Lets go of everything else of the monitor's: logs, connections, other containers' pipes.
     fn close_the_rest(&self) {
         let Streams { stdin, stdout, stderr } = &self.streams;
-        let _ = close_others(&[self.gate.as_fd(), self.pause, stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]);
+        let mut kept =
+            vec![self.gate.as_fd(), self.entrance.pause, stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        kept.extend(self.entrance.user.map(|user| user.namespace));
+        let _ = close_others(&kept);
     }
 }
 
@@ -168,7 +175,7 @@ pub(crate) fn become_container(plan: &LaunchPlan, birthright: Birthright<'_>) ->
     birthright.close_the_rest();
     hide();
     let gate = birthright.gate;
-    let Err(error) = run(plan, &gate, birthright.pause, birthright.pod_namespaces, birthright.streams);
+    let Err(error) = run(plan, &gate, &birthright.entrance, birthright.streams);
     gate.fail(error);
     exit_now(START_ERROR_CODE)
 }
@@ -176,8 +183,7 @@ pub(crate) fn become_container(plan: &LaunchPlan, birthright: Birthright<'_>) ->
 fn run(
     plan: &LaunchPlan,
     gate: &Gate,
-    pause: BorrowedFd<'_>,
-    pod_namespaces: ThreadNameSpaceType,
+    entrance: &Entrance<'_>,
     streams: Streams,
 ) -> Result<std::convert::Infallible, StageError> {
     let mut warnings = Vec::new();
@@ -187,26 +193,40 @@ fn run(
 
     // The cgroup before anything that costs memory, so that the container pays for itself; on v2 clone3 did it.
     join_cgroup(&plan.cgroup)?;
-    // The cgroup namespace after that, since its root is where we are now; before cgroup2 is mounted.
-    if plan.cgroup_namespace == Sharing::Own {
-        new_cgroup_namespace().map_err(StageError::at(Stage::JoinCgroup, "cgroup namespace"))?;
-    }
     // While /proc is the host's and we are root there.
     set_oom_score(plan.process.oom_score_adj, &mut warnings)?;
 
     // The volumes while mounts still propagate, then no mount of ours travels to the host any more.
-    let sources = rootfs::open_sources(&plan.mounts, || pod_shm(pause))
+    let mut sources = rootfs::open_sources(&plan.mounts, entrance.user.as_ref(), || pod_shm(entrance.pause))
         .map_err(StageError::mount(Stage::OpenVolumes))?;
     rootfs::make_private().map_err(StageError::mount(Stage::OpenVolumes))?;
 
-    // The pod's namespaces before proc, sysfs and mqueue are mounted: each shows the namespaces of its mounter.
-    join(pause, pod_namespaces)?;
-
-    // What is made below has exactly the mode that the plan gives it.
+    // What is made from here on has exactly the mode that the plan gives it.
     rustix::process::umask(Mode::empty());
+    // What takes the host's rights before these may end: in a user namespace no layer can be read as it is and no device
+    // be made.
+    if let Some(user) = &entrance.user {
+        mapped::map_layers(plan, user.namespace).map_err(StageError::mount(Stage::MountRoot))?;
+    }
+    let staging = &plan.rootfs.staging;
+    open_images(&plan.mounts, &mut sources, staging).map_err(StageError::mount(Stage::OpenImage))?;
+    let nodes = entrance.user.as_ref().map(|user| mapped::make_nodes(&plan.devices, staging, user));
+    let nodes = nodes.transpose().map_err(StageError::mount(Stage::MakeDevices))?;
     let root = rootfs::mount_overlay(&plan.rootfs).map_err(StageError::mount(Stage::MountRoot))?;
+
+    // The pod's namespaces before proc, sysfs and mqueue are mounted: each shows the namespaces of its mounter.
+    let root = enter_pod(entrance, plan, gate, &streams, root)?;
+    // The cgroup namespace after the cgroup, since its root is where we are now, and after a user namespace, to belong to
+    // it; before cgroup2 is mounted.
+    if plan.cgroup_namespace == Sharing::Own {
+        new_cgroup_namespace().map_err(StageError::at(Stage::JoinCgroup, "cgroup namespace"))?;
+    }
     rootfs::mount_all(&root, &plan.mounts, sources).map_err(StageError::mount(Stage::Mount))?;
-    rootfs::make_devices(&root, &plan.devices).map_err(StageError::mount(Stage::MakeDevices))?;
+    match nodes {
+        None => rootfs::make_devices(&root, &plan.devices),
+        Some(nodes) => rootfs::mount_devices(&root, &plan.devices, &nodes),
+    }
+    .map_err(StageError::mount(Stage::MakeDevices))?;
     rootfs::make_links(&root, &plan.links).map_err(StageError::mount(Stage::MakeDevices))?;
     let terminal = if plan.stdio.tty { Some(open_container_terminal(&root)?) } else { None };
 

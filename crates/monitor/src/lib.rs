@@ -6,7 +6,7 @@
 //!                                      ├─ fork ─▶ container   own pid, mnt (cgroup); joined to pause; gate; exec
 //!                                      └─ fork ─▶ exec session  in a container's namespaces
 //! ```
-//! For the agent: [`plan`] (what to make), [`protocol`] (how to ask), [`id`]. For the processes: `zygote` (a warm
+//! For the agent: [`plan`] (what to make), [`protocol`] (how to ask), [`id`], [`idmap`]. For the processes: `zygote` (a warm
 //! parent), `monitor` (the event loop), `pause`, [`launch`] (the checklist that turns a fork into a workload),
 //! `exec`, `output` (bytes to log).
 //!
@@ -19,23 +19,30 @@
 //! counts once for each pod. Everything waits in one epoll.
 
 pub mod id;
+pub mod idmap;
 pub mod launch;
 pub mod plan;
 pub mod protocol;
 
+mod birth;
 mod container;
+mod copy;
 mod credentials;
 mod exec;
 mod fork;
 mod handshake;
+mod image_source;
+mod mapped;
 mod monitor;
 mod output;
 mod pause;
 mod poller;
+mod propagation;
 mod root_dir;
 mod rootfs;
 mod session;
 mod user;
+mod user_namespace;
 mod viewers;
 mod zygote;
 

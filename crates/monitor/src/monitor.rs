@@ -12,9 +12,11 @@
 //! log file itself: a dead disk below it stalls the pod that writes to it, and no other.
 //!
 //! The state and the loop are here; what is done to it lies below: `clients` (connections), `orders` (what the agent
-//! wants), `containers` and `sessions` (what becomes of children), `attached` (who watches).
+//! wants), `containers`, `births` and `sessions` (what becomes of children), `attached`
+//! (who watches).
 
 mod attached;
+mod births;
 mod clients;
 mod containers;
 mod orders;
@@ -30,7 +32,7 @@ use rustix::io::Errno;
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use crate::container::Container;
-use crate::fork;
+use crate::fork::{self, Resting};
 use crate::id::ContainerId;
 use crate::launch::START_ERROR_CODE;
 use crate::output::Buffers;
@@ -53,6 +55,8 @@ enum Source {
     Pause,
     Gate(ContainerId),
     Child(ContainerId),
+    /// The process that a container of a pod with a user namespace was born from.
+    Midwife(ContainerId),
     /// The container's output by its place in [`Container::outputs`].
     Output(ContainerId, usize),
     SessionGate(u64),
@@ -67,6 +71,8 @@ pub(crate) struct Monitor {
     pause: Option<Child>,
     /// `[netlink socket, network namespace]` of a pod with its own network, for every agent that connects.
     handles: Vec<OwnedFd>,
+    /// The pod's own, through which volumes are shown.
+    user_namespace: Option<OwnedFd>,
     poller: Poller<Source>,
     listener: OwnedFd,
     clients: BTreeMap<u64, OwnedFd>,
@@ -88,7 +94,7 @@ impl Monitor {
             .map_err(other("listen on the monitor's socket"))?;
         poller.watch(&listener, Source::Listener).map_err(other("watch the monitor's socket"))?;
         fork::join_cgroup(&plan.cgroup)?;
-        let (pause, handles) = fork::fork_pause(&witness, &plan)?;
+        let Resting { pause, handles, user_namespace } = fork::fork_pause(&witness, &plan)?;
         if let Err(error) = poller.watch(&pause.pidfd, Source::Pause) {
             let _ = pidfd_send_signal(&pause.pidfd, Signal::KILL);
             return Err(other("watch pause")(error));
@@ -98,6 +104,7 @@ impl Monitor {
             plan,
             pause: Some(pause),
             handles,
+            user_namespace,
             poller,
             listener,
             clients: BTreeMap::new(),
@@ -131,6 +138,7 @@ impl Monitor {
             Source::Pause => self.pause_exited(),
             Source::Gate(container) => self.hear_container(&container),
             Source::Child(container) => self.reap_container(&container),
+            Source::Midwife(container) => self.reap_midwife(&container),
             Source::Output(container, channel) => self.pump(&container, channel),
             Source::SessionGate(session) => self.hear_session(session),
             Source::SessionChild(session) => self.reap_session(session),
@@ -149,7 +157,10 @@ impl Monitor {
 impl Source {
     fn is_of(&self, id: &ContainerId) -> bool {
         match self {
-            Self::Gate(container) | Self::Child(container) | Self::Output(container, _) => container == id,
+            Self::Gate(container)
+            | Self::Child(container)
+            | Self::Midwife(container)
+            | Self::Output(container, _) => container == id,
             Self::Listener | Self::Client | Self::Pause | Self::SessionGate(_) | Self::SessionChild(_) => {
                 false
             }

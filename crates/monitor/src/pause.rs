@@ -16,16 +16,18 @@ use std::path::Path;
 use berth_sys::exec::{close_from, exit_now, ignore_children};
 use berth_sys::mountattr::{MountAttributes, Reach, set_attributes};
 use berth_sys::seccomp::{self, Instruction};
-use rustix::fs::{CWD, Mode, OFlags, mkdirat, open};
+use rustix::fs::{Mode, OFlags, mkdirat, open};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::handshake::Gate;
+use crate::idmap::{IdMaps, IdRange};
 use crate::launch::{Stage, StageError};
-use crate::plan::{SandboxPlan, Sharing};
+use crate::plan::{SandboxPlan, Sharing, Sysctl};
 use crate::rootfs;
+use crate::user_namespace;
 
 /// Where the pod's `/dev/shm` lies in pause's own mount namespace.
 pub(crate) const SHM_PATH: &str = "/shm";
@@ -36,7 +38,7 @@ const NOBODY: u32 = 65535;
 /// Runs in the child; never returns.
 pub(crate) fn become_pause(plan: &SandboxPlan, socket: OwnedFd) -> ! {
     let gate = Gate::new(socket);
-    match prepare(plan) {
+    match prepare(plan, &gate) {
         Ok(handles) => {
             let handles: Vec<BorrowedFd<'_>> = handles.iter().map(AsFd::as_fd).collect();
             if gate.ready(&handles).is_ok() {
@@ -49,7 +51,7 @@ pub(crate) fn become_pause(plan: &SandboxPlan, socket: OwnedFd) -> ! {
 }
 
 /// Sets the namespaces up and gives up all rights; returns `[netlink socket, network namespace]` of a pod with its own.
-fn prepare(plan: &SandboxPlan) -> Result<Vec<OwnedFd>, StageError> {
+fn prepare(plan: &SandboxPlan, gate: &Gate) -> Result<Vec<OwnedFd>, StageError> {
     let fail = |object: &'static str| StageError::at(Stage::JoinPod, object);
     berth_sys::title::set(c"pause", &format!("pause: {}", plan.pod));
     ignore_children();
@@ -61,31 +63,36 @@ fn prepare(plan: &SandboxPlan) -> Result<Vec<OwnedFd>, StageError> {
         // Best effort: the file is missing where IPv6 is switched off.
         let _ = std::fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0");
     }
-    for sysctl in &plan.sysctls {
-        write_sysctl(&sysctl.path, &sysctl.value)?;
+    // While only the host's root may walk to it.
+    let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let place = open(&plan.directory, directory, Mode::empty()).map_err(fail("directory of the pod"))?;
+    let mut sysctls: Vec<&Sysctl> = plan.sysctls.iter().collect();
+    if plan.user_namespace.is_some() {
+        gate.await_word().map_err(fail("maps of the user namespace"))?;
+        // Before Linux 6.10 the parameters of an IPC namespace are for the host's root to set, after that for the owner's.
+        sysctls.retain(|sysctl| write_sysctl(sysctl).is_err());
+        user_namespace::become_root()?;
     }
+    sysctls.into_iter().try_for_each(write_sysctl)?;
     let handles = match plan.net {
         Sharing::Own => network_handles().map_err(fail("network namespace"))?,
         Sharing::Host => Vec::new(),
     };
-    shut_in(plan).map_err(|error| StageError {
+    shut_in(plan, place).map_err(|error| StageError {
         stage: Stage::JoinPod,
         object: error.object,
-        errno: Some(error.errno),
+        errno: error.errno,
     })?;
-    drop_rights().map_err(fail("credentials of pause"))?;
+    drop_rights(plan.user_namespace.as_ref()).map_err(fail("credentials of pause"))?;
     Ok(handles)
 }
 
 /// The files below `/proc/sys/net`, `kernel/shm*`, `kernel/msg*`, `kernel/sem` and `fs/mqueue` are those of the
 /// namespaces of whoever opens them.
-fn write_sysctl(path: &str, value: &str) -> Result<(), StageError> {
-    let file = Path::new("/proc/sys").join(path);
-    let write = std::fs::OpenOptions::new()
-        .write(true)
-        .open(&file)
-        .and_then(|mut file| file.write_all(value.as_bytes()));
-    write.map_err(|error: IoError| StageError {
+fn write_sysctl(Sysctl { path, value }: &Sysctl) -> Result<(), StageError> {
+    let file = std::fs::OpenOptions::new().write(true).open(Path::new("/proc/sys").join(path));
+    let written = file.and_then(|mut file| file.write_all(value.as_bytes()));
+    written.map_err(|error: IoError| StageError {
         stage: Stage::JoinPod,
         object: format!("set sysctl {} to {value:?}", path.replace('/', ".")),
         errno: Errno::from_io_error(&error),
@@ -100,12 +107,11 @@ fn network_handles() -> Result<Vec<OwnedFd>, Errno> {
 }
 
 /// Replaces the root by an empty tmpfs that holds only the pod's `/dev/shm`.
-fn shut_in(plan: &SandboxPlan) -> Result<(), rootfs::MountError> {
+fn shut_in(plan: &SandboxPlan, place: OwnedFd) -> Result<(), rootfs::MountError> {
     rootfs::make_private()?;
     let shut = || {
         let root = rootfs::detached_tmpfs(0o755, None)?;
-        rootfs::attach(root.as_fd(), CWD, &plan.directory)?;
-        let root = open(&plan.directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        rootfs::attach(root.as_fd(), &place, Path::new(""))?;
         if plan.ipc == Sharing::Own {
             let name = SHM_PATH.trim_start_matches('/');
             mkdirat(&root, name, Mode::from_raw_mode(0o755))?;
@@ -118,15 +124,18 @@ fn shut_in(plan: &SandboxPlan) -> Result<(), rootfs::MountError> {
         rustix::mount::unmount(".", UnmountFlags::DETACH)?;
         rustix::process::chdir("/")
     };
-    shut().map_err(|errno| rootfs::MountError { object: "root of pause".to_owned(), errno })
+    shut().map_err(|errno| rootfs::MountError { object: "root of pause".to_owned(), errno: Some(errno) })
 }
 
-fn drop_rights() -> Result<(), Errno> {
+/// A small user namespace does not have the usual nobody; its last user has as little.
+fn drop_rights(user_namespace: Option<&IdMaps>) -> Result<(), Errno> {
     use rustix::process::{Gid, Uid};
     use rustix::thread::{CapabilitySet, CapabilitySets};
     crate::credentials::limit_bounding_set(0)?;
     rustix::thread::set_thread_groups(&[])?;
-    let (gid, uid) = (Gid::from_raw(NOBODY), Uid::from_raw(NOBODY));
+    let last = |range: Option<IdRange>| range.map_or(NOBODY, |range| NOBODY.min(range.length() - 1));
+    let gid = Gid::from_raw(last(user_namespace.map(|maps| maps.gids)));
+    let uid = Uid::from_raw(last(user_namespace.map(|maps| maps.uids)));
     rustix::thread::set_thread_res_gid(gid, gid, gid)?;
     rustix::thread::set_thread_res_uid(uid, uid, uid)?;
     let none = CapabilitySet::empty();

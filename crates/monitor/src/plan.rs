@@ -14,6 +14,7 @@ use berth_cgroup::Entry;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{ContainerId, PodId};
+use crate::idmap::IdMaps;
 
 /// A pod's shared namespaces, to be made by pause.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +34,9 @@ pub struct SandboxPlan {
     pub hostname: Option<String>,
     /// Whether pause is process 1 of a pid namespace that all containers join.
     pub shared_pid: bool,
+    /// The ids of the pod's own user namespace, which owns the other new namespaces; `None` for the host's.
+    #[serde(default)]
+    pub user_namespace: Option<IdMaps>,
     /// Written inside the new namespaces by pause, before anything else can run there.
     pub sysctls: Vec<Sysctl>,
     /// Size of the pod's `/dev/shm`.
@@ -133,6 +137,13 @@ pub struct Mount {
     pub noexec: bool,
     /// How later mounts below it travel (CRI `MountPropagation`).
     pub propagation: MountPropagation,
+    /// Whether a private one lets go of what is unmounted on the host (rslave): a part of the host in which the runtime's
+    /// own directories lie would keep their mounts busy.
+    #[serde(default)]
+    pub follows_host: bool,
+    /// Whether a volume of the host shows its ids through the pod's user namespace.
+    #[serde(default)]
+    pub idmapped: bool,
 }
 
 /// What a mount shows.
@@ -159,6 +170,16 @@ pub enum MountSource {
     PodShm,
     /// The cgroup hierarchy (v2).
     Cgroup2,
+    /// An image, read-only.
+    Image {
+        /// Its layers, topmost first; at least one.
+        layers: Vec<PathBuf>,
+        /// The directory in it that is shown, as a path relative to its root; `None` for all of it.
+        sub_path: Option<PathBuf>,
+    },
+    /// A directory of the container's own, below its directory on the host, which begins as a copy of what the image has at
+    /// the target.
+    ImageVolume(PathBuf),
 }
 
 /// Write access through a mount.

@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 
 use berth_sys::mountattr::{MountAttributes, Propagation, Reach, set_attributes};
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, chownat, fstat, major, makedev, minor, mknodat, open,
-    statat, symlinkat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, PROC_SUPER_MAGIC, Uid, chownat, fstat, fstatfs, major,
+    makedev, minor, mknodat, open, statat, symlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::{
@@ -28,44 +28,50 @@ use rustix::mount::{
     fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount, move_mount, open_tree,
 };
 
+use crate::birth::PodUsers;
+use crate::copy::copy_tree;
 use crate::plan::{Access, Device, DeviceKind, Mount, MountPropagation, MountSource, Rootfs};
 use crate::root_dir::{Make, RootDir, is_directory};
+use crate::{mapped, propagation};
 
 /// A failed step on the mount table: the object, and the errno.
 #[derive(Debug)]
 pub(crate) struct MountError {
     pub(crate) object: String,
-    pub(crate) errno: Errno,
+    pub(crate) errno: Option<Errno>,
 }
 
-type Result<T> = std::result::Result<T, MountError>;
+pub(crate) type Result<T> = std::result::Result<T, MountError>;
 
 /// Names the object of a failed call.
-fn on<T>(object: impl AsRef<Path>, result: std::result::Result<T, Errno>) -> Result<T> {
-    result.map_err(|errno| MountError { object: object.as_ref().display().to_string(), errno })
+pub(crate) fn on<T>(object: impl AsRef<Path>, result: std::result::Result<T, Errno>) -> Result<T> {
+    result.map_err(|errno| MountError { object: object.as_ref().display().to_string(), errno: Some(errno) })
 }
 
 /// Takes hold of everything that comes from other mount namespaces, in the order of `mounts` (`None` for new filesystems):
-/// volumes from the host, with their propagation set, and the pod's `/dev/shm`, which `pod_shm` fetches. A host path that
-/// does not exist is made as a directory, as containerd and CRI-O do.
+/// volumes from the host, with their propagation set and their ids mapped, and the pod's `/dev/shm`, which `pod_shm`
+/// fetches. A host path that does not exist is made as a directory, as containerd and CRI-O do.
 pub(crate) fn open_sources(
     mounts: &[Mount],
+    users: Option<&PodUsers<'_>>,
     pod_shm: impl Fn() -> std::result::Result<OwnedFd, Errno>,
 ) -> Result<Vec<Option<OwnedFd>>> {
     let open = |mount: &Mount| match &mount.source {
-        MountSource::Bind(source) => open_bind(source, mount.propagation).map(Some),
+        MountSource::Bind(source) => open_bind(source, mount, users.filter(|_| mount.idmapped)).map(Some),
+        MountSource::ImageVolume(source) => open_bind(source, mount, users).map(Some),
         MountSource::PodShm => on(&mount.target, pod_shm()).map(Some),
         MountSource::Proc
         | MountSource::Sysfs
         | MountSource::Tmpfs { .. }
         | MountSource::Devpts
         | MountSource::Mqueue
-        | MountSource::Cgroup2 => Ok(None),
+        | MountSource::Cgroup2
+        | MountSource::Image { .. } => Ok(None),
     };
     mounts.iter().map(open).collect()
 }
 
-fn open_bind(source: &Path, propagation: MountPropagation) -> Result<OwnedFd> {
+fn open_bind(source: &Path, plan: &Mount, users: Option<&PodUsers<'_>>) -> Result<OwnedFd> {
     let clone = || clone_tree(CWD, source, OpenTreeFlags::AT_RECURSIVE);
     let tree = match clone() {
         Err(Errno::NOENT) => {
@@ -74,14 +80,19 @@ fn open_bind(source: &Path, propagation: MountPropagation) -> Result<OwnedFd> {
         }
         cloned => on(source, cloned)?,
     };
-    let propagation = match propagation {
+    propagation::check(source, plan.propagation)?;
+    let propagation = match plan.propagation {
+        MountPropagation::Private if plan.follows_host => Propagation::Slave,
         MountPropagation::Private => Propagation::Private,
         MountPropagation::HostToContainer => Propagation::Slave,
         MountPropagation::Bidirectional => Propagation::Shared,
     };
     let wanted = MountAttributes { propagation: Some(propagation), ..Default::default() };
     on(source, set_attributes(tree.as_fd(), Reach::Tree, wanted))?;
-    Ok(tree)
+    match users {
+        Some(users) => mapped::map(tree.as_fd(), source, users.namespace).map(|()| tree),
+        None => Ok(tree),
+    }
 }
 
 /// Cuts the propagation between this mount namespace and the host's, in both directions.
@@ -93,39 +104,68 @@ pub(crate) fn make_private() -> Result<()> {
 
 /// Mounts the image's layers under the writable layer, over the staging directory.
 pub(crate) fn mount_overlay(rootfs: &Rootfs) -> Result<RootDir> {
-    match overlay_by_layer(rootfs) {
-        Ok(mount) => on(&rootfs.staging, attach(mount.as_fd(), CWD, &rootfs.staging))?,
-        Err(Errno::INVAL) => on(&rootfs.upper, overlay_in_one_option(rootfs))?,
-        Err(errno) => on(&rootfs.upper, Err(errno))?,
+    let writable = Writable { upper: &rootfs.upper, work: &rootfs.work };
+    mount_layers(&rootfs.lower, Some(writable), &rootfs.staging)
+}
+
+/// The directory that takes the changes to layers, and overlayfs's scratch directory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Writable<'a> {
+    upper: &'a Path,
+    work: &'a Path,
+}
+
+/// Mounts layers, topmost first, over `place`; at least two where nothing is writable.
+pub(crate) fn mount_layers(
+    lower: &[PathBuf],
+    writable: Option<Writable<'_>>,
+    place: &Path,
+) -> Result<RootDir> {
+    let object = writable.map_or(place, |writable| writable.upper);
+    match overlay_by_layer(lower, writable) {
+        Ok(mount) => on(place, attach(mount.as_fd(), CWD, place))?,
+        Err(Errno::INVAL) => on(object, overlay_in_one_option(lower, writable, place))?,
+        Err(errno) => on(object, Err(errno))?,
     }
-    let root = open(&rootfs.staging, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-    Ok(RootDir::new(on(&rootfs.staging, root)?))
+    let root = open(place, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    Ok(RootDir::new(on(place, root)?))
 }
 
 /// One `lowerdir+` option for each layer: as many as there are, however long their paths. Since Linux 6.8; EINVAL
 /// before.
-fn overlay_by_layer(rootfs: &Rootfs) -> std::result::Result<OwnedFd, Errno> {
+fn overlay_by_layer(
+    lower: &[PathBuf],
+    writable: Option<Writable<'_>>,
+) -> std::result::Result<OwnedFd, Errno> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    for layer in &rootfs.lower {
+    for layer in lower {
         fsconfig_set_string(&context, "lowerdir+", layer.as_path())?;
     }
-    fsconfig_set_string(&context, "upperdir", rootfs.upper.as_path())?;
-    fsconfig_set_string(&context, "workdir", rootfs.work.as_path())?;
+    if let Some(Writable { upper, work }) = writable {
+        fsconfig_set_string(&context, "upperdir", upper)?;
+        fsconfig_set_string(&context, "workdir", work)?;
+    }
     fsconfig_set_string(&context, "source", "berth")?;
     fsconfig_create(&context)?;
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
 }
 
 /// All layers in the one page that mount(2) takes, each as a short descriptor path, so that 127 of them fit.
-fn overlay_in_one_option(rootfs: &Rootfs) -> std::result::Result<(), Errno> {
-    let handles: Vec<OwnedFd> = (rootfs.lower.iter())
+fn overlay_in_one_option(
+    lower: &[PathBuf],
+    writable: Option<Writable<'_>>,
+    place: &Path,
+) -> std::result::Result<(), Errno> {
+    let handles: Vec<OwnedFd> = (lower.iter())
         .map(|layer| open(layer, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()))
         .collect::<std::result::Result<_, _>>()?;
     let lower: Vec<String> = handles.iter().map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd())).collect();
-    let (upper, work) = (rootfs.upper.display(), rootfs.work.display());
-    let options = format!("lowerdir={},upperdir={upper},workdir={work}", lower.join(":"));
+    let mut options = format!("lowerdir={}", lower.join(":"));
+    if let Some(Writable { upper, work }) = writable {
+        options += &format!(",upperdir={},workdir={}", upper.display(), work.display());
+    }
     let options = CString::new(options).map_err(|_| Errno::INVAL)?;
-    mount("berth", &rootfs.staging, "overlay", MountFlags::empty(), Some(options.as_c_str()))
+    mount("berth", place, "overlay", MountFlags::empty(), Some(options.as_c_str()))
 }
 
 /// Mounts everything of the plan below `root`, in the plan's order; `sources` comes from [`open_sources`].
@@ -135,7 +175,15 @@ pub(crate) fn mount_all(root: &RootDir, mounts: &[Mount], sources: Vec<Option<Ow
         let (mount, place) = match (&plan.source, source) {
             (MountSource::Bind(path), Some(tree)) => {
                 let make = if on(path, is_directory(&tree))? { Make::Directory } else { Make::File };
-                (tree, root.open_or_make(target, make))
+                let place = on(target, root.open_or_make(target, make))?;
+                on(target, check_place(&place, target, &tree))?;
+                (tree, Ok(place))
+            }
+            (MountSource::Image { .. }, Some(tree)) => (tree, root.open_or_make(target, Make::Directory)),
+            (MountSource::ImageVolume(_), Some(tree)) => {
+                let place = on(target, root.open_or_make(target, Make::Directory))?;
+                on(target, copy_tree(place.as_fd(), tree.as_fd()))?;
+                (tree, Ok(place))
             }
             (_, Some(tree)) => (tree, plain_place(root, target)),
             (kind, None) => (on(target, kernel_filesystem(kind))?, plain_place(root, target)),
@@ -145,6 +193,20 @@ pub(crate) fn mount_all(root: &RootDir, mounts: &[Mount], sources: Vec<Option<Ow
         on(target, attach(mount.as_fd(), &place, Path::new("")))?;
     }
     Ok(())
+}
+
+/// Refuses a volume that would hide what the kernel says of processes, wherever the image's symlinks lead to it: what later
+/// steps and programs inside read in /proc, they trust. A proc of the host's may be shown as /proc. Source: runc,
+/// `checkProcMount`; CVE-2019-16884.
+fn check_place(place: &OwnedFd, target: &Path, tree: &OwnedFd) -> std::result::Result<(), Errno> {
+    let is_proc = |fd: &OwnedFd| Ok::<_, Errno>(fstatfs(fd)?.f_type == PROC_SUPER_MAGIC);
+    let (over_root, inside) = (target == Path::new("/proc"), is_proc(place)?);
+    // The plan allows some files below /proc by name.
+    let by_name = target.starts_with("/proc") && !over_root;
+    match (over_root && !is_proc(tree)?) || (inside && !by_name && !over_root) {
+        true => Err(Errno::PERM),
+        false => Ok(()),
+    }
 }
 
 /// The place for one of the runtime's own filesystems: made where it is missing, never through a symlink.
@@ -174,7 +236,10 @@ fn kernel_filesystem(source: &MountSource) -> std::result::Result<OwnedFd, Errno
             options.extend(size_bytes.map(|bytes| ("size", bytes.to_string())));
             ("tmpfs", options)
         }
-        MountSource::Bind(_) | MountSource::PodShm => return Err(Errno::INVAL),
+        MountSource::Bind(_)
+        | MountSource::PodShm
+        | MountSource::Image { .. }
+        | MountSource::ImageVolume(_) => return Err(Errno::INVAL),
     };
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
     for (key, value) in &options {
@@ -211,14 +276,19 @@ pub(crate) fn make_devices(root: &RootDir, devices: &[Device]) -> Result<()> {
     devices.iter().try_for_each(|device| on(&device.path, make_device(root, device)))
 }
 
+/// The same with nodes that were made elsewhere, in the plan's order.
+pub(crate) fn mount_devices(root: &RootDir, devices: &[Device], nodes: &[OwnedFd]) -> Result<()> {
+    for (Device { path, .. }, node) in devices.iter().zip(nodes) {
+        let place = on(path, root.open_or_make(path, Make::File))?;
+        on(path, attach(node.as_fd(), &place, Path::new("")))?;
+    }
+    Ok(())
+}
+
 fn make_device(root: &RootDir, device: &Device) -> std::result::Result<(), Errno> {
     let (parent, name) = open_parent(root, &device.path)?;
-    let kind = match device.kind {
-        DeviceKind::Character => FileType::CharacterDevice,
-        DeviceKind::Block => FileType::BlockDevice,
-    };
     let mode = Mode::from_raw_mode(device.mode);
-    match mknodat(&parent, name, kind, mode, makedev(device.major, device.minor)) {
+    match mknodat(&parent, name, file_type(device.kind), mode, makedev(device.major, device.minor)) {
         // A volume has been mounted there, or an earlier container has made the node in a volume.
         Err(Errno::EXIST) if device.path.starts_with("/dev") || is_device(&parent, name, device)? => {
             return Ok(());
@@ -230,12 +300,16 @@ fn make_device(root: &RootDir, device: &Device) -> std::result::Result<(), Errno
     chownat(&parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
 }
 
+pub(crate) fn file_type(kind: DeviceKind) -> FileType {
+    match kind {
+        DeviceKind::Character => FileType::CharacterDevice,
+        DeviceKind::Block => FileType::BlockDevice,
+    }
+}
+
 fn is_device(parent: &OwnedFd, name: &OsStr, device: &Device) -> std::result::Result<bool, Errno> {
     let stat = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
-    let is_kind = match device.kind {
-        DeviceKind::Character => FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice,
-        DeviceKind::Block => FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice,
-    };
+    let is_kind = FileType::from_raw_mode(stat.st_mode) == file_type(device.kind);
     Ok(is_kind && (major(stat.st_rdev), minor(stat.st_rdev)) == (device.major, device.minor))
 }
 

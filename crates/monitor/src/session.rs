@@ -63,7 +63,9 @@ impl Session {
         let child = match forked {
             Ok(Cloned::Child) => {
                 let user = container.user.clone();
-                let newcomer = Newcomer { process, user, target, cgroup: entry, tty: plan.tty };
+                let user_namespace = container.user_namespace;
+                let newcomer =
+                    Newcomer { process, user, user_namespace, target, cgroup: entry, tty: plan.tty };
                 become_session(newcomer, child_gate, streams)
             }
             Ok(Cloned::Parent(child)) => child,

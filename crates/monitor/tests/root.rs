@@ -51,6 +51,7 @@ impl Host {
             ipc: Sharing::Own,
             hostname: Some("the-pod".to_owned()),
             shared_pid: false,
+            user_namespace: None,
             sysctls: vec![],
             shm_bytes: 1 << 20,
         };
@@ -99,6 +100,8 @@ impl Host {
             nodev: false,
             noexec: false,
             propagation: MountPropagation::Private,
+            follows_host: false,
+            idmapped: false,
         };
         LaunchPlan {
             container: ContainerId::from_random([number; 32]),

@@ -48,6 +48,16 @@ pub enum Error {
         /// As given.
         image: String,
     },
+    /// A volume's image can't be had.
+    #[error("mount image {image:?} at {}", path.display())]
+    ImageVolume {
+        /// The volume's path in the container.
+        path: PathBuf,
+        /// As given.
+        image: String,
+        /// Why not.
+        source: Box<Error>,
+    },
     /// The object is in a state that does not allow it.
     #[error("{object} {state}")]
     WrongState {
@@ -179,7 +189,7 @@ impl Error {
             Self::Taken { .. } => ErrorKind::Busy,
             Self::Exists { .. } => ErrorKind::Exists,
             Self::Invalid { .. } | Self::AmbiguousId { .. } | Self::Device(_) => ErrorKind::Invalid,
-            Self::Stage { source, .. } => source.kind(),
+            Self::Stage { source, .. } | Self::ImageVolume { source, .. } => source.kind(),
             Self::TooLong { .. } | Self::ExecTimeout { .. } | Self::Unkillable { .. } => {
                 ErrorKind::DeadlineExceeded
             }
@@ -199,6 +209,17 @@ impl Error {
         }
     }
 
+    /// Whether an image could not be mounted as a volume: kubelets tell that apart.
+    pub fn is_about_image_volume(&self) -> bool {
+        if let Self::Stage { source, .. } = self {
+            return source.is_about_image_volume();
+        }
+        if let Self::Monitor(failure) = self {
+            return failure.stage() == Some(LaunchStage::OpenImage);
+        }
+        matches!(self, Self::ImageVolume { .. })
+    }
+
     /// For `map_err`: what was attempted on which path.
     pub(crate) fn file(
         operation: &'static str,
@@ -209,12 +230,12 @@ impl Error {
     }
 }
 
-/// A user that the image does not know is the request's fault.
+/// A user that the image does not know is the request's fault, and so is a path that another image does not have.
 fn failure_kind(failure: &Failure) -> ErrorKind {
     match failure {
         Failure::Unknown { .. } => ErrorKind::NotFound,
         Failure::WrongState { .. } => ErrorKind::WrongState,
-        Failure::Launch { stage: LaunchStage::FindUser, .. } => ErrorKind::Invalid,
+        Failure::Launch { stage: LaunchStage::FindUser | LaunchStage::OpenImage, .. } => ErrorKind::Invalid,
         Failure::Launch { .. } | Failure::Other { .. } => ErrorKind::Internal,
     }
 }

@@ -40,6 +40,8 @@ pub struct HostSettings {
     pub cgroup_root: CgroupPath,
     /// The program that becomes a zygote when its first argument says so.
     pub zygote_program: PathBuf,
+    /// Whether containers get no directories of their own for what their images call volumes.
+    pub ignore_image_volumes: bool,
     /// Longest text of one log record, in bytes; a longer line becomes several.
     pub log_line_bytes: usize,
     /// Most output of an exec session kept for each stream; what comes after is dropped (CRI: 16 MiB).

@@ -34,6 +34,7 @@ mod driver;
 mod exec;
 mod files;
 mod link;
+mod pins;
 mod port_forward;
 mod process;
 mod record;

@@ -4,6 +4,7 @@
 //! the last is gone: whatever a killed agent leaves behind has an owner on record. A pod's addresses are part of its
 //! record, so a lease can't outlive it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use berth_container::spec::ContainerSpec;
@@ -44,6 +45,9 @@ pub(crate) struct ContainerRecord {
     pub(crate) pod: PodId,
     pub(crate) spec: ContainerSpec,
     pub(crate) image: ImageId,
+    /// What the images of its volumes were found to be, by the volume's path in the request.
+    #[serde(default)]
+    pub(crate) volume_images: BTreeMap<PathBuf, ImageId>,
     /// `None` is intent, as [`SandboxPhase::Making`].
     pub(crate) state: Option<ContainerState>,
     pub(crate) created_at_ns: i64,

@@ -18,6 +18,7 @@ use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::host::{Host, blocking};
 use crate::link::Link;
+use crate::pins::pin_again;
 use crate::record::{ContainerRecord, SandboxPhase, SandboxRecord};
 use crate::sandbox::{DEATH_LIMIT, remove_directory};
 use crate::view::ContainerState;
@@ -106,9 +107,7 @@ impl Driver {
         let Ok(cgroup) = self.cgroups().and_then(|cgroups| Ok(cgroups.base.join(id.as_str())?)) else {
             return;
         };
-        if let Err(error) = self.host.images.pin(&record.image, id.as_str()) {
-            tracing::warn!(container.id = %id, %error, "image of a container is gone");
-        }
+        pin_again(&self.host.images, &record);
         self.containers.insert(id, Workload::new(record, cgroup, None));
     }
 

@@ -129,6 +129,7 @@ impl Driver {
             // The uts namespace follows the network's, as with other runtimes.
             hostname: (self.spec.net == Sharing::Own).then(|| hostname_of(&self.spec)),
             shared_pid: self.spec.pid == PodPid::Pod,
+            user_namespace: self.spec.user_namespace,
             sysctls: self.spec.sysctls.clone(),
             shm_bytes: SHM_BYTES,
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use berth_monitor::idmap::IdMaps;
 use berth_monitor::plan::{Sharing, Sysctl};
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +45,9 @@ pub struct SandboxSpec {
     pub ipc: Sharing,
     /// What containers that ask for the pod's pid namespace get.
     pub pid: PodPid,
+    /// The pod's own user namespace; `None` for the host's.
+    #[serde(default)]
+    pub user_namespace: Option<IdMaps>,
     /// Whether privileged containers may join.
     pub privileged: bool,
     /// The handler asked for, as given; only the built-in one exists.

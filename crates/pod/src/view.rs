@@ -72,6 +72,8 @@ pub struct ContainerView {
     pub spec: Arc<ContainerSpec>,
     /// The image that it runs.
     pub image: ImageId,
+    /// What the images of its volumes were found to be, by the volume's path in the request.
+    pub volume_images: BTreeMap<PathBuf, ImageId>,
     /// How far it has come.
     pub state: ContainerState,
     /// Nanoseconds since the epoch.

@@ -17,7 +17,7 @@ use berth_cgroup::{Cgroup, CgroupPath, Entry};
 use berth_container::capability;
 use berth_container::plan::{Additions, CgroupView, ImageDefaults, Surroundings, plan_launch};
 use berth_container::spec::{ContainerSpec, PidSpec};
-use berth_image::{Image, ImageId};
+use berth_image::Image;
 use berth_monitor::id::ContainerId;
 use berth_monitor::memfd_of;
 use berth_monitor::plan::{PidNamespace, Rootfs};
@@ -31,6 +31,7 @@ use crate::events::EventKind;
 use crate::files::hostname_of;
 use crate::host::{Host, blocking};
 use crate::link::Link;
+use crate::pins::{PinnedImages, holders, pin_images, unpin_images};
 use crate::record::{ContainerRecord, SandboxPhase};
 use crate::sandbox::{DEATH_LIMIT, KILL_ANSWER_LIMIT, remove_directory};
 use crate::spec::PodPid;
@@ -86,6 +87,7 @@ impl Workload {
             pod: record.pod.clone(),
             spec: self.spec.clone(),
             image: record.image.clone(),
+            volume_images: record.volume_images.clone(),
             state: record.state.clone()?,
             created_at_ns: record.created_at_ns,
             pid: self.pid.filter(|_| self.is_alive()),
@@ -120,12 +122,16 @@ impl Driver {
             return existing;
         }
         let id = ContainerId::from_random(crate::registry::random_bytes()?);
-        let image = self.pin_image(&spec, &id)?;
-        let name = spec.name.clone();
-        let made = self.make_container(&id, spec, &image, &link).await;
+        let images = pin_images(&self.host.images, &spec, &id)?;
+        let (name, holders) = (spec.name.clone(), holders(&spec, &id));
+        let made = self.make_container(&id, spec, &images, &link).await;
         if let Err(error) = made {
             if let Err(left) = self.tear_container_down(&id).await {
                 tracing::error!(container.id = %id, error = %crate::registry::chain(&left), "container half made");
+            }
+            // Without a record, taking it down knows nothing of them; one that is half made keeps them.
+            if !self.containers.contains_key(&id) {
+                holders.iter().for_each(|holder| self.host.images.unpin(holder));
             }
             self.publish();
             return Err(error);
@@ -151,7 +157,7 @@ impl Driver {
         &mut self,
         id: &ContainerId,
         spec: ContainerSpec,
-        image: &Image,
+        images: &PinnedImages,
         link: &Link,
     ) -> Result<()> {
         let name = spec.name.clone();
@@ -163,15 +169,16 @@ impl Driver {
         let found = find_additions(&host, &spec);
         let additions = self.step(format!("find devices of container {name}"), found).await?;
         let surroundings =
-            Surroundings { additions, ..self.surroundings(id, &spec, image, &cgroup, log_path.clone())? };
+            Surroundings { additions, ..self.surroundings(id, &spec, images, &cgroup, log_path.clone())? };
         // Before anything is made: whatever can be refused has been refused here.
-        let planned = plan_launch(&spec, &image_defaults(image), surroundings)?;
+        let planned = plan_launch(&spec, &image_defaults(&images.image), surroundings)?;
 
         let record = ContainerRecord {
             id: id.clone(),
             pod: self.id.clone(),
             spec,
-            image: image.id.clone(),
+            image: images.image.id.clone(),
+            volume_images: images.volume_ids(),
             state: None,
             created_at_ns: crate::clock::now_ns(),
             user: ResolvedUser::default(),
@@ -403,8 +410,9 @@ impl Driver {
         })
         .await??;
         self.host.commit(Change::new().delete::<ContainerRecord>(id.to_string())).await?;
-        self.host.images.unpin(id.as_str());
-        self.containers.remove(id);
+        if let Some(workload) = self.containers.remove(id) {
+            unpin_images(&self.host.images, &workload.spec, id);
+        }
         Ok(())
     }
 
@@ -507,21 +515,11 @@ impl Driver {
         Some(Err(Error::Exists { object, id: existing.record.id.to_string(), difference }))
     }
 
-    fn pin_image(&self, spec: &ContainerSpec, id: &ContainerId) -> Result<Arc<Image>> {
-        let image: ImageId = match self.host.images.find(&spec.image)? {
-            Some(image) => image.id.clone(),
-            None => {
-                return Err(Error::NoImage { image: spec.image.clone() });
-            }
-        };
-        Ok(self.host.images.pin(&image, id.as_str())?)
-    }
-
     fn surroundings(
         &self,
         id: &ContainerId,
         spec: &ContainerSpec,
-        image: &Image,
+        images: &PinnedImages,
         cgroup: &Cgroup,
         log_path: Option<PathBuf>,
     ) -> Result<Surroundings> {
@@ -531,7 +529,7 @@ impl Driver {
             container: id.clone(),
             rootfs: Rootfs {
                 staging: directory.join("root"),
-                lower: self.host.images.rootfs_layers(image),
+                lower: self.host.images.rootfs_layers(&images.image),
                 upper: directory.join("upper"),
                 work: directory.join("work"),
                 read_only: spec.security.read_only_rootfs,
@@ -539,6 +537,12 @@ impl Driver {
             pod_directory: self.host.pod_files(&self.id),
             hostname: hostname_of(&self.spec),
             ipc: self.spec.ipc,
+            net: self.spec.net,
+            user_namespace: self.spec.user_namespace,
+            volumes_directory: (!self.host.settings.ignore_image_volumes).then(|| directory.join("volumes")),
+            volume_layers: (images.volumes.iter())
+                .map(|(path, image)| (path.clone(), self.host.images.rootfs_layers(image)))
+                .collect(),
             pod_is_privileged: self.spec.privileged,
             pid_namespace: self.pid_namespace(&spec.security.pid)?,
             cgroup_view: cgroup_view(&self.host, &entry),
@@ -615,6 +619,7 @@ fn image_defaults(image: &Image) -> ImageDefaults {
         user: config.user.clone(),
         working_dir: config.working_dir.clone(),
         stop_signal: config.stop_signal.clone().unwrap_or_default(),
+        volumes: config.volumes.clone(),
     }
 }
 

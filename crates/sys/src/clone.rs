@@ -29,6 +29,8 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// New namespaces for the child, the `CLONE_NEW*` flags of `clone(2)` by name.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct NewNamespaces {
+    /// `CLONE_NEWUSER`: the child has all capabilities in it, no id is mapped yet, and the others belong to it.
+    pub user: bool,
     /// `CLONE_NEWPID`: the child is process 1 in it.
     pub pid: bool,
     /// `CLONE_NEWNS`: a copy of the parent's mount table.
@@ -65,13 +67,35 @@ pub struct Child {
 /// # Errors
 /// The errno of the call; no child exists then.
 pub fn clone3(
+    witness: &SingleThreaded,
+    namespaces: NewNamespaces,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<Cloned, Errno> {
+    // SIGCHLD for the parent.
+    clone3_with(witness, namespaces, cgroup, 0, libc::SIGCHLD as u64)
+}
+
+/// The same for a child that is not this process's own but its parent's, which then has to wait for it. It sends that
+/// parent what this process would have sent. Source: clone(2), `CLONE_PARENT`.
+///
+/// # Errors
+/// The errno of the call, `INVAL` for the first process of a pid namespace; no child exists then.
+pub fn clone3_sibling(witness: &SingleThreaded, namespaces: NewNamespaces) -> Result<Cloned, Errno> {
+    clone3_with(witness, namespaces, None, libc::CLONE_PARENT as u64, 0)
+}
+
+fn clone3_with(
     _witness: &SingleThreaded,
     namespaces: NewNamespaces,
     cgroup: Option<BorrowedFd<'_>>,
+    more_flags: u64,
+    exit_signal: u64,
 ) -> Result<Cloned, Errno> {
     let mut pidfd: RawFd = -1;
     let flag = |wanted: bool, flag: libc::c_int| if wanted { flag as u64 } else { 0 };
     let mut flags = libc::CLONE_PIDFD as u64
+        | more_flags
+        | flag(namespaces.user, libc::CLONE_NEWUSER)
         | flag(namespaces.pid, libc::CLONE_NEWPID)
         | flag(namespaces.mount, libc::CLONE_NEWNS)
         | flag(namespaces.net, libc::CLONE_NEWNET)
@@ -86,7 +110,7 @@ pub fn clone3(
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.flags = flags;
     args.pidfd = (&raw mut pidfd) as u64;
-    args.exit_signal = libc::SIGCHLD as u64;
+    args.exit_signal = exit_signal;
     args.cgroup = cgroup_fd;
     // SAFETY: no CLONE_VM, so the child runs on its own copy of the memory with the same stack; `args` and
     // `pidfd` outlive the call. The witness says that no other thread exists whose locks the copy could

@@ -78,6 +78,9 @@ pub(crate) enum LogFormat {
 pub(crate) struct Images {
     /// Directory of archives and OCI layouts that the agent imports when it starts. When not set: none.
     pub(crate) import: Option<PathBuf>,
+    /// Make no directories for what images declare as volumes. By default each container gets one of its own for each,
+    /// with a copy of what the image has there.
+    pub(crate) ignore_volumes: bool,
 }
 
 /// `[cgroup]`

@@ -6,7 +6,7 @@ use berth_container::spec::ContainerSpec;
 use berth_cri_proto::v1::{ContainerConfig, ImageSpec, KeyValue};
 use berth_pod::spec::SandboxSpec;
 
-use super::{Refusal, Result, check, devices, mounts, resources, security, signals};
+use super::{Refusal, Result, check, devices, mounts, resources, security, signals, user_namespaces};
 
 /// Reads the whole request, in the light of the sandbox that the container is for.
 pub(crate) fn container_spec_from(
@@ -25,6 +25,9 @@ fn spec_from(config: ContainerConfig, sandbox: &SandboxSpec) -> Result<Container
     let (limits, oom_score_adj) =
         resources::limits_from(linux.resources).map_err(|refusal| refusal.within("linux.resources"))?;
     let context = linux.security_context.unwrap_or_default();
+    let namespaces = context.namespace_options.clone().unwrap_or_default();
+    user_namespaces::check_container_user_namespace(&namespaces, sandbox)
+        .map_err(|refusal| refusal.within("linux.security_context.namespace_options"))?;
     let security =
         security::security_from(context).map_err(|refusal| refusal.within("linux.security_context"))?;
     if security.privileged && !sandbox.privileged {
@@ -40,7 +43,7 @@ fn spec_from(config: ContainerConfig, sandbox: &SandboxSpec) -> Result<Container
         args: check::words("args", config.args)?,
         working_dir: working_dir_from(&config.working_dir)?,
         env: config.envs.into_iter().map(variable_from).collect::<Result<_>>()?,
-        mounts: mounts::volumes_from(config.mounts)?,
+        mounts: mounts::volumes_from(config.mounts, sandbox.user_namespace)?,
         devices: devices::devices_from(&config.devices)?,
         cdi_devices: Vec::new(),
         labels: config.labels.into_iter().collect(),

@@ -39,7 +39,9 @@ pub(crate) fn container_status_of(view: &ContainerView) -> ContainerStatus {
         image_ref: view.image.to_string(),
         labels: spec.labels.clone().into_iter().collect(),
         annotations: spec.annotations.clone().into_iter().collect(),
-        mounts: spec.mounts.iter().map(mounts::mount_of).collect(),
+        mounts: (spec.mounts.iter())
+            .map(|volume| mounts::mount_of(volume, view.volume_images.get(&volume.container_path)))
+            .collect(),
         log_path: view.log_path.as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
         resources: Some(ContainerResources {
             linux: Some(resources::resources_of(&spec.limits, spec.oom_score_adj)),

@@ -21,5 +21,6 @@ pub(crate) mod signals;
 pub(crate) mod sysctls;
 #[cfg(test)]
 pub(crate) mod testing;
+pub(crate) mod user_namespaces;
 
 pub(crate) use refusal::{Refusal, Result};

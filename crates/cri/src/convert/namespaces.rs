@@ -1,23 +1,24 @@
 //! Namespace options. Mind the API's zero value, POD: absent options ask for a pid namespace that the pod shares.
 
 use berth_container::spec::PidSpec;
-use berth_cri_proto::v1::{NamespaceMode, NamespaceOption, UserNamespace};
+use berth_cri_proto::v1::{NamespaceMode, NamespaceOption};
+use berth_monitor::idmap::IdMaps;
 use berth_monitor::plan::Sharing;
 use berth_pod::spec::{PodPid, SandboxSpec};
 
-use super::{Refusal, Result, check};
+use super::{Refusal, Result, check, user_namespaces};
 
-/// A pod's network, ipc and pid namespaces.
+/// A pod's namespaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PodNamespaces {
     pub(crate) net: Sharing,
     pub(crate) ipc: Sharing,
     pub(crate) pid: PodPid,
+    pub(crate) user: Option<IdMaps>,
 }
 
 /// Reads a sandbox's options.
 pub(crate) fn pod_namespaces_from(options: &NamespaceOption) -> Result<PodNamespaces> {
-    refuse_user_namespace(options.userns_options.as_ref())?;
     let pid = match check::enumeration("pid", options.pid)? {
         NamespaceMode::Pod => PodPid::Pod,
         NamespaceMode::Container => PodPid::Container,
@@ -30,13 +31,17 @@ pub(crate) fn pod_namespaces_from(options: &NamespaceOption) -> Result<PodNamesp
             ));
         }
     };
-    Ok(PodNamespaces { net: sharing("network", options.network)?, ipc: sharing("ipc", options.ipc)?, pid })
+    Ok(PodNamespaces {
+        net: sharing("network", options.network)?,
+        ipc: sharing("ipc", options.ipc)?,
+        pid,
+        user: user_namespaces::pod_user_namespace_from(options, pid)?,
+    })
 }
 
 /// Reads a container's options. Network and ipc are the sandbox's, whatever stands here, as with the peers; only
 /// modes that do not exist for them are refused.
 pub(crate) fn container_pid_from(options: &NamespaceOption) -> Result<PidSpec> {
-    refuse_user_namespace(options.userns_options.as_ref())?;
     sharing("network", options.network)?;
     sharing("ipc", options.ipc)?;
     match check::enumeration("pid", options.pid)? {
@@ -63,6 +68,7 @@ pub(crate) fn options_of(spec: &SandboxSpec) -> NamespaceOption {
         network: mode(spec.net).into(),
         ipc: mode(spec.ipc).into(),
         pid: pid.into(),
+        userns_options: spec.user_namespace.as_ref().map(user_namespaces::options_of),
         ..NamespaceOption::default()
     }
 }
@@ -77,25 +83,8 @@ fn sharing(field: &str, mode: i32) -> Result<Sharing> {
     }
 }
 
-fn refuse_user_namespace(options: Option<&UserNamespace>) -> Result<()> {
-    let Some(options) = options else {
-        return Ok(());
-    };
-    const FIELD: &str = "userns_options.mode";
-    match check::enumeration(FIELD, options.mode)? {
-        NamespaceMode::Node if options.uids.is_empty() && options.gids.is_empty() => Ok(()),
-        NamespaceMode::Node => Err(Refusal::invalid(FIELD, NamespaceMode::Node, "is given with mappings")),
-        NamespaceMode::Pod => Err(Refusal::unimplemented(FIELD, NamespaceMode::Pod)),
-        other @ (NamespaceMode::Container | NamespaceMode::Target) => {
-            Err(Refusal::invalid(FIELD, other, "is not one of Pod and Node"))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use berth_store::ErrorKind;
-
     use super::*;
 
     fn options(network: i32, pid: i32, ipc: i32) -> NamespaceOption {
@@ -105,7 +94,8 @@ mod tests {
     #[test]
     fn modes_become_namespaces() {
         let check = |given, net, pid, ipc| {
-            assert_eq!(pod_namespaces_from(&given), Ok(PodNamespaces { net, ipc, pid }), "{given:?}");
+            let want = PodNamespaces { net, ipc, pid, user: None };
+            assert_eq!(pod_namespaces_from(&given), Ok(want), "{given:?}");
         };
         check(options(0, 0, 0), Sharing::Own, PodPid::Pod, Sharing::Own);
         check(options(0, 1, 0), Sharing::Own, PodPid::Container, Sharing::Own);
@@ -129,18 +119,5 @@ mod tests {
             container_pid_from(&options(0, 3, 0)).unwrap_err().to_string(),
             "target_id: must be given"
         );
-    }
-
-    #[test]
-    fn user_namespaces_are_not_served_and_their_nonsense_is_told_apart() {
-        let check = |mode: NamespaceMode, want| {
-            let userns = UserNamespace { mode: mode.into(), ..UserNamespace::default() };
-            let given = NamespaceOption { userns_options: Some(userns), ..options(0, 1, 0) };
-            assert_eq!(pod_namespaces_from(&given).err().map(|refusal| refusal.kind()), want, "{mode:?}");
-        };
-        check(NamespaceMode::Node, None);
-        check(NamespaceMode::Pod, Some(ErrorKind::Unimplemented));
-        check(NamespaceMode::Container, Some(ErrorKind::Invalid));
-        check(NamespaceMode::Target, Some(ErrorKind::Invalid));
     }
 }

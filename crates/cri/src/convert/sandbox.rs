@@ -46,6 +46,7 @@ fn spec_from(config: PodSandboxConfig, runtime_handler: String) -> Result<Sandbo
         net: namespaces.net,
         ipc: namespaces.ipc,
         pid: namespaces.pid,
+        user_namespace: namespaces.user,
         privileged: context.privileged,
         runtime_handler,
     })

@@ -58,6 +58,7 @@ pub(crate) fn container_view() -> ContainerView {
         pod: PodId::from_random([1; 32]),
         spec: Arc::new(container_spec_from(Some(container_config()), &sandbox_spec()).unwrap()),
         image: ImageId(Digest::of(b"config")),
+        volume_images: BTreeMap::new(),
         state: ContainerState::Created,
         created_at_ns: 2_000,
         pid: None,

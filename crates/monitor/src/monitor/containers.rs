@@ -24,6 +24,7 @@ impl Monitor {
             match hear(gate) {
                 Heard::Nothing => return,
                 Heard::Ready { user, warnings, handles } => self.container_ready(id, user, warnings, handles),
+                Heard::Born(pidfd) => self.container_born(id, pidfd),
                 Heard::Failed(failure) => self.container_failed(id, failure),
                 Heard::End => {
                     let phase = container.phase.clone();
@@ -98,6 +99,8 @@ impl Monitor {
             return;
         };
         self.poller.forget(|_, source| source.is_of(id));
+        // It went before the child was ready, whether that was noticed or not.
+        let _ = container.midwife.take().map(|midwife| reap(&midwife));
         let oom_killed = container
             .oom_file
             .as_deref()

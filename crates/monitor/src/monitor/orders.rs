@@ -9,7 +9,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 use super::attached::Wanted;
 use super::{Monitor, Outcome, Source, now_ns, other, wrong_state};
 use crate::container::{Container, Phase, ReplyTo};
-use crate::fork::{self, read_plan};
+use crate::fork::{self, Home, read_plan};
 use crate::handshake::open_gate;
 use crate::id::ContainerId;
 use crate::plan::{LaunchPlan, PidNamespace};
@@ -60,7 +60,8 @@ impl Monitor {
             PidNamespace::Pod => Some(pause.pidfd.as_fd()),
             PidNamespace::Own | PidNamespace::Host => None,
         };
-        let container = fork::fork_container(&self.witness, &self.plan, plan, pause, target, reply)?;
+        let home = Home { plan: &self.plan, pause, user_namespace: self.user_namespace.as_ref() };
+        let container = fork::fork_container(&self.witness, &home, plan, target, reply)?;
         if let Err(error) = watch_container(&mut self.poller, &id, &container) {
             self.poller.forget(|_, source| source.is_of(&id));
             container.kill();

@@ -56,7 +56,7 @@ impl Monitor {
             };
             let Some(gate) = &session.gate else { return };
             match hear(gate) {
-                Heard::Nothing => return,
+                Heard::Nothing | Heard::Born(_) => return,
                 // A session has no start of its own: it goes on at once.
                 Heard::Ready { handles, .. } => {
                     let _ = open_gate(gate);

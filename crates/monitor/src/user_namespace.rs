@@ -1,0 +1,58 @@
+//! A pod's user namespace: made with pause, entered by all that is born into the pod.
+//!
+//! Pause is born in it, with the pod's other new namespaces, which therefore belong to it. It has no ids until the
+//! monitor, from outside, has written the two maps; then the monitor keeps a descriptor of it, which is also what mounts
+//! are mapped by. Who enters it keeps the host's root as its user, with no right outside any more and all rights inside,
+//! until it becomes root inside ([`become_root`]): what has to be opened by a path that only the host's root may walk is
+//! opened before that, and what shall belong to the pod is made after it.
+//! Source: user_namespaces(7).
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use berth_sys::clone::Child;
+use rustix::fs::{Gid, Mode, OFlags, Uid, fchown, open};
+use rustix::io::Errno;
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+
+use crate::idmap::IdMaps;
+use crate::launch::{Stage, StageError, Streams};
+
+/// Gives the user namespace into which `pause` was born its ids, and takes hold of it. The child has to be unreaped, so
+/// that its number can't be another's.
+pub(crate) fn establish(pause: &Child, maps: &IdMaps) -> Result<OwnedFd, StageError> {
+    let pid = pause.pid.as_raw_nonzero();
+    for (file, line) in [("uid_map", maps.uids.line()), ("gid_map", maps.gids.line())] {
+        std::fs::write(format!("/proc/{pid}/{file}"), &line).map_err(|error| StageError {
+            stage: Stage::JoinPod,
+            object: format!("write {:?} to {file} of the user namespace", line.trim_end()),
+            errno: Errno::from_io_error(&error),
+        })?;
+    }
+    let namespace = format!("/proc/{pid}/ns/user");
+    open(&namespace, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(StageError::at(Stage::JoinPod, namespace))
+}
+
+/// Becomes root of the user namespace that this process has entered, with all rights inside.
+pub(crate) fn become_root() -> Result<(), StageError> {
+    let (gid, uid) = (Gid::ROOT, Uid::ROOT);
+    let switch = || {
+        set_thread_groups(&[])?;
+        set_thread_res_gid(gid, gid, gid)?;
+        set_thread_res_uid(uid, uid, uid)
+    };
+    switch().map_err(StageError::at(Stage::JoinPod, "root of the user namespace"))
+}
+
+/// Gives pipes to root inside, from where they can be given on to any user inside; what the host's root has made can't be.
+pub(crate) fn give_streams(streams: &Streams, maps: &IdMaps) -> Result<(), StageError> {
+    let owner = (Uid::from_raw(maps.uids.host_root()), Gid::from_raw(maps.gids.host_root()));
+    for fd in [&streams.stdin, &streams.stdout, &streams.stderr] {
+        let fail = || StageError::at(Stage::ConnectStreams, "owner of a standard stream");
+        let stat = rustix::fs::fstat(fd).map_err(fail())?;
+        if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_fifo() {
+            fchown(fd.as_fd(), Some(owner.0), Some(owner.1)).map_err(fail())?;
+        }
+    }
+    Ok(())
+}
