@@ -16,6 +16,7 @@ use berth_image::ImageStore;
 use berth_net::Network;
 use berth_pod::{Host, HostSettings, Pods};
 use berth_store::Store;
+use berth_stream::Server;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::net::UnixListener;
@@ -32,7 +33,11 @@ pub(crate) struct Agent {
     store: Store,
     listener: Listener,
     serving: JoinHandle<Result<(), tonic::transport::Error>>,
+    streaming: JoinHandle<()>,
 }
+
+/// The parts of an agent that serves.
+type Opened = (Edge, Store, JoinHandle<Result<(), tonic::transport::Error>>, JoinHandle<()>);
 
 impl Agent {
     /// Starts an agent; it serves when this returns. Must run inside an async runtime with several threads.
@@ -40,10 +45,10 @@ impl Agent {
         let begun = Instant::now();
         let (listener, socket) = listen_on(&settings.socket())?;
         match Self::open(settings, socket).await {
-            Ok((edge, store, serving)) => {
+            Ok((edge, store, serving, streaming)) => {
                 let elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
                 info!(socket = %settings.socket().display(), elapsed_ms, "agent serves");
-                Ok(Self { edge, store, listener, serving })
+                Ok(Self { edge, store, listener, serving, streaming })
             }
             Err(error) => {
                 listener.remove().context("remove the socket of an agent that did not start")?;
@@ -52,11 +57,9 @@ impl Agent {
         }
     }
 
-    async fn open(
-        settings: &Settings,
-        socket: std::os::unix::net::UnixListener,
-    ) -> Result<(Edge, Store, JoinHandle<Result<(), tonic::transport::Error>>)> {
+    async fn open(settings: &Settings, socket: std::os::unix::net::UnixListener) -> Result<Opened> {
         let socket = UnixListener::from_std(socket).context("watch the socket")?;
+        let streams = Server::bind(&settings.streaming).await?;
         let store = Store::open(&settings.root).await?;
         let images =
             ImageStore::open(&settings.root.join("images"), store.clone(), settings.registries.clone())
@@ -66,9 +69,10 @@ impl Agent {
         if let Some(directory) = &settings.images.import {
             import_all(&images, directory).await;
         }
-        let edge = Edge::new(pods, images, shown(settings)?);
+        let edge = Edge::new(pods, images, streams.sessions(), shown(settings)?);
+        let streaming = tokio::spawn(berth_cri::serve_streams(edge.clone(), streams));
         let serving = tokio::spawn(berth_cri::serve(edge.clone(), socket));
-        Ok((edge, store, serving))
+        Ok((edge, store, serving, streaming))
     }
 
     /// Waits until the agent no longer serves, which it does not do by itself unless something is broken. Dropping the
@@ -81,6 +85,7 @@ impl Agent {
     pub(crate) async fn stop(self) -> Result<()> {
         self.edge.stop();
         self.serving.await.context("serve")?.context("serve")?;
+        self.streaming.await.context("serve streams")?;
         self.listener.remove().context("remove the socket")?;
         self.store.close().await;
         Ok(())

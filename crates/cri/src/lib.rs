@@ -14,10 +14,12 @@
 //! - No decisions: whatever depends on a pod's state beyond "is it there" is decided by its driver.
 
 mod admin;
+mod attach;
 mod call;
 mod container_status;
 mod convert;
 mod create_container;
+mod exec;
 mod exec_sync;
 mod filter;
 mod get_container_events;
@@ -28,6 +30,7 @@ mod list_containers;
 mod list_images;
 mod list_pod_sandbox;
 mod pod_sandbox_status;
+mod port_forward;
 mod pull_image;
 mod remove_container;
 mod remove_image;
@@ -43,14 +46,17 @@ mod status;
 mod stop_container;
 mod stop_pod_sandbox;
 mod stream;
+mod streaming;
 mod version;
 
 use berth_image::ImageStore;
 use berth_pod::Pods;
+use berth_stream::Sessions;
 use tokio_util::sync::CancellationToken;
 
 pub use server::serve;
 use status::Failure;
+pub use streaming::serve_streams;
 
 /// What clients know the runtime by, and the name of its only handler.
 const RUNTIME_NAME: &str = "berth";
@@ -60,17 +66,18 @@ const RUNTIME_NAME: &str = "berth";
 pub struct Edge {
     pods: Pods,
     images: ImageStore,
+    streams: Sessions,
     config_json: String,
     stopping: CancellationToken,
 }
 
 impl Edge {
-    /// `config_json` is what the verbose Status shows of the agent's settings; it must hold no secrets.
-    pub fn new(pods: Pods, images: ImageStore, config_json: String) -> Self {
-        Self { pods, images, config_json, stopping: CancellationToken::new() }
+    /// `streams` is where the streaming server finds what its clients may do; `config_json` is what the verbose Status shows of the agent's settings; it must hold no secrets.
+    pub fn new(pods: Pods, images: ImageStore, streams: Sessions, config_json: String) -> Self {
+        Self { pods, images, streams, config_json, stopping: CancellationToken::new() }
     }
 
-    /// Ends event streams and makes [`serve`] return.
+    /// Ends event streams and makes [`serve`] and [`serve_streams`] return.
     pub fn stop(&self) {
         self.stopping.cancel();
     }

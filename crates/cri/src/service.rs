@@ -9,10 +9,10 @@ use tonic::{Request, Response, Status};
 use crate::call::{Rpc, call};
 use crate::stream::Answers;
 use crate::{
-    Edge, Failure, container_status, create_container, exec_sync, get_container_events, list_containers,
-    list_pod_sandbox, pod_sandbox_status, remove_container, remove_pod_sandbox, reopen_container_log,
-    run_pod_sandbox, runtime_config, runtime_status, start_container, stop_container, stop_pod_sandbox,
-    version,
+    Edge, Failure, attach, container_status, create_container, exec, exec_sync, get_container_events,
+    list_containers, list_pod_sandbox, pod_sandbox_status, port_forward, remove_container,
+    remove_pod_sandbox, reopen_container_log, run_pod_sandbox, runtime_config, runtime_status,
+    start_container, stop_container, stop_pod_sandbox, version,
 };
 
 #[tonic::async_trait]
@@ -136,19 +136,19 @@ impl RuntimeService for Edge {
         call(Rpc::Routine("ExecSync"), exec_sync::handle(self, request.into_inner())).await
     }
 
-    async fn exec(&self, _request: Request<ExecRequest>) -> Result<Response<ExecResponse>, Status> {
-        unimplemented("Exec").await
+    async fn exec(&self, request: Request<ExecRequest>) -> Result<Response<ExecResponse>, Status> {
+        call(Rpc::Routine("Exec"), async { exec::handle(self, request.into_inner()) }).await
     }
 
-    async fn attach(&self, _request: Request<AttachRequest>) -> Result<Response<AttachResponse>, Status> {
-        unimplemented("Attach").await
+    async fn attach(&self, request: Request<AttachRequest>) -> Result<Response<AttachResponse>, Status> {
+        call(Rpc::Routine("Attach"), async { attach::handle(self, request.into_inner()) }).await
     }
 
     async fn port_forward(
         &self,
-        _request: Request<PortForwardRequest>,
+        request: Request<PortForwardRequest>,
     ) -> Result<Response<PortForwardResponse>, Status> {
-        unimplemented("PortForward").await
+        call(Rpc::Routine("PortForward"), async { port_forward::handle(self, request.into_inner()) }).await
     }
 
     async fn container_stats(

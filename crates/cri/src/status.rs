@@ -63,6 +63,19 @@ impl From<berth_pod::Error> for Failure {
     }
 }
 
+impl From<berth_stream::Error> for Failure {
+    fn from(error: berth_stream::Error) -> Self {
+        use berth_stream::Error;
+        let kind = match error {
+            Error::TooManySessions { .. } => ErrorKind::Exhausted,
+            Error::Config { .. } | Error::Tls { .. } | Error::Listen { .. } | Error::Token { .. } => {
+                ErrorKind::Internal
+            }
+        };
+        Self::chain(kind, &error)
+    }
+}
+
 impl From<berth_image::Error> for Failure {
     fn from(error: berth_image::Error) -> Self {
         Self::chain(error.kind(), &error)

@@ -13,6 +13,7 @@ pub(crate) use load::{Flags, load};
 
 use berth_image::RegistryConfig;
 use berth_net::NetworkConfig;
+use berth_stream::StreamingConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -29,6 +30,8 @@ pub(crate) struct Settings {
     pub(crate) state: PathBuf,
     /// The interface that the kubelet, crictl and the other commands of berth speak to.
     pub(crate) cri: Cri,
+    /// The server that clients of exec, attach and port-forward are sent to.
+    pub(crate) streaming: StreamingConfig,
     /// What the agent writes to its standard error.
     pub(crate) log: Log,
     /// How pods are connected to each other, to the host and to the world.
@@ -117,6 +120,7 @@ impl Default for Settings {
             root: "/var/lib/berth".into(),
             state: "/run/berth".into(),
             cri: Cri::default(),
+            streaming: StreamingConfig::default(),
             log: Log::default(),
             network: NetworkConfig::default(),
             registries: RegistryConfig::default(),
@@ -197,6 +201,13 @@ impl Settings {
             &output,
             "be from 4096 to 268435456",
         );
+        match self.streaming.validate() {
+            Ok(()) => {}
+            Err(berth_stream::Error::Config { key, reason }) => {
+                problems.push(Problem { key: format!("streaming.{key}"), fault: reason.to_owned() });
+            }
+            Err(error) => problems.push(Problem { key: "streaming".into(), fault: error.to_string() }),
+        }
         match self.network.validate() {
             Ok(()) => {}
             Err(berth_net::Error::Config { key, value, problem }) => {
@@ -234,6 +245,7 @@ mod tests {
         check("root = '/x'\nstate = '/x'", &["state"]);
         check("cri.socket = 'berth.sock'", &["cri.socket"]);
         check(&format!("cri.socket = '/{}'", "a".repeat(108)), &["cri.socket"]);
+        check("streaming.tls_cert_file = '/x'", &["streaming.tls_key_file"]);
         check("log.level = 'berth=loud'", &["log.level"]);
         check("images.import = 'images'", &["images.import"]);
         check("cgroup.root = '/'", &["cgroup.root"]);
