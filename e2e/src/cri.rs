@@ -68,6 +68,10 @@ calls! {
     runtime.container_status(ContainerStatusRequest) -> ContainerStatusResponse;
     /// CRI `ReopenContainerLog`.
     runtime.reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse;
+    /// CRI `UpdateContainerResources`.
+    runtime.update_container_resources(UpdateContainerResourcesRequest) -> UpdateContainerResourcesResponse;
+    /// CRI `UpdatePodSandboxResources`.
+    runtime.update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest) -> UpdatePodSandboxResourcesResponse;
     /// CRI `ExecSync`.
     runtime.exec_sync(ExecSyncRequest) -> ExecSyncResponse;
     /// CRI `PullImage`.

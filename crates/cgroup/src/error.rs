@@ -5,6 +5,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 /// Why an operation on a control group failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
@@ -140,6 +142,9 @@ pub enum CgroupError {
 impl CgroupError {
     /// Whether the value given was refused, not the operation: a client's mistake.
     pub fn is_invalid(&self) -> bool {
+        // This is how the kernel says that it does not like a value.
+        let is_refusal = |source| matches!(Errno::from_io_error(source), Some(Errno::INVAL | Errno::RANGE));
         matches!(self, Self::InvalidPath { .. } | Self::InvalidLimit { .. })
+            || matches!(self, Self::Set { source, .. } if is_refusal(source))
     }
 }

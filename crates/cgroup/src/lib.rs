@@ -17,6 +17,7 @@
 //! Everything is idempotent: making what exists and removing what is gone succeed. Not here: stats, and the systemd D-Bus
 //! interface (slice names are understood, see [`CgroupPath::from_parent`]).
 
+mod apply;
 mod cgroup;
 mod device_program;
 mod devices;

@@ -4,6 +4,8 @@
 //! written. A limit that is `None` is left as it is in the cgroup: that is what zero means in the CRI.
 //! Source: CRI `LinuxContainerResources`; kernel admin-guide/cgroup-v2, cgroup-v1/memory, scheduler/sched-bwc.
 
+mod change;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -64,7 +66,7 @@ pub struct Limits {
     /// Memory in bytes.
     pub memory_bytes: Option<Limit>,
     /// Memory and swap together in bytes, as the CRI's `memory_swap_limit_in_bytes`; set with the memory limit. It is
-    /// left out where the kernel does not account for swap.
+    /// left out where the kernel does not account for swap. See [`Limits::settled`] for a memory limit without it.
     pub memory_and_swap_bytes: Option<Limit>,
     /// Bytes by page size, like `2MB`. Left out where there is no such controller or page size: the kubelet always
     /// sends all of them.

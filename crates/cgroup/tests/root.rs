@@ -11,8 +11,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use berth_cgroup::{
-    Cgroup, CgroupPath, Cgroups, DEFAULT_DEVICES, DeviceAccess, DeviceKind, DeviceRule, Entry, ExecCgroup,
-    Layout, Limit, Limits, kill_all, read_oom_kills,
+    Cgroup, CgroupError, CgroupPath, Cgroups, DEFAULT_DEVICES, DeviceAccess, DeviceKind, DeviceRule, Entry,
+    ExecCgroup, Layout, Limit, Limits, kill_all, read_oom_kills,
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -144,6 +144,54 @@ fn limits_are_what_the_kernel_says_afterwards() {
     cgroup.apply(&Limits { cpu_period_us: Some(100_000), ..Limits::default() }).unwrap();
     let file = if is_unified(&scratch) { "cpu.max" } else { "cpu.cfs_quota_us" };
     assert!(cat(&cgroup, file).starts_with("20000"));
+}
+
+#[test]
+#[ignore = "needs root: makes cgroups"]
+fn a_change_in_use_happens_whole_or_not_at_all() {
+    let scratch = Scratch::new("update");
+    let cgroup = scratch.create("web");
+    let memory = |mib: u64| Limits { memory_bytes: Some(Limit::At(mib << 20)), ..Limits::default() };
+    let now = memory(128).settled();
+    cgroup.apply(&now).unwrap();
+    // Holds 64 MiB that can't be reclaimed.
+    let mut container = spawn(&cgroup.entry(), "head -c 67108864 /dev/zero | tail -c 67108864 | (sleep 60)");
+    let usage = if is_unified(&scratch) { "memory.current" } else { "memory.usage_in_bytes" };
+    wait_until("the use of memory", || cat(&cgroup, usage).parse::<u64>().unwrap() > 64 << 20);
+    let (limit, swap, cpu) = if is_unified(&scratch) {
+        ("memory.max", "memory.swap.max", ("cpu.max", "20000 100000"))
+    } else {
+        ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes", ("cpu.cfs_quota_us", "20000"))
+    };
+    let before = [limit, swap, cpu.0].map(|file| cat(&cgroup, file));
+
+    let change = Limits { cpu_quota_us: Some(Limit::At(20_000)), ..memory(16) };
+    let error = cgroup.update(&now, &change).unwrap_err();
+    assert!(matches!(error, CgroupError::BelowUsage { limit_bytes: 16_777_216, .. }), "{error}");
+    assert_eq!([limit, swap, cpu.0].map(|file| cat(&cgroup, file)), before);
+    assert!(
+        container.try_wait().unwrap().is_none() && read_oom_kills(&cgroup.oom_file().unwrap()).unwrap() == 0
+    );
+    let bad_cpus = Limits { cpuset_cpus: Some("4095".to_owned()), ..change };
+    assert!(cgroup.update(&now, &Limits { memory_bytes: None, ..bad_cpus }).unwrap_err().is_invalid());
+    assert_eq!([limit, swap, cpu.0].map(|file| cat(&cgroup, file)), before);
+
+    // Up, and down again.
+    let mut now = now;
+    for mib in [256, 96] {
+        let change = Limits { cpu_quota_us: Some(Limit::At(20_000)), ..memory(mib) };
+        now = cgroup.update(&now, &change).unwrap();
+        assert_eq!(now.memory_and_swap_bytes, change.memory_bytes, "it still may not swap");
+        assert_eq!((cat(&cgroup, limit), cat(&cgroup, cpu.0)), ((mib << 20).to_string(), cpu.1.to_owned()));
+        assert_eq!(
+            cat(&cgroup, swap),
+            if is_unified(&scratch) { "0".to_owned() } else { (mib << 20).to_string() }
+        );
+    }
+    now = cgroup.update(&now, &Limits { cpu_quota_us: Some(Limit::Max), ..Limits::default() }).unwrap();
+    assert_eq!((now.cpu_quota_us, cat(&cgroup, cpu.0)), (Some(Limit::Max), before[2].clone()));
+    kill_all(&cgroup.entry()).unwrap();
+    container.wait().unwrap();
 }
 
 #[test]

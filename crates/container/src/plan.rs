@@ -75,6 +75,8 @@ pub struct Surroundings {
     pub log_line_bytes: usize,
     /// The capabilities that the agent itself has.
     pub capabilities: u64,
+    /// The lowest score for the out-of-memory killer that the agent can give; `None` for any.
+    pub least_oom_score: Option<i32>,
     /// What the host adds to the container.
     pub additions: Additions,
 }
@@ -248,6 +250,7 @@ pub(crate) mod tests {
             log_path: None,
             log_line_bytes: 16384,
             capabilities: u64::MAX,
+            least_oom_score: None,
             additions: Additions::default(),
         }
     }

@@ -40,9 +40,14 @@ pub(crate) fn plan_process(
         seccomp: match spec.security.seccomp {
             SeccompSpec::RuntimeDefault | SeccompSpec::Unconfined => None,
         },
-        // The agent's own score protects it from the kernel, and is nothing to inherit.
-        oom_score_adj: Some(spec.oom_score_adj.unwrap_or(0)),
+        oom_score_adj: Some(oom_score(spec.oom_score_adj, surroundings.least_oom_score)),
     })
+}
+
+/// As asked for, or as low as the agent can. Its own score protects it from the kernel, and is nothing to inherit.
+fn oom_score(wanted: Option<i32>, least: Option<i32>) -> i32 {
+    let wanted = wanted.unwrap_or(0);
+    least.map_or(wanted, |least| wanted.max(least))
 }
 
 /// Source: Kubernetes, "Define a Command and Arguments for a Container": a command drops the image's arguments too.
@@ -209,6 +214,14 @@ mod tests {
         ] {
             assert_eq!(parse_signal(text), want, "{text:?}");
         }
+    }
+
+    #[test]
+    fn no_score_is_promised_that_the_agent_cannot_give() {
+        assert_eq!(oom_score(Some(-998), None), -998);
+        assert_eq!(oom_score(Some(-998), Some(-500)), -500);
+        assert_eq!(oom_score(Some(7), Some(-500)), 7);
+        assert_eq!(oom_score(None, Some(0)), 0);
     }
 
     #[test]

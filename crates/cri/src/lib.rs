@@ -47,6 +47,8 @@ mod stop_container;
 mod stop_pod_sandbox;
 mod stream;
 mod streaming;
+mod update_container_resources;
+mod update_pod_sandbox_resources;
 mod version;
 
 use berth_image::ImageStore;

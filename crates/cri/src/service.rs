@@ -12,7 +12,8 @@ use crate::{
     Edge, Failure, attach, container_status, create_container, exec, exec_sync, get_container_events,
     list_containers, list_pod_sandbox, pod_sandbox_status, port_forward, remove_container,
     remove_pod_sandbox, reopen_container_log, run_pod_sandbox, runtime_config, runtime_status,
-    start_container, stop_container, stop_pod_sandbox, version,
+    start_container, stop_container, stop_pod_sandbox, update_container_resources,
+    update_pod_sandbox_resources, version,
 };
 
 #[tonic::async_trait]
@@ -116,9 +117,10 @@ impl RuntimeService for Edge {
 
     async fn update_container_resources(
         &self,
-        _request: Request<UpdateContainerResourcesRequest>,
+        request: Request<UpdateContainerResourcesRequest>,
     ) -> Result<Response<UpdateContainerResourcesResponse>, Status> {
-        unimplemented("UpdateContainerResources").await
+        let handler = update_container_resources::handle(self, request.into_inner());
+        call(Rpc::Change("UpdateContainerResources"), handler).await
     }
 
     async fn reopen_container_log(
@@ -266,9 +268,10 @@ impl RuntimeService for Edge {
 
     async fn update_pod_sandbox_resources(
         &self,
-        _request: Request<UpdatePodSandboxResourcesRequest>,
+        request: Request<UpdatePodSandboxResourcesRequest>,
     ) -> Result<Response<UpdatePodSandboxResourcesResponse>, Status> {
-        unimplemented("UpdatePodSandboxResources").await
+        let handler = update_pod_sandbox_resources::handle(self, request.into_inner());
+        call(Rpc::Change("UpdatePodSandboxResources"), handler).await
     }
 }
 

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use berth_cgroup::Limits;
 use berth_container::spec::ContainerSpec;
 use berth_monitor::id::{ContainerId, PodId};
 use berth_net::PodAddresses;
@@ -30,7 +31,7 @@ use crate::events::EventKind;
 use crate::host::{Host, STAGE_LIMIT};
 use crate::link::{Link, News};
 use crate::record::{SandboxPhase, SandboxRecord};
-use crate::spec::SandboxSpec;
+use crate::spec::{PodResources, SandboxSpec};
 use crate::timeline::Timeline;
 use crate::view::{ContainerView, PodState, PodView};
 use crate::workload::Workload;
@@ -51,6 +52,8 @@ pub(crate) enum Order {
     StopContainer(ContainerId, Duration, Reply<()>),
     RemoveContainer(ContainerId, Reply<()>),
     ReopenLog(ContainerId, Reply<()>),
+    UpdateContainer(ContainerId, Box<Limits>, Reply<()>),
+    UpdateSandbox(Box<PodResources>, Reply<()>),
 }
 
 /// What becomes of a driver after an order.
@@ -78,6 +81,7 @@ pub(crate) struct Driver {
     pub(crate) created_at_ns: i64,
     pub(crate) phase: SandboxPhase,
     pub(crate) addresses: PodAddresses,
+    pub(crate) resources: PodResources,
     pub(crate) timeline: Timeline,
     pub(crate) monitor: Option<Monitor>,
     pub(crate) containers: BTreeMap<ContainerId, Workload>,
@@ -93,6 +97,7 @@ impl Driver {
         Self {
             host,
             id,
+            resources: spec.resources.clone(),
             spec,
             created_at_ns: crate::clock::now_ns(),
             phase: SandboxPhase::Making,
@@ -133,6 +138,10 @@ impl Driver {
             Order::StopContainer(id, grace, reply) => self.stop_container(&id, grace, reply).await,
             Order::RemoveContainer(id, reply) => drop(reply.send(self.remove_container(&id).await)),
             Order::ReopenLog(id, reply) => drop(reply.send(self.reopen_log(&id).await)),
+            Order::UpdateContainer(id, change, reply) => {
+                drop(reply.send(self.update_container(&id, *change).await));
+            }
+            Order::UpdateSandbox(resources, reply) => drop(reply.send(self.update_sandbox(*resources).await)),
         }
         Then::GoOn
     }
@@ -219,6 +228,7 @@ impl Driver {
             phase: self.phase,
             created_at_ns: self.created_at_ns,
             addresses: self.addresses.clone(),
+            resources: Some(self.resources.clone()),
         }
     }
 
@@ -235,6 +245,7 @@ impl Driver {
             pause_pid: self.monitor.as_ref().and_then(|monitor| monitor.pause_pid),
             monitor_pid: self.monitor.as_ref().map(|monitor| monitor.pid),
             cgroup: self.cgroups().map(|cgroups| cgroups.base.as_str().to_owned()).unwrap_or_default(),
+            resources: self.resources.clone(),
             host_interface: self.host_interface().ok().map(|name| name.as_str().to_owned()),
             containers: containers.collect::<BTreeMap<ContainerId, Arc<ContainerView>>>(),
             timeline: self.timeline.clone(),

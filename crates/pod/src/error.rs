@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use berth_cgroup::CgroupError;
 use berth_monitor::launch::Stage as LaunchStage;
 use berth_monitor::protocol::Failure;
 use berth_store::ErrorKind;
@@ -158,7 +159,7 @@ pub enum Error {
     Network(#[from] berth_net::Error),
     /// The control groups refused.
     #[error(transparent)]
-    Cgroup(#[from] berth_cgroup::CgroupError),
+    Cgroup(#[from] CgroupError),
     /// The database refused.
     #[error(transparent)]
     Store(#[from] berth_store::Error),
@@ -200,6 +201,7 @@ impl Error {
             Self::Image(error) => error.kind(),
             Self::Network(error) => error.kind(),
             Self::Cgroup(error) if error.is_invalid() => ErrorKind::Invalid,
+            Self::Cgroup(CgroupError::BelowUsage { .. }) => ErrorKind::WrongState,
             Self::Store(error) => error.kind(),
             Self::File { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
                 ErrorKind::Exhausted

@@ -59,6 +59,8 @@ pub struct Host {
     pub(crate) zygote: Zygote,
     /// The capabilities of this process, which no container can exceed.
     pub(crate) capabilities: u64,
+    /// The lowest score for the out-of-memory killer that this process can give; `None` for any.
+    pub(crate) least_oom_score: Option<i32>,
     pub(crate) events: EventFeed,
     /// Held as long as this agent lives.
     _claims: [OwnedFd; 2],
@@ -87,6 +89,7 @@ impl Host {
             leases: Mutex::new(AddressPool::new(network.subnets())),
             zygote: Zygote::new(settings.zygote_program.clone()),
             capabilities: own_capabilities(),
+            least_oom_score: least_oom_score(),
             events: EventFeed::default(),
             _claims: claims,
             published: ArcSwap::default(),
@@ -185,6 +188,13 @@ fn claim_bridge(bridge: &str) -> Result<OwnedFd> {
         Ok::<_, Errno>(socket)
     };
     claim().map_err(|_| Error::Taken { what: "bridge", name: bridge.to_owned() })
+}
+
+/// Scores below one's own take CAP_SYS_RESOURCE. Source: proc_pid_oom_score_adj(5).
+fn least_oom_score() -> Option<i32> {
+    const SYS_RESOURCE: u64 = 1 << 24;
+    let own = || std::fs::read_to_string("/proc/self/oom_score_adj").ok()?.trim().parse().ok();
+    if own_capabilities() & SYS_RESOURCE == 0 { own() } else { None }
 }
 
 /// `CapEff` of this process. Source: proc_pid_status(5).

@@ -40,6 +40,8 @@ mod process;
 mod record;
 mod recover;
 mod sandbox;
+mod stop;
+mod update;
 mod workload;
 mod zygote;
 

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use berth_cgroup::Limits;
 use berth_container::spec::ContainerSpec;
 use berth_image::ImageId;
 use berth_monitor::id::{ContainerId, PodId};
@@ -15,7 +16,7 @@ use berth_net::PodAddresses;
 use berth_store::Record;
 use serde::{Deserialize, Serialize};
 
-use crate::spec::SandboxSpec;
+use crate::spec::{PodResources, SandboxSpec};
 use crate::view::ContainerState;
 
 /// A pod on record.
@@ -27,6 +28,9 @@ pub(crate) struct SandboxRecord {
     pub(crate) created_at_ns: i64,
     /// Leased as long as they stand here.
     pub(crate) addresses: PodAddresses,
+    /// Since the last change of them; `None` in records that know of none.
+    #[serde(default)]
+    pub(crate) resources: Option<PodResources>,
 }
 
 /// How far a pod on record has come.
@@ -54,6 +58,12 @@ pub(crate) struct ContainerRecord {
     pub(crate) user: ResolvedUser,
     pub(crate) log_path: Option<PathBuf>,
     pub(crate) stop_signal: i32,
+    /// What its cgroup is limited to now; `None` in records that know of no changes, where the spec says it.
+    #[serde(default)]
+    pub(crate) limits: Option<Limits>,
+    /// What the workload began with; `None` in records that do not say.
+    #[serde(default)]
+    pub(crate) oom_score_adj: Option<i32>,
 }
 
 impl Record for SandboxRecord {

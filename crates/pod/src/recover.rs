@@ -55,6 +55,9 @@ async fn recover_pod(
 ) -> Option<Driver> {
     let mut driver = Driver::new(host.clone(), record.id, Arc::new(record.spec));
     (driver.created_at_ns, driver.addresses) = (record.created_at_ns, record.addresses);
+    if let Some(resources) = record.resources {
+        driver.resources = resources;
+    }
     if let Err(error) = host.leases().reserve(driver.id.as_str(), &driver.addresses) {
         tracing::warn!(pod.id = %driver.id, %error, "addresses on record can't be leased");
     }

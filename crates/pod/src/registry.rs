@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use berth_cgroup::Limits;
 use berth_container::spec::ContainerSpec;
 use berth_monitor::id::{ContainerId, PodId};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -22,7 +23,7 @@ use crate::events::Events;
 use crate::host::Host;
 use crate::link::Link;
 use crate::recover;
-use crate::spec::{PodIdentity, SandboxSpec};
+use crate::spec::{PodIdentity, PodResources, SandboxSpec};
 use crate::view::{ContainerView, PodState, Snapshot};
 
 /// The pods of this node. A cheap handle.
@@ -173,6 +174,26 @@ impl Pods {
         let container = self.container(id)?;
         let order = |reply| Order::ReopenLog(container.id.clone(), reply);
         self.order(&container.pod, order).await.unwrap_or_else(|| Err(no_container(id)))
+    }
+
+    /// Changes what `change` gives of a container's limits, all or nothing.
+    ///
+    /// # Errors
+    /// `WrongState` for one that has ended and for memory that is in use; a value that the kernel refuses.
+    pub async fn update_container(&self, id: &str, change: Limits) -> Result<()> {
+        let container = self.container(id)?;
+        let order = |reply| Order::UpdateContainer(container.id.clone(), Box::new(change), reply);
+        self.order(&container.pod, order).await.unwrap_or_else(|| Err(no_container(id)))
+    }
+
+    /// Notes what a pod needs from now on.
+    ///
+    /// # Errors
+    /// The database refused.
+    pub async fn update_sandbox(&self, id: &str, resources: PodResources) -> Result<()> {
+        let pod = self.snapshot().pod(id)?.clone();
+        let order = |reply| Order::UpdateSandbox(Box::new(resources), reply);
+        self.order(&pod.id, order).await.unwrap_or_else(|| Err(Error::NoPod { id: id.to_owned() }))
     }
 
     fn container(&self, id: &str) -> Result<Arc<ContainerView>> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use berth_cgroup::Limits;
 use berth_monitor::idmap::IdMaps;
 use berth_monitor::plan::{Sharing, Sysctl};
 use serde::{Deserialize, Serialize};
@@ -50,8 +51,23 @@ pub struct SandboxSpec {
     pub user_namespace: Option<IdMaps>,
     /// Whether privileged containers may join.
     pub privileged: bool,
+    /// What its containers need, and what it needs besides.
+    #[serde(default)]
+    pub resources: PodResources,
     /// The handler asked for, as given; only the built-in one exists.
     pub runtime_handler: String,
+}
+
+/// What a pod's containers are limited to together, and what the pod needs besides (a RuntimeClass' overhead).
+///
+/// Kept and shown, and not enforced: the limits of a pod are those of the cgroup that its kubelet makes. Sums over the
+/// limited containers, as these are, would throttle the others. Source: CRI `LinuxPodSandboxConfig`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodResources {
+    /// CRI `overhead`.
+    pub overhead: Limits,
+    /// CRI `resources`.
+    pub containers: Limits,
 }
 
 /// CRI `NamespaceMode` of a pod's pid namespace.

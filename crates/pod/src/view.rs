@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use berth_cgroup::Limits;
 use berth_container::spec::ContainerSpec;
 use berth_image::ImageId;
 use berth_monitor::id::{ContainerId, PodId};
@@ -15,7 +16,7 @@ use berth_net::PodAddresses;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::spec::SandboxSpec;
+use crate::spec::{PodResources, SandboxSpec};
 use crate::timeline::Timeline;
 
 /// All pods at one moment.
@@ -44,6 +45,8 @@ pub struct PodView {
     pub monitor_pid: Option<i32>,
     /// The pod's cgroup, as a path in the hierarchy.
     pub cgroup: String,
+    /// What it was last said to need.
+    pub resources: PodResources,
     /// The host's side of its veth pair.
     pub host_interface: Option<String>,
     /// By id.
@@ -88,6 +91,10 @@ pub struct ContainerView {
     pub stop_signal: i32,
     /// Its cgroup, as a path in the hierarchy.
     pub cgroup: String,
+    /// What its cgroup is limited to.
+    pub limits: Limits,
+    /// The score that its workload began with.
+    pub oom_score_adj: Option<i32>,
 }
 
 /// CRI `ContainerState`, with what is known in each.

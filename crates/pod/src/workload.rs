@@ -11,9 +11,9 @@
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use berth_cgroup::{Cgroup, CgroupPath, Entry};
+use berth_cgroup::{Cgroup, CgroupPath, Entry, Limits};
 use berth_container::capability;
 use berth_container::plan::{Additions, CgroupView, ImageDefaults, Surroundings, plan_launch};
 use berth_container::spec::{ContainerSpec, PidSpec};
@@ -35,13 +35,11 @@ use crate::pins::{PinnedImages, holders, pin_images, unpin_images};
 use crate::record::{ContainerRecord, SandboxPhase};
 use crate::sandbox::{DEATH_LIMIT, KILL_ANSWER_LIMIT, remove_directory};
 use crate::spec::PodPid;
+use crate::stop::Stopping;
 use crate::view::{ContainerState, ContainerView, Ended, Reason};
 
 /// The exit code of a container whose own could not be learned, as containerd gives it.
 const UNKNOWN_EXIT_CODE: i32 = 255;
-
-/// Longer grace periods count as this: a clock can't add any number of seconds.
-const MAX_GRACE: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// A container as its driver holds it.
 #[derive(Debug)]
@@ -51,16 +49,7 @@ pub(crate) struct Workload {
     cgroup: CgroupPath,
     /// Its first process in the host's pid namespace.
     pub(crate) pid: Option<i32>,
-    stopping: Option<Stopping>,
-}
-
-/// A stop that has been asked for.
-#[derive(Debug)]
-struct Stopping {
-    /// When patience ends: then it is killed, and after that given up.
-    deadline: Instant,
-    killed: bool,
-    waiters: Vec<Reply<()>>,
+    pub(crate) stopping: Option<Stopping>,
 }
 
 impl Workload {
@@ -95,7 +84,15 @@ impl Workload {
             log_path: record.log_path.clone(),
             stop_signal: record.stop_signal,
             cgroup: self.cgroup.as_str().to_owned(),
+            limits: self.limits(),
+            oom_score_adj: record.oom_score_adj.or(record.spec.oom_score_adj),
         }))
+    }
+
+    /// What its cgroup is limited to.
+    pub(crate) fn limits(&self) -> Limits {
+        let record = &self.record;
+        record.limits.clone().unwrap_or_else(|| record.spec.limits.clone().settled())
     }
 
     /// Takes in the end; returns who waits for it, to be told once it has been published.
@@ -105,7 +102,7 @@ impl Workload {
         self.stopping.take().map(|stopping| stopping.waiters).unwrap_or_default()
     }
 
-    fn started_at_ns(&self) -> Option<i64> {
+    pub(crate) fn started_at_ns(&self) -> Option<i64> {
         match self.record.state {
             Some(ContainerState::Running { started_at_ns }) => Some(started_at_ns),
             None | Some(ContainerState::Created | ContainerState::Exited(_)) => None,
@@ -172,6 +169,7 @@ impl Driver {
             Surroundings { additions, ..self.surroundings(id, &spec, images, &cgroup, log_path.clone())? };
         // Before anything is made: whatever can be refused has been refused here.
         let planned = plan_launch(&spec, &image_defaults(&images.image), surroundings)?;
+        warn_of_raised_score(id, spec.oom_score_adj, planned.launch.process.oom_score_adj);
 
         let record = ContainerRecord {
             id: id.clone(),
@@ -184,9 +182,11 @@ impl Driver {
             user: ResolvedUser::default(),
             log_path,
             stop_signal: planned.stop_signal,
+            limits: None,
+            oom_score_adj: planned.launch.process.oom_score_adj,
         };
         let change = Change::new().put(&record)?;
-        let limits = record.spec.limits.clone();
+        let limits = record.spec.limits.clone().settled();
         self.containers.insert(id.clone(), Workload::new(record, path, None));
         self.step(format!("record intent of container {name}"), host.commit(change)).await?;
 
@@ -204,7 +204,7 @@ impl Driver {
             })
             .await?
         };
-        self.step(format!("make directories and cgroup of container {name}"), prepare).await?;
+        let left_out = self.step(format!("make directories and cgroup of container {name}"), prepare).await?;
 
         let plan = memfd_of(&planned.launch).map_err(Error::Spawn)?;
         let fds = [plan.as_fd()];
@@ -213,7 +213,7 @@ impl Driver {
         let Answer::Launched { pid, user, warnings } = launched else {
             return Err(Error::MonitorGone);
         };
-        for warning in warnings {
+        for warning in left_out.into_iter().chain(warnings) {
             tracing::warn!(container.id = %id, warning, "container launched with a reservation");
         }
 
@@ -257,120 +257,6 @@ impl Driver {
         self.save_container(id).await;
         self.tell(id.to_string(), EventKind::Started);
         tracing::info!(pod.id = %self.id, container.id = %id, container.name = name, "container started");
-        Ok(())
-    }
-
-    /// Asks the container to stop, and kills it after `grace`; answers when it has ended. A second call with less
-    /// grace shortens that of the first.
-    pub(crate) async fn stop_container(&mut self, id: &ContainerId, grace: Duration, reply: Reply<()>) {
-        let Some(workload) = self.containers.get_mut(id).filter(|workload| workload.is_alive()) else {
-            drop(reply.send(Ok(())));
-            return;
-        };
-        // A container at its gate has no workload that could hear a signal.
-        let can_hear = workload.started_at_ns().is_some();
-        let deadline = Instant::now() + if can_hear { grace.min(MAX_GRACE) } else { Duration::ZERO };
-        if let Some(stopping) = &mut workload.stopping {
-            stopping.waiters.push(reply);
-            if !stopping.killed {
-                stopping.deadline = stopping.deadline.min(deadline);
-            }
-        } else {
-            let signal = workload.record.stop_signal;
-            workload.stopping = Some(Stopping { deadline, killed: false, waiters: vec![reply] });
-            if let (true, Some(monitor)) = (can_hear && !grace.is_zero(), &self.monitor) {
-                // One that has just ended needs no signal.
-                let order = MonitorOrder::Signal { container: id.clone(), signal };
-                let _ = monitor.link.ask_within(KILL_ANSWER_LIMIT, order, &[]).await;
-            }
-        }
-        self.kill_overdue().await;
-    }
-
-    /// Kills containers whose grace is over, and gives up on those that a kill did not end.
-    pub(crate) async fn kill_overdue(&mut self) {
-        let now = Instant::now();
-        let overdue: Vec<ContainerId> = (self.containers.iter())
-            .filter(|(_, workload)| workload.deadline().is_some_and(|deadline| deadline <= now))
-            .map(|(id, _)| id.clone())
-            .collect();
-        for id in overdue {
-            let Some(stopping) = self.containers.get_mut(&id).and_then(|workload| workload.stopping.as_mut())
-            else {
-                continue;
-            };
-            if !std::mem::replace(&mut stopping.killed, true) {
-                stopping.deadline = now + DEATH_LIMIT;
-                self.kill(&id).await;
-                continue;
-            }
-            // Who waits is told by whatever becomes of it.
-            if let Err(error) = self.give_up(&id).await {
-                let error = Arc::new(error);
-                let waiters = self.containers.get_mut(&id).and_then(|workload| workload.stopping.take());
-                for waiter in waiters.into_iter().flat_map(|stopping| stopping.waiters) {
-                    let _ = waiter.send(Err(Error::Shared(error.clone())));
-                }
-            }
-        }
-    }
-
-    /// Kills a container through its monitor, and past it when there is none or it does not answer.
-    async fn kill(&self, id: &ContainerId) {
-        let order = MonitorOrder::Kill { container: id.clone() };
-        let killed = match &self.monitor {
-            Some(monitor) => monitor.link.ask_within(KILL_ANSWER_LIMIT, order, &[]).await,
-            None => Err(Error::MonitorGone),
-        };
-        if let (Err(_), Ok(cgroup)) = (killed, self.container_cgroup(id)) {
-            let _ = blocking(move || berth_cgroup::kill_all(&cgroup.entry())).await;
-        }
-    }
-
-    /// A container has not ended long after it was killed. If all of its processes have, the monitor hangs and did not
-    /// notice: it is given up.
-    async fn give_up(&mut self, id: &ContainerId) -> Result<()> {
-        let cgroup = self.container_cgroup(id)?;
-        let left = blocking(move || cgroup.procs()).await??;
-        if left.is_empty() {
-            tracing::warn!(pod.id = %self.id, "monitor hangs; it is killed with what is left of its pod");
-            self.lose_monitor().await;
-            return Ok(());
-        }
-        Err(Error::Unkillable { id: id.to_string(), pids: left, after: DEATH_LIMIT })
-    }
-
-    fn container_cgroup(&self, id: &ContainerId) -> Result<Cgroup> {
-        Ok(self.host.cgroups.open(&self.cgroups()?.base.join(id.as_str())?))
-    }
-
-    /// Kills every container and waits until all have ended.
-    pub(crate) async fn kill_all(&mut self) -> Result<()> {
-        let alive: Vec<ContainerId> =
-            self.containers.iter().filter(|(_, w)| w.is_alive()).map(|(id, _)| id.clone()).collect();
-        for id in &alive {
-            self.kill(id).await;
-        }
-        for id in &alive {
-            self.await_end(id).await?;
-        }
-        Ok(())
-    }
-
-    /// Waits for the end of a container that has been killed, while taking in all news.
-    async fn await_end(&mut self, id: &ContainerId) -> Result<()> {
-        let deadline = tokio::time::Instant::now() + DEATH_LIMIT;
-        while self.containers.get(id).is_some_and(Workload::is_alive) {
-            let Some(monitor) = &mut self.monitor else {
-                self.lose_monitor().await;
-                break;
-            };
-            match tokio::time::timeout_at(deadline, monitor.news.recv()).await {
-                Ok(Some(news)) => self.hear(news).await,
-                Ok(None) => self.monitor_is_gone().await,
-                Err(_) => self.give_up(id).await?,
-            }
-        }
         Ok(())
     }
 
@@ -497,7 +383,11 @@ impl Driver {
         }
     }
 
-    fn workload_mut(&mut self, id: &ContainerId) -> Result<&mut Workload> {
+    pub(crate) fn container_cgroup(&self, id: &ContainerId) -> Result<Cgroup> {
+        Ok(self.host.cgroups.open(&self.cgroups()?.base.join(id.as_str())?))
+    }
+
+    pub(crate) fn workload_mut(&mut self, id: &ContainerId) -> Result<&mut Workload> {
         self.containers.get_mut(id).ok_or_else(|| Error::NoContainer { id: id.to_string() })
     }
 
@@ -551,6 +441,7 @@ impl Driver {
             log_path,
             log_line_bytes: self.host.settings.log_line_bytes,
             capabilities: self.capabilities_for(spec),
+            least_oom_score: self.host.least_oom_score,
             additions: Additions::default(),
         })
     }
@@ -607,6 +498,13 @@ fn lost(started_at_ns: Option<i64>) -> Ended {
         exit_code: UNKNOWN_EXIT_CODE,
         reason: Reason::Unknown,
         message: "the container ended together with its monitor".to_owned(),
+    }
+}
+
+/// Without CAP_SYS_RESOURCE the agent can't give a score below its own; a node without it still runs pods.
+fn warn_of_raised_score(id: &ContainerId, asked: Option<i32>, given: Option<i32>) {
+    if asked.zip(given).is_some_and(|(asked, given)| asked < given) {
+        tracing::warn!(container.id = %id, asked, given, "oom_score_adj raised to the lowest that the agent can give");
     }
 }
 

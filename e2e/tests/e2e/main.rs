@@ -23,3 +23,4 @@ mod network;
 mod recovery;
 mod rights;
 mod session;
+mod updates;

@@ -44,7 +44,7 @@ pub(crate) fn container_status_of(view: &ContainerView) -> ContainerStatus {
             .collect(),
         log_path: view.log_path.as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
         resources: Some(ContainerResources {
-            linux: Some(resources::resources_of(&spec.limits, spec.oom_score_adj)),
+            linux: Some(resources::resources_of(&view.limits, view.oom_score_adj)),
             windows: None,
         }),
         image_id: view.image.to_string(),

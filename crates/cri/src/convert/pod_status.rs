@@ -49,6 +49,7 @@ pub(crate) fn sandbox_info_of(view: &PodView) -> HashMap<String, String> {
         "cgroup": view.cgroup,
         "hostInterface": view.host_interface,
         "timeline": view.timeline.steps(),
+        "resources": view.resources,
         "config": *view.spec,
     });
     HashMap::from([("info".to_owned(), info.to_string())])

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use berth_cgroup::{Limit, Limits};
 use berth_cri_proto::v1::{HugepageLimit, LinuxContainerResources};
 
+use berth_pod::spec::PodResources;
+
 use super::{Refusal, Result};
 
 /// The kernel's bounds for the length of a period and the least quota. Source: kernel scheduler/sched-bwc.
@@ -51,6 +53,16 @@ pub(crate) fn limits_from(resources: Option<LinuxContainerResources>) -> Result<
     let score = score
         .ok_or_else(|| Refusal::invalid("oom_score_adj", given.oom_score_adj, "is not from -1000 to 1000"))?;
     Ok((limits, Some(score)))
+}
+
+/// A pod's overhead, and what its containers are limited to together. A score is no pod's.
+pub(crate) fn pod_resources_from(
+    overhead: Option<LinuxContainerResources>,
+    resources: Option<LinuxContainerResources>,
+) -> Result<PodResources> {
+    let read = |field, given| limits_from(given).map_err(|refusal| refusal.within(field));
+    let ((overhead, _), (containers, _)) = (read("overhead", overhead)?, read("resources", resources)?);
+    Ok(PodResources { overhead, containers })
 }
 
 /// What status answers.

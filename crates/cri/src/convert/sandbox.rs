@@ -7,7 +7,7 @@ use berth_cri_proto::v1::{DnsConfig, PodSandboxConfig, PodSandboxMetadata, PortM
 use berth_monitor::plan::Sharing;
 use berth_pod::spec::{DnsSpec, PodIdentity, SandboxSpec};
 
-use super::{Refusal, Result, check, namespaces, security, sysctls};
+use super::{Refusal, Result, check, namespaces, resources, security, sysctls};
 
 /// The kernel's limit. Source: uts_namespaces(7), `__NEW_UTS_LEN`.
 const MAX_HOSTNAME_BYTES: usize = 64;
@@ -48,6 +48,8 @@ fn spec_from(config: PodSandboxConfig, runtime_handler: String) -> Result<Sandbo
         pid: namespaces.pid,
         user_namespace: namespaces.user,
         privileged: context.privileged,
+        resources: resources::pod_resources_from(linux.overhead, linux.resources)
+            .map_err(|refusal| refusal.within("linux"))?,
         runtime_handler,
     })
 }

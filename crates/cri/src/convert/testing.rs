@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use berth_cgroup::Limits;
 use berth_cri_proto::v1::{
     ContainerConfig, ContainerMetadata, ImageSpec, PodSandboxConfig, PodSandboxMetadata,
 };
 use berth_image::{Digest, ImageId};
 use berth_monitor::id::{ContainerId, PodId};
 use berth_monitor::protocol::ResolvedUser;
-use berth_pod::spec::SandboxSpec;
+use berth_pod::spec::{PodResources, SandboxSpec};
 use berth_pod::timeline::Timeline;
 use berth_pod::view::{ContainerState, ContainerView, PodState, PodView};
 
@@ -45,6 +46,7 @@ pub(crate) fn pod_view() -> PodView {
         pause_pid: Some(42),
         monitor_pid: Some(41),
         cgroup: "/berth/x".into(),
+        resources: PodResources::default(),
         host_interface: None,
         containers: BTreeMap::new(),
         timeline: Timeline::default(),
@@ -66,5 +68,7 @@ pub(crate) fn container_view() -> ContainerView {
         log_path: None,
         stop_signal: 15,
         cgroup: "/berth/x/y".into(),
+        limits: Limits::default(),
+        oom_score_adj: None,
     }
 }
