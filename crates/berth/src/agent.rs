@@ -13,8 +13,8 @@ use anyhow::{Context, Result};
 use berth_cgroup::{CgroupPath, Cgroups};
 use berth_cri::Edge;
 use berth_image::ImageStore;
-use berth_net::Network;
-use berth_pod::{Host, HostSettings, Pods};
+use berth_net::{Inherited, Network};
+use berth_pod::{Host, HostSettings, Pods, Records};
 use berth_store::Store;
 use berth_stream::Server;
 use std::path::{Path, PathBuf};
@@ -64,8 +64,9 @@ impl Agent {
         let images =
             ImageStore::open(&settings.root.join("images"), store.clone(), settings.registries.clone())
                 .await?;
-        let host = open_host(settings, store.clone(), images.clone()).await?;
-        let pods = Pods::recover(host).await.context("find the pods of an earlier agent")?;
+        let records = Records::read(&store).await.context("read what an earlier agent recorded")?;
+        let host = open_host(settings, store.clone(), images.clone(), records.network()).await?;
+        let pods = Pods::recover(host, records).await.context("find the pods of an earlier agent")?;
         if let Some(directory) = &settings.images.import {
             import_all(&images, directory).await;
         }
@@ -104,7 +105,12 @@ pub(crate) async fn dismantle(settings: &Settings) -> Result<()> {
 }
 
 /// Opening the network and finding the cgroups asks the kernel for things it may take its time over.
-async fn open_host(settings: &Settings, store: Store, images: ImageStore) -> Result<Host> {
+async fn open_host(
+    settings: &Settings,
+    store: Store,
+    images: ImageStore,
+    inherited: Inherited,
+) -> Result<Host> {
     let network = settings.network.clone();
     let host = HostSettings {
         root: settings.root.clone(),
@@ -116,7 +122,7 @@ async fn open_host(settings: &Settings, store: Store, images: ImageStore) -> Res
         exec_output_bytes: settings.limits.exec_output_bytes as usize,
     };
     spawn_blocking(move || {
-        let network = Network::open(network).context("make the host's network ready")?;
+        let network = Network::open_again(network, inherited).context("make the host's network ready")?;
         Ok(Host::new(host, store, images, network)?)
     })
     .await?

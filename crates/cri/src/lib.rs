@@ -49,6 +49,7 @@ mod stream;
 mod streaming;
 mod update_container_resources;
 mod update_pod_sandbox_resources;
+mod update_runtime_config;
 mod version;
 
 use berth_image::ImageStore;

@@ -13,7 +13,7 @@ use crate::{
     list_containers, list_pod_sandbox, pod_sandbox_status, port_forward, remove_container,
     remove_pod_sandbox, reopen_container_log, run_pod_sandbox, runtime_config, runtime_status,
     start_container, stop_container, stop_pod_sandbox, update_container_resources,
-    update_pod_sandbox_resources, version,
+    update_pod_sandbox_resources, update_runtime_config, version,
 };
 
 #[tonic::async_trait]
@@ -199,9 +199,10 @@ impl RuntimeService for Edge {
 
     async fn update_runtime_config(
         &self,
-        _request: Request<UpdateRuntimeConfigRequest>,
+        request: Request<UpdateRuntimeConfigRequest>,
     ) -> Result<Response<UpdateRuntimeConfigResponse>, Status> {
-        unimplemented("UpdateRuntimeConfig").await
+        call(Rpc::Change("UpdateRuntimeConfig"), update_runtime_config::handle(self, request.into_inner()))
+            .await
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {

@@ -34,7 +34,74 @@ pub(crate) fn ensure(config: &NetworkConfig, subnets: &[IpNet]) -> Result<u32> {
         sysctl::settle_bridge_v6(name)?;
     }
     settle(&host, bridge.index, config.mtu, subnets).map_err(failed)?;
+    take_ports_back(&host, name, bridge.index).map_err(failed)?;
     Ok(bridge.index)
+}
+
+/// Gives the bridge its gateways anew, of `subnets` and no others.
+pub(crate) fn renumber(config: &NetworkConfig, subnets: &[IpNet]) -> Result<()> {
+    let name = &config.bridge;
+    let failed = |source| Error::Bridge { bridge: name.clone(), source };
+    let host = HostLinks::open().map_err(failed)?;
+    let index = find_own(&host, name)?.index;
+    settle(&host, index, config.mtu, subnets).map_err(failed)
+}
+
+/// Looks whether the bridge has the gateway of each of `subnets`.
+///
+/// Errors: unavailable, when one is missing.
+pub(crate) fn check_gateways(
+    host: &HostLinks,
+    bridge: &Link,
+    name: &IfName,
+    subnets: &[IpNet],
+) -> Result<()> {
+    let told = list_addresses(host).map_err(|source| Error::Bridge { bridge: name.clone(), source })?;
+    let present: Vec<IpNet> = told.iter().filter_map(|body| address_on(body, bridge.index)).collect();
+    let is_missing = |subnet: &&IpNet| !present.iter().any(|address| address.addr() == gateway(subnet));
+    match subnets.iter().find(is_missing) {
+        Some(_) => Err(Error::BridgeLost { bridge: name.clone(), state: "without a gateway address" }),
+        None => Ok(()),
+    }
+}
+
+/// Looks whether the host has an address of one of `subnets` elsewhere than on the bridge.
+///
+/// Errors: wrong state, when it has.
+pub(crate) fn check_host_addresses(config: &NetworkConfig, subnets: &[IpNet]) -> Result<()> {
+    let name = &config.bridge;
+    let host = HostLinks::open().map_err(|source| Error::Bridge { bridge: name.clone(), source })?;
+    let bridge = find_own(&host, name)?.index;
+    let told = list_addresses(&host).map_err(|source| Error::Bridge { bridge: name.clone(), source })?;
+    for address in told.iter().filter_map(|body| address_beside(body, bridge)) {
+        if let Some(subnet) = subnets.iter().find(|subnet| subnet.contains(&address.addr())) {
+            return Err(Error::SubnetOfHost { subnet: *subnet, address: address.addr() });
+        }
+    }
+    Ok(())
+}
+
+/// A bridge that has been deleted left its pods' links behind; one that was never away keeps its ports by this.
+fn take_ports_back(host: &HostLinks, name: &IfName, index: u32) -> std::result::Result<(), NetlinkError> {
+    for link in host.list()? {
+        let ours = link.alias.as_deref().is_some_and(|alias| name.pod_of_alias(alias).is_some());
+        if ours && link.controller != Some(index) {
+            let batch = Batch::default()
+                .route("take port back", Mode::Plain, &link::set_controller(link.index, index))
+                .route("settle bridge port", Mode::Plain, &link::settle_carrier(link.index));
+            match host.send(batch) {
+                // A pod's link may go at any moment.
+                Err(error) if error.is_no_device() => {}
+                taken => drop(taken?),
+            }
+            tracing::warn!(link = link.name, bridge = %name, "port taken back by the bridge");
+        }
+    }
+    Ok(())
+}
+
+fn list_addresses(host: &HostLinks) -> std::result::Result<Vec<Vec<u8>>, NetlinkError> {
+    host.send(Batch::default().route("list addresses", Mode::Dump, &link::list_addresses()))
 }
 
 /// Our bridge as it is now.
@@ -70,7 +137,7 @@ fn settle(
     mtu: Option<u32>,
     subnets: &[IpNet],
 ) -> std::result::Result<(), NetlinkError> {
-    let told = host.send(Batch::default().route("list addresses", Mode::Dump, &link::list_addresses()))?;
+    let told = list_addresses(host)?;
     let wanted = |address: &IpNet| {
         subnets.iter().any(|net| gateway(net) == address.addr() && net.prefix_len() == address.prefix_len())
     };
@@ -88,7 +155,15 @@ fn settle(
 
 /// The address that the body of an `RTM_NEWADDR` tells of, if it is on this link and not link-local.
 fn address_on(body: &[u8], index: u32) -> Option<IpNet> {
-    let message = AddressMessage::parse(body).ok().filter(|message| message.header.index == index)?;
+    address_of(&AddressMessage::parse(body).ok().filter(|message| message.header.index == index)?)
+}
+
+/// The same for every link but this one.
+fn address_beside(body: &[u8], index: u32) -> Option<IpNet> {
+    address_of(&AddressMessage::parse(body).ok().filter(|message| message.header.index != index)?)
+}
+
+fn address_of(message: &AddressMessage) -> Option<IpNet> {
     // IPv4 has both attributes, and the address proper is the local one; IPv6 has only the other.
     let local = message
         .attributes

@@ -27,9 +27,12 @@ pub struct NetworkConfig {
     /// The bridge that joins the pods; it is created, and must not be someone else's.
     pub bridge: IfName,
     /// Where pods get their addresses: at most one IPv4 and one IPv6 subnet; the first is the primary one.
-    /// In each, the first address is the gateway, which the bridge carries.
+    /// In each, the first address is the gateway, which the bridge carries. A pod CIDR that the kubelet gives
+    /// (its podCIDR, if the node has one) takes their place for new pods, also after a restart.
     #[schemars(with = "Vec<String>")]
     pub subnets: Vec<IpNet>,
+    /// Whether to be not ready, and to give no pod an address, until the kubelet has given a pod CIDR.
+    pub wait_for_pod_cidr: bool,
     /// The MTU of bridge and pods in bytes, 1280 to 65535; unset leaves the kernel's default of 1500.
     pub mtu: Option<u32>,
     /// The nftables table that is ours alone: it is replaced as a whole.
@@ -49,6 +52,7 @@ impl Default for NetworkConfig {
                 IpNet::V4(Ipv4Net::new_assert([10, 88, 0, 0].into(), 16)),
                 IpNet::V6(Ipv6Net::new_assert([0xfd62, 0x6572, 0x7468, 0, 0, 0, 0, 0].into(), 64)),
             ],
+            wait_for_pod_cidr: false,
             mtu: None,
             nft_table: "berth".into(),
             masquerade: true,
@@ -60,16 +64,7 @@ impl Default for NetworkConfig {
 impl NetworkConfig {
     /// Checks every value; the error names the key and the value.
     pub fn validate(&self) -> Result<()> {
-        if self.subnets.is_empty() {
-            return Err(invalid("subnets", "[]", "needs at least one subnet"));
-        }
-        for (n, subnet) in self.subnets.iter().enumerate() {
-            check_subnet(subnet)?;
-            let same_family = |other: &IpNet| other.addr().is_ipv4() == subnet.addr().is_ipv4();
-            if self.subnets[..n].iter().any(same_family) {
-                return Err(invalid("subnets", subnet, "is the second of its address family"));
-            }
-        }
+        check_subnets("subnets", &self.subnets)?;
         if let Some(mtu) = self.mtu.filter(|mtu| !MTU_BYTES.contains(mtu)) {
             return Err(invalid("mtu", mtu, "is not between 1280 and 65535"));
         }
@@ -83,26 +78,41 @@ impl NetworkConfig {
     }
 }
 
-fn check_subnet(subnet: &IpNet) -> Result<()> {
+/// What a list of pod subnets must be, wherever it comes from; `key` is for the error.
+pub(crate) fn check_subnets(key: &'static str, subnets: &[IpNet]) -> Result<()> {
+    if subnets.is_empty() {
+        return Err(invalid(key, "[]", "needs at least one subnet"));
+    }
+    for (n, subnet) in subnets.iter().enumerate() {
+        check_subnet(key, subnet)?;
+        let same_family = |other: &IpNet| other.addr().is_ipv4() == subnet.addr().is_ipv4();
+        if subnets[..n].iter().any(same_family) {
+            return Err(invalid(key, subnet, "is the second of its address family"));
+        }
+    }
+    Ok(())
+}
+
+fn check_subnet(key: &'static str, subnet: &IpNet) -> Result<()> {
     let ip = subnet.addr();
     if ip != subnet.network() {
-        return Err(invalid("subnets", subnet, "has bits set beyond its prefix"));
+        return Err(invalid(key, subnet, "has bits set beyond its prefix"));
     }
     let (first, last) = pod_range(subnet);
     if first > last {
-        return Err(invalid("subnets", subnet, "is too small for a gateway and a pod"));
+        return Err(invalid(key, subnet, "is too small for a gateway and a pod"));
     }
     let link_local = match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_unicast_link_local(),
     };
     if ip.is_loopback() || ip.is_multicast() || ip.is_unspecified() || link_local {
-        return Err(invalid("subnets", subnet, "is not made of addresses that a pod can have"));
+        return Err(invalid(key, subnet, "is not made of addresses that a pod can have"));
     }
     Ok(())
 }
 
-fn invalid(key: &'static str, value: impl ToString, problem: &'static str) -> Error {
+pub(crate) fn invalid(key: &'static str, value: impl ToString, problem: &'static str) -> Error {
     Error::Config { key, value: value.to_string(), problem }
 }
 

@@ -10,6 +10,7 @@ use berth_store::ErrorKind;
 use ipnet::IpNet;
 
 use crate::name::IfName;
+use crate::ports::PortMapping;
 
 /// The result of everything in this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -53,6 +54,62 @@ pub enum Error {
         /// The one who was refused.
         owner: String,
     },
+    /// Another pod holds a port of the host.
+    #[error("claim host port {mapping}: pod {holder} has it")]
+    PortTaken {
+        /// What was wanted.
+        mapping: PortMapping,
+        /// The pod that has it.
+        holder: String,
+    },
+    /// One pod means two things by one port of the host.
+    #[error("claim host port {mapping}: the same pod leads it to two places")]
+    PortTwice {
+        /// The second of them.
+        mapping: PortMapping,
+    },
+    /// A port of the host is wanted on an address of a family that the pod has none of.
+    #[error("lead host port {mapping} to pod: it has no address of that family, only {addresses}")]
+    PortUnreachable {
+        /// What was wanted.
+        mapping: PortMapping,
+        /// What the pod has.
+        addresses: String,
+    },
+    /// A new subnet would have its gateway where a pod is.
+    #[error("give pods subnet {subnet}: pods still have addresses of {overlaps}")]
+    SubnetInUse {
+        /// The new subnet.
+        subnet: IpNet,
+        /// The one in force.
+        overlaps: IpNet,
+    },
+    /// A new subnet holds an address that the host has elsewhere.
+    #[error(
+        "give pods subnet {subnet}: the host has address {address} in it, on another link than the bridge"
+    )]
+    SubnetOfHost {
+        /// The new subnet.
+        subnet: IpNet,
+        /// The host's address.
+        address: IpAddr,
+    },
+    /// Pods get no addresses before a client has said which.
+    #[error("lease pod addresses: no pod CIDR has been given yet, and the settings ask to wait for it")]
+    AwaitingPodCidr,
+    /// Rules are missing from our table; the network has to be opened again.
+    #[error("use nftables table {table}: it has {found} rules instead of {wanted}")]
+    RulesLost {
+        /// The table.
+        table: String,
+        /// How many rules are there.
+        found: usize,
+        /// How many there should be.
+        wanted: usize,
+    },
+    /// The flows of a pod's ports cannot be looked at.
+    #[error("forget the flows of ports that have changed")]
+    Flows(#[source] NetlinkError),
     /// A pod's address lies in none of the subnets, so it has neither prefix nor gateway.
     #[error("attach pod {pod_id}: address {address} is in no subnet of the network")]
     AddressOutside {
@@ -152,7 +209,11 @@ impl Error {
             Self::AddressOutside { .. } => ErrorKind::Invalid,
             Self::AddressesExhausted { .. } => ErrorKind::Exhausted,
             Self::AddressTaken { .. } | Self::ForeignBridge { .. } => ErrorKind::Exists,
-            Self::BridgeLost { .. } => ErrorKind::Unavailable,
+            Self::PortTaken { .. } => ErrorKind::Exists,
+            Self::PortTwice { .. } | Self::PortUnreachable { .. } => ErrorKind::Invalid,
+            Self::SubnetInUse { .. } | Self::SubnetOfHost { .. } => ErrorKind::WrongState,
+            Self::BridgeLost { .. } | Self::RulesLost { .. } => ErrorKind::Unavailable,
+            Self::AwaitingPodCidr => ErrorKind::Unavailable,
             Self::InUse { .. } => ErrorKind::Busy,
             Self::Sysctl { .. } => ErrorKind::Internal,
             Self::Bridge { source, .. }
@@ -160,6 +221,7 @@ impl Error {
             | Self::Attach { source, .. }
             | Self::Detach { source, .. }
             | Self::Loopback(source)
+            | Self::Flows(source)
             | Self::List(source) => source.kind(),
         }
     }

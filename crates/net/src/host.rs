@@ -44,6 +44,15 @@ impl HostLinks {
         Ok(told.iter().filter_map(|body| Link::read(body)).collect())
     }
 
+    /// Lets a pod's port send packets back out by which they came in; a port that is gone needs it no more.
+    pub(crate) fn allow_hairpin(&self, name: &IfName) -> Result<()> {
+        let request = link::allow_hairpin(name);
+        match self.send(Batch::default().route("allow hairpin on bridge port", Mode::Plain, &request)) {
+            Err(error) if error.is_no_device() => Ok(()),
+            allowed => allowed.map(drop),
+        }
+    }
+
     /// Removes a link; one that is not there is fine.
     pub(crate) fn delete(&self, name: &IfName) -> Result<()> {
         match self.send(Batch::default().route("delete link", Mode::Plain, &link::delete_link(name))) {

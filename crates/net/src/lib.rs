@@ -1,4 +1,4 @@
-//! The pod network: address leases, a bridge, a veth pair per pod, routes, forwarding and masquerade.
+//! The pod network: address leases, a bridge, a veth pair per pod, routes, forwarding, masquerade and host ports.
 //!
 //! In: a [`NetworkConfig`], and per pod its network namespace and a netlink socket that was opened in it.
 //! Out: kernel state (links, addresses, routes, sysctls, one nftables table), each piece under a name by
@@ -12,6 +12,7 @@
 //!
 //! - [`NetworkConfig`]: the settings, validated once
 //! - [`Network`]: the host's side made ready, pods attached and detached, leftovers listed
+//! - [`PortClaims`], [`Forward`]: which pod has which ports of the host, and how these lead to it
 //! - [`AddressPool`]: which pod has which addresses; pure, rebuilt by the caller from its own records
 //!
 //! Three rules shape the code. **No thread enters a namespace**: a netlink socket speaks to the namespace it
@@ -21,7 +22,7 @@
 //! lock**: each call opens its own socket, so attaches wait for each other in the kernel only.
 //!
 //! Everything here is blocking code, to be called where blocking is allowed: the kernel does its work within
-//! the send. An attach that fails leaves nothing behind. Host ports, bandwidth and CNI plugins are not here.
+//! the send. An attach that fails leaves nothing behind. Bandwidth and CNI plugins are not here.
 //!
 //! A verdict of accept in a table of ours cannot overrule a drop in someone else's. On a host whose forward
 //! chain drops by default (Docker sets that), pods reach nothing beyond the host until that chain lets the
@@ -30,8 +31,10 @@
 
 mod address;
 mod attach;
+mod attributes;
 mod bridge;
 mod config;
+mod conntrack;
 mod error;
 mod host;
 mod link;
@@ -40,7 +43,9 @@ mod netlink;
 mod network;
 mod nftables;
 mod pool;
+mod ports;
 mod rules;
+mod served;
 mod sysctl;
 
 pub use address::PodAddresses;
@@ -48,5 +53,7 @@ pub use attach::{Attached, Attachment, up_loopback};
 pub use config::NetworkConfig;
 pub use error::{Error, NetlinkError, Result};
 pub use name::IfName;
-pub use network::{Network, OwnedLink};
+pub use network::{Inherited, Network, OwnedLink};
 pub use pool::AddressPool;
+pub use ports::{Forward, PortClaims, PortMapping, Protocol};
+pub use served::ServedSubnets;

@@ -12,8 +12,8 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags,
-    LinkInfo, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData,
+    InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::route::{
     RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -31,6 +31,7 @@ pub(crate) const POD_IFNAME: &str = "eth0";
 const LINK_HEADER_BYTES: usize = 16;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_INFO_KIND: u16 = 1;
@@ -46,6 +47,8 @@ pub(crate) struct Link {
     pub(crate) kind: Option<String>,
     /// Of a veth: the other end's index, in its own namespace.
     pub(crate) peer_index: Option<u32>,
+    /// The bridge that it is a port of.
+    pub(crate) controller: Option<u32>,
 }
 
 impl Link {
@@ -62,6 +65,7 @@ impl Link {
             alias: text(IFLA_IFALIAS),
             kind: info.and_then(|info| attribute(info, IFLA_INFO_KIND)).map(text_of),
             peer_index: attribute(attributes, IFLA_LINK).and_then(number_of),
+            controller: attribute(attributes, IFLA_MASTER).and_then(number_of),
         })
     }
 }
@@ -131,6 +135,28 @@ pub(crate) fn set_up(index: u32, mtu: Option<u32>) -> RouteNetlinkMessage {
     link.attributes.extend(mtu.map(LinkAttribute::Mtu));
     mark_up(&mut link);
     RouteNetlinkMessage::SetLink(link)
+}
+
+/// Makes a link a port of a bridge.
+pub(crate) fn set_controller(index: u32, bridge_index: u32) -> RouteNetlinkMessage {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link.attributes.push(LinkAttribute::Controller(bridge_index));
+    RouteNetlinkMessage::SetLink(link)
+}
+
+/// Lets a bridge's port send a packet back out by which it came in.
+///
+/// Where the machine has the bridge's packets filtered as routed ones (`bridge-nf-call-iptables`), a packet that
+/// is led to another address of the same bridge is not routed but bridged. One that a pod sends to a port of
+/// the host which leads to the pod itself goes back by its own port.
+pub(crate) fn allow_hairpin(name: &IfName) -> RouteNetlinkMessage {
+    let mut link = named(name);
+    link.attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::PortKind(InfoPortKind::Bridge),
+        LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(true)])),
+    ]));
+    RouteNetlinkMessage::NewLink(link)
 }
 
 /// Asks for one link.
@@ -243,6 +269,7 @@ mod tests {
             alias: Some("berth:berth0:pod:x".into()),
             kind: Some("veth".into()),
             peer_index: Some(2),
+            controller: None,
         };
         assert_eq!(Link::read(&body_of(&RouteNetlinkMessage::NewLink(link))), Some(expected));
     }

@@ -21,8 +21,8 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkBuffer,
-    NetlinkSerializable, NlasIterator,
+    NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST,
+    NetlinkBuffer, NetlinkSerializable, NlasIterator,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::Socket;
@@ -66,6 +66,8 @@ pub(crate) enum Mode {
     Put,
     /// Made if missing.
     Ensure,
+    /// Made, and put behind the others of its kind.
+    Append,
     /// List all.
     Dump,
 }
@@ -77,6 +79,7 @@ impl Mode {
             Self::Create => NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL,
             Self::Put => NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE,
             Self::Ensure => NLM_F_ACK | NLM_F_CREATE,
+            Self::Append => NLM_F_ACK | NLM_F_CREATE | NLM_F_APPEND,
             Self::Dump => NLM_F_DUMP,
         }
     }

@@ -1,30 +1,47 @@
 //! The network as the agent holds it: opened once, then pods come and go.
 //!
-//! In: valid settings, attachments. Out: kernel state. It holds the settings and the bridge's index, no lock
-//! and no descriptor; all calls take `&self` and may run at the same time on different threads. All block
-//! while the kernel works.
+//! In: valid settings, attachments, ports. Out: kernel state. It holds the settings, the subnets in force and the
+//! bridge's index, and no descriptor; its one lock is held for a copy of the subnets only. All calls take `&self` and
+//! may run at the same time on different threads, but for changes of the subnets, of which the caller makes one at a
+//! time. All block while the kernel works.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{PoisonError, RwLock};
 
 use ipnet::IpNet;
 
 use crate::attach::{Attached, Attachment, Wiring};
 use crate::bridge;
-use crate::config::NetworkConfig;
+use crate::config::{NetworkConfig, check_subnets, invalid};
+use crate::conntrack;
 use crate::error::{Error, NetlinkError, Result};
 use crate::host::HostLinks;
 use crate::name::IfName;
-use crate::nftables;
+use crate::nftables::{self, Table};
+use crate::ports::Forward;
 use crate::rules;
+use crate::served::ServedSubnets;
 use crate::sysctl;
 
 /// The host's side of the pod network, ready for pods.
 #[derive(Debug)]
 pub struct Network {
     config: NetworkConfig,
-    /// The subnets of the settings that this host can serve.
-    subnets: Vec<IpNet>,
+    served: RwLock<ServedSubnets>,
     bridge_index: AtomicU32,
+}
+
+/// What an earlier agent had in force, as the caller has recorded it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inherited {
+    /// The subnets of a pod CIDR that was given; none if none was. They take the place of the settings' ones.
+    pub pod_cidr: Vec<IpNet>,
+    /// Subnets that pods still have addresses of, from before.
+    pub retired: Vec<IpNet>,
+    /// By their pod's id, the ports that lead to running pods.
+    pub forwards: BTreeMap<String, Vec<Forward>>,
 }
 
 /// The host's end of a pod's veth pair, as found in the kernel.
@@ -44,15 +61,32 @@ impl Network {
     /// Errors: invalid settings; exists, for an interface with the bridge's name that is not ours; internal.
     /// What was made stays, and the next attempt completes it.
     pub fn open(config: NetworkConfig) -> Result<Self> {
+        Self::open_again(config, Inherited::default())
+    }
+
+    /// The same, and running pods keep what they have: the gateways of their subnets and their ports. The ports of
+    /// pods that are gone go.
+    pub fn open_again(config: NetworkConfig, inherited: Inherited) -> Result<Self> {
         config.validate()?;
-        let subnets = served_subnets(&config)?;
+        let Inherited { pod_cidr, retired, forwards } = inherited;
+        let current = match (pod_cidr.is_empty(), config.wait_for_pod_cidr) {
+            (false, _) => served("pod_cidr", &pod_cidr)?,
+            (true, false) => served("subnets", &config.subnets)?,
+            (true, true) => Vec::new(),
+        };
+        let retired = retired.into_iter().filter(|subnet| !current.contains(subnet)).collect();
+        let served = ServedSubnets { current, retired };
+        let subnets = served.all();
         let bridge_index = AtomicU32::new(bridge::ensure(&config, &subnets)?);
         if config.forwarding {
             enable_forwarding(&subnets)?;
         }
-        let table = rules::table(&config.nft_table, &subnets, config.masquerade);
-        nftables::replace(&table).map_err(|source| table_error(&config, source))?;
-        let network = Self { config, subnets, bridge_index };
+        let network = Self { config, served: RwLock::new(served), bridge_index };
+        let elements: Vec<_> = forwards.values().flatten().map(Forward::element).collect();
+        nftables::replace(&network.table(&subnets), &elements).map_err(|error| network.table_error(error))?;
+        for (pod_id, forwards) in forwards {
+            network.prepare_port(&IfName::from_pod_id(&pod_id)?, &forwards)?;
+        }
         network.warn_of_dropping_chains();
         Ok(network)
     }
@@ -63,8 +97,70 @@ impl Network {
     }
 
     /// The subnets that pods get addresses of, the primary one first; for an [`AddressPool`](crate::AddressPool).
-    pub fn subnets(&self) -> &[IpNet] {
-        &self.subnets
+    pub fn subnets(&self) -> Vec<IpNet> {
+        self.served().current
+    }
+
+    /// All subnets in force, to be recorded and inherited.
+    pub fn served(&self) -> ServedSubnets {
+        self.served.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Checks a pod CIDR as a client gives it, and returns the part of it that this host can serve.
+    ///
+    /// Errors: invalid, with what is wrong with it.
+    pub fn check_pod_cidr(&self, subnets: &[IpNet]) -> Result<Vec<IpNet>> {
+        check_subnets("pod_cidr", subnets)?;
+        served("pod_cidr", subnets)
+    }
+
+    /// Makes `wanted`, checked before, the subnets of new pods: gateways and rules first, then whatever is attached
+    /// from now on. All that has been in force goes on, until [`Network::prune`].
+    ///
+    /// Errors: wrong state, when a subnet overlaps with one that a pod in `leased` has an address of, or holds an
+    /// address that the host has elsewhere; nothing is changed then.
+    pub fn renumber(&self, wanted: &[IpNet], leased: &[IpAddr]) -> Result<ServedSubnets> {
+        let served = self.served().renumbered(wanted, leased)?;
+        bridge::check_host_addresses(&self.config, wanted)?;
+        self.put_in_force(served)
+    }
+
+    /// Takes gateways and rules from retired subnets of which no pod has an address.
+    pub fn prune(&self, leased: &[IpAddr]) -> Result<ServedSubnets> {
+        let pruned = self.served().pruned(leased);
+        if pruned == self.served() {
+            return Ok(pruned);
+        }
+        self.put_in_force(pruned)
+    }
+
+    fn put_in_force(&self, served: ServedSubnets) -> Result<ServedSubnets> {
+        let subnets = served.all();
+        bridge::renumber(&self.config, &subnets)?;
+        if self.config.forwarding {
+            enable_forwarding(&subnets)?;
+        }
+        nftables::replace_rules(&self.table(&subnets)).map_err(|error| self.table_error(error))?;
+        *self.served.write().unwrap_or_else(PoisonError::into_inner) = served.clone();
+        Ok(served)
+    }
+
+    /// Has ports of the host lead to an attached pod; they do when this returns. May be repeated.
+    ///
+    /// Errors: what has been done is undone by [`Network::unforward`].
+    pub fn forward(&self, host_ifname: &IfName, forwards: &[Forward]) -> Result<()> {
+        self.prepare_port(host_ifname, forwards)?;
+        let elements: Vec<_> = forwards.iter().map(Forward::element).collect();
+        nftables::add_elements(&self.config.nft_table, &elements).map_err(|error| self.table_error(error))?;
+        conntrack::forget_untranslated(forwards).map_err(Error::Flows)
+    }
+
+    /// Ends what [`Network::forward`] began; absent means done.
+    pub fn unforward(&self, forwards: &[Forward]) -> Result<()> {
+        let elements: Vec<_> = forwards.iter().map(Forward::element).collect();
+        nftables::remove_elements(&self.config.nft_table, &elements)
+            .map_err(|error| self.table_error(error))?;
+        conntrack::forget_translated(forwards).map_err(Error::Flows)
     }
 
     /// Gives a pod its loopback, its `eth0` with addresses and default routes, and a port of the bridge.
@@ -75,7 +171,8 @@ impl Network {
     /// Errors, after which nothing is left: exists, when a link of that name or an `eth0` in the pod was there
     /// before, which stays; unavailable, when the bridge is gone; invalid, for an address of no subnet.
     pub fn attach(&self, attachment: &Attachment<'_>) -> Result<Attached> {
-        let wiring = Wiring::new(attachment, &self.config.bridge, &self.subnets, self.config.mtu)?;
+        let subnets = self.served().all();
+        let wiring = Wiring::new(attachment, &self.config.bridge, &subnets, self.config.mtu)?;
         let failed = |source| Error::Attach {
             pod_id: attachment.pod_id.into(),
             bridge: self.config.bridge.clone(),
@@ -118,17 +215,29 @@ impl Network {
         Ok(owned.collect())
     }
 
-    /// Looks whether pods can be attached now: the bridge is there, ours, and up.
+    /// Looks whether pods can be attached now: the bridge is there, ours, up, and has the gateways; the rules are there;
+    /// and there are addresses to give.
     ///
     /// Errors: the reason why not, to be shown as the network's condition.
     pub fn check(&self) -> Result<()> {
         let bridge = self.config.bridge.clone();
         let host = HostLinks::open().map_err(|source| Error::Bridge { bridge: bridge.clone(), source })?;
-        if bridge::find_own(&host, &bridge)?.up {
-            Ok(())
-        } else {
-            Err(Error::BridgeLost { bridge, state: "down" })
+        let link = bridge::find_own(&host, &bridge)?;
+        if !link.up {
+            return Err(Error::BridgeLost { bridge, state: "down" });
         }
+        let served = self.served();
+        bridge::check_gateways(&host, &link, &bridge, &served.all())?;
+        let wanted = self.table(&served.all()).rule_count();
+        let table = &self.config.nft_table;
+        let found = nftables::count_rules(table).map_err(|error| self.table_error(error))?;
+        if found != wanted {
+            return Err(Error::RulesLost { table: table.clone(), found, wanted });
+        }
+        if served.current.is_empty() {
+            return Err(Error::AwaitingPodCidr);
+        }
+        Ok(())
     }
 
     /// Removes bridge and table, for a network that nobody will use again. Forwarding stays as it is:
@@ -141,9 +250,29 @@ impl Network {
         if pods > 0 {
             return Err(Error::InUse { bridge, pods });
         }
-        nftables::remove(&self.config.nft_table).map_err(|source| table_error(&self.config, source))?;
+        nftables::remove(&self.config.nft_table).map_err(|error| self.table_error(error))?;
         let failed = |source| Error::Bridge { bridge: bridge.clone(), source };
         HostLinks::open().and_then(|host| host.delete(&bridge)).map_err(failed)
+    }
+
+    /// What ports that lead to a pod need besides the maps.
+    fn prepare_port(&self, host_ifname: &IfName, forwards: &[Forward]) -> Result<()> {
+        if forwards.is_empty() {
+            return Ok(());
+        }
+        if forwards.iter().any(|forward| forward.target.is_ipv4()) {
+            sysctl::route_loopback(self.bridge())?;
+        }
+        let failed = |source| Error::Bridge { bridge: self.bridge().clone(), source };
+        HostLinks::open().and_then(|host| host.allow_hairpin(host_ifname)).map_err(failed)
+    }
+
+    fn table(&self, subnets: &[IpNet]) -> Table<'_> {
+        rules::table(&self.config.nft_table, &self.config.bridge, subnets, self.config.masquerade)
+    }
+
+    fn table_error(&self, source: NetlinkError) -> Error {
+        Error::Table { table: self.config.nft_table.clone(), source }
     }
 
     fn warn_of_dropping_chains(&self) {
@@ -155,21 +284,19 @@ impl Network {
     }
 }
 
-fn served_subnets(config: &NetworkConfig) -> Result<Vec<IpNet>> {
-    let mut subnets = config.subnets.clone();
+/// Those of `subnets` that this host can serve; `key` is where they come from.
+fn served(key: &'static str, subnets: &[IpNet]) -> Result<Vec<IpNet>> {
+    let mut served = subnets.to_vec();
     if !sysctl::ipv6_enabled() {
-        for subnet in subnets.extract_if(.., |subnet| subnet.addr().is_ipv6()) {
+        for subnet in served.extract_if(.., |subnet| subnet.addr().is_ipv6()) {
             tracing::warn!(%subnet, "IPv6 is disabled on this host: pods get no address of this subnet");
         }
     }
-    if subnets.is_empty() {
-        return Err(Error::Config {
-            key: "subnets",
-            value: config.subnets.iter().map(ToString::to_string).collect(),
-            problem: "needs IPv6, which is disabled on this host",
-        });
+    if served.is_empty() {
+        let all: Vec<String> = subnets.iter().map(ToString::to_string).collect();
+        return Err(invalid(key, all.join(","), "needs IPv6, which is disabled on this host"));
     }
-    Ok(subnets)
+    Ok(served)
 }
 
 fn enable_forwarding(subnets: &[IpNet]) -> Result<()> {
@@ -180,8 +307,4 @@ fn enable_forwarding(subnets: &[IpNet]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn table_error(config: &NetworkConfig, source: NetlinkError) -> Error {
-    Error::Table { table: config.nft_table.clone(), source }
 }

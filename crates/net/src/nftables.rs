@@ -2,23 +2,30 @@
 //!
 //! A [`Table`] says what should be; [`replace`] makes it so in one transaction: make the table if missing,
 //! delete it, make it again with all that it holds. Packets meet the old rules or the new ones, never none.
-//! Only the expressions that our rules use are encoded here; what the rules are is decided in `rules`.
+//! [`replace_rules`] leaves the maps as they are, and [`add_elements`] and [`remove_elements`] change nothing but a
+//! map, however much it holds. What the rules are is decided in `rules`.
 //!
 //! ```text
 //! message:     [nfgenmsg: family u8, version u8, resource u16 BE] [attributes]
-//! attribute:   [length u16][kind u16][value, padded to 4]         numbers in values are big-endian
 //! transaction: BATCH_BEGIN, messages…, BATCH_END                  all or nothing
 //! ```
 //!
-//! Source: `linux/netfilter/nf_tables.h` and `nfnetlink.h`. Single elements of sets and maps can be added
-//! and removed by transactions of their own, which need no replacement of the table.
+//! Source: `linux/netfilter/nf_tables.h` and `nfnetlink.h`.
 
+mod expression;
+
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
+use rustix::io::Errno;
 
+use crate::attributes::{Attributes, header};
 use crate::error::NetlinkError;
 use crate::netlink::{self, Batch, Mode, attribute, text_of};
+use expression::{data, encode};
+
+pub(crate) use expression::{Comparison, Expression, Family, HeaderMatch, Redirect, Rule};
 
 type Result<T> = std::result::Result<T, NetlinkError>;
 
@@ -30,66 +37,163 @@ const DELETE_TABLE: u16 = message(2);
 const NEW_CHAIN: u16 = message(3);
 const GET_CHAIN: u16 = message(4);
 const NEW_RULE: u16 = message(6);
+const GET_RULE: u16 = message(7);
+const DELETE_RULE: u16 = message(8);
+const NEW_SET: u16 = message(9);
+const NEW_ELEMENTS: u16 = message(12);
+const DELETE_ELEMENTS: u16 = message(14);
 
 const FAMILY_UNSPECIFIED: u8 = 0;
 const FAMILY_INET: u8 = 1;
 const HEADER_BYTES: usize = 4;
-const REGISTER_1: u32 = 1;
-const HOOK_FORWARD: u32 = 2;
-const HOOK_POSTROUTING: u32 = 4;
 const POLICY_DROP: u32 = 0;
-/// Where source address translation belongs among the chains of a hook (`srcnat`).
-const PRIORITY_SRCNAT: u32 = 100;
-
-const NETWORK_HEADER: u32 = 1;
-const META_NFPROTO: u32 = 15;
+const SET_IS_MAP: u32 = 1 << 3;
+/// As many bits of a map's type tell one field.
+const FIELD_TYPE_BITS: u32 = 6;
+/// An attribute's length has 16 bits, and a transaction has to fit into the socket's buffer.
+const ELEMENTS_AT_ONCE: usize = 500;
 
 /// A table of the `inet` family: it sees IPv4 and IPv6.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Table<'a> {
     pub(crate) name: &'a str,
-    /// The rules of the one chain, `postrouting`, in which sources are translated.
-    pub(crate) postrouting: Vec<Rule>,
+    pub(crate) maps: Vec<Map>,
+    pub(crate) chains: Vec<Chain>,
 }
 
-/// What a rule does with a packet, one after the other until one does not match.
-pub(crate) type Rule = Vec<Expression>;
-
-/// A step of a rule.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Expression {
-    /// Goes on with packets of this family (`NFPROTO_IPV4`, `NFPROTO_IPV6`).
-    Family(u8),
-    /// Goes on if some bits of the network header compare so.
-    Header(HeaderMatch),
-    /// Gives the packet the address of the link by which it leaves.
-    Masquerade,
+impl Table<'_> {
+    /// How many rules it has.
+    pub(crate) fn rule_count(&self) -> usize {
+        self.chains.iter().map(|chain| chain.rules.len()).sum()
+    }
 }
 
-/// Bytes of the network header, masked, compared.
+/// Rules for the packets of one hook.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Chain {
+    pub(crate) name: &'static str,
+    pub(crate) kind: ChainKind,
+    pub(crate) hook: Hook,
+    /// Its place among the chains of the hook; low comes first.
+    pub(crate) priority: i32,
+    pub(crate) rules: Vec<Rule>,
+}
+
+/// What a chain may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ChainKind {
+    Filter,
+    /// Its rules see the first packet of a connection only.
+    Nat,
+}
+
+/// `NF_INET_…`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hook {
+    Prerouting = 0,
+    Forward = 2,
+    Output = 3,
+    Postrouting = 4,
+}
+
+/// A map by hash: a lookup costs the same however many elements there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Map {
+    pub(crate) name: &'static str,
+    pub(crate) key: &'static [Field],
+    pub(crate) value: &'static [Field],
+}
+
+/// A part of a key or value, by nft's number of its type; each is padded to four bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Field {
+    Address4 = 7,
+    Address6 = 8,
+    Protocol = 12,
+    Port = 13,
+}
+
+impl Field {
+    fn bytes(self) -> u32 {
+        match self {
+            Self::Address4 | Self::Protocol | Self::Port => 4,
+            Self::Address6 => 16,
+        }
+    }
+}
+
+/// What a map holds under one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct HeaderMatch {
-    /// Bytes from the beginning of the IP header.
-    pub(crate) offset: u32,
-    /// At most 16 bytes.
-    pub(crate) mask: Vec<u8>,
-    pub(crate) comparison: Comparison,
-    /// As long as the mask.
+pub(crate) struct Element {
+    pub(crate) map: &'static str,
+    pub(crate) key: Vec<u8>,
     pub(crate) value: Vec<u8>,
 }
 
-/// `NFT_CMP_EQ` and `NFT_CMP_NEQ`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Comparison {
-    Equal = 0,
-    Different = 1,
-}
-
 /// Puts the table in place of whatever has its name.
-pub(crate) fn replace(table: &Table<'_>) -> Result<()> {
+///
+/// What exceeds the first few hundred elements follows in transactions of its own.
+pub(crate) fn replace(table: &Table<'_>, elements: &[Element]) -> Result<()> {
+    let (first, rest) = elements.split_at(elements.len().min(ELEMENTS_AT_ONCE));
     let mut transaction = Transaction::new();
     transaction.clear(table.name);
-    transaction.add(table);
+    transaction.push("create table", NEW_TABLE, Mode::Create, Attributes::new().text(1, table.name));
+    for (index, map) in table.maps.iter().enumerate() {
+        transaction.add_map(table.name, map, index as u32 + 1);
+    }
+    for chain in &table.chains {
+        transaction.add_chain(table.name, chain);
+        transaction.add_rules(table.name, chain);
+    }
+    transaction.put_elements(table.name, first);
+    transaction.commit()?;
+    add_elements(table.name, rest)
+}
+
+/// Puts these rules in place of the ones there are, in the chains that there are.
+pub(crate) fn replace_rules(table: &Table<'_>) -> Result<()> {
+    let mut transaction = Transaction::new();
+    let all = Attributes::new().text(1, table.name);
+    transaction.push("delete rules", DELETE_RULE, Mode::Plain, all);
+    for chain in &table.chains {
+        transaction.add_rules(table.name, chain);
+    }
+    transaction.commit()
+}
+
+/// Adds to maps. An element that is there already with the same value is fine.
+pub(crate) fn add_elements(table: &str, elements: &[Element]) -> Result<()> {
+    for some in elements.chunks(ELEMENTS_AT_ONCE) {
+        let mut transaction = Transaction::new();
+        transaction.put_elements(table, some);
+        transaction.commit()?;
+    }
+    Ok(())
+}
+
+/// Takes from maps; what is not there is fine, be it the element, its map or the table.
+pub(crate) fn remove_elements(table: &str, elements: &[Element]) -> Result<()> {
+    for some in elements.chunks(ELEMENTS_AT_ONCE) {
+        match remove_all(table, some) {
+            // One that is missing fails the whole transaction: then each has its own.
+            Err(error) if error.refusal() == Some(Errno::NOENT) => {
+                for element in some {
+                    match remove_all(table, std::slice::from_ref(element)) {
+                        Err(error) if error.refusal() == Some(Errno::NOENT) => {}
+                        removed => removed?,
+                    }
+                }
+            }
+            removed => removed?,
+        }
+    }
+    Ok(())
+}
+
+fn remove_all(table: &str, elements: &[Element]) -> Result<()> {
+    let mut transaction = Transaction::new();
+    let item = |element: &Element| Attributes::new().nested(1, data(&element.key));
+    transaction.push_elements("remove map elements", DELETE_ELEMENTS, Mode::Plain, table, elements, item);
     transaction.commit()
 }
 
@@ -98,6 +202,19 @@ pub(crate) fn remove(name: &str) -> Result<()> {
     let mut transaction = Transaction::new();
     transaction.clear(name);
     transaction.commit()
+}
+
+/// How many rules the table of this name has; none if there is no such table.
+pub(crate) fn count_rules(table: &str) -> Result<usize> {
+    let mut batch = Batch::default();
+    let body = [header(FAMILY_INET, 0), Attributes::new().text(1, table).0].concat();
+    batch.encoded("list rules", GET_RULE, Mode::Dump, &body);
+    let told = batch.send(netlink::open(NETLINK_NETFILTER)?.as_fd())?;
+    let ours = |body: &Vec<u8>| {
+        let name = attribute(body.get(HEADER_BYTES..)?, 1)?;
+        (text_of(name) == table).then_some(())
+    };
+    Ok(told.iter().filter_map(ours).count())
 }
 
 /// The chains, as `table chain`, that drop what is forwarded unless one of their rules accepts it.
@@ -112,7 +229,7 @@ fn dropping_forward_chain(body: &[u8]) -> Option<String> {
     let chain = body.get(HEADER_BYTES..)?;
     let hook = attribute(attribute(chain, 4)?, 1)?;
     let policy = attribute(chain, 5)?;
-    let dropping = hook == HOOK_FORWARD.to_be_bytes() && policy == POLICY_DROP.to_be_bytes();
+    let dropping = hook == (Hook::Forward as u32).to_be_bytes() && policy == POLICY_DROP.to_be_bytes();
     let name = |kind| attribute(chain, kind).map(text_of);
     dropping.then_some(format!("{} {}", name(1)?, name(3)?))
 }
@@ -134,17 +251,65 @@ impl Transaction {
         self.push("delete table", DELETE_TABLE, Mode::Plain, Attributes::new().text(1, table));
     }
 
-    fn add(&mut self, table: &Table<'_>) {
-        const CHAIN: &str = "postrouting";
-        self.push("create table", NEW_TABLE, Mode::Create, Attributes::new().text(1, table.name));
-        let hook = Attributes::new().number(1, HOOK_POSTROUTING).number(2, PRIORITY_SRCNAT);
-        let chain = Attributes::new().text(1, table.name).text(3, CHAIN).nested(4, hook).text(7, "nat");
-        self.push("create chain", NEW_CHAIN, Mode::Create, chain);
-        for rule in &table.postrouting {
+    /// `number` tells the maps of a transaction apart.
+    fn add_map(&mut self, table: &str, map: &Map, number: u32) {
+        let set = Attributes::new()
+            .text(1, table)
+            .text(2, map.name)
+            .number(3, SET_IS_MAP)
+            .number(4, type_of(map.key))
+            .number(5, map.key.iter().map(|field| field.bytes()).sum())
+            .number(6, type_of(map.value))
+            .number(7, map.value.iter().map(|field| field.bytes()).sum())
+            .number(10, number);
+        self.push("create map", NEW_SET, Mode::Create, set);
+    }
+
+    fn add_chain(&mut self, table: &str, chain: &Chain) {
+        let kind = match chain.kind {
+            ChainKind::Filter => "filter",
+            ChainKind::Nat => "nat",
+        };
+        let hook = Attributes::new().number(1, chain.hook as u32);
+        let hook = hook.bytes(2, &chain.priority.to_be_bytes());
+        let body = Attributes::new().text(1, table).text(3, chain.name).nested(4, hook).text(7, kind);
+        self.push("create chain", NEW_CHAIN, Mode::Create, body);
+    }
+
+    fn add_rules(&mut self, table: &str, chain: &Chain) {
+        for rule in &chain.rules {
             let list =
                 rule.iter().flat_map(encode).fold(Attributes::new(), |list, item| list.nested(1, item));
-            let rule = Attributes::new().text(1, table.name).text(2, CHAIN).nested(4, list);
-            self.push("create rule", NEW_RULE, Mode::Ensure, rule);
+            let rule = Attributes::new().text(1, table).text(2, chain.name).nested(4, list);
+            self.push("create rule", NEW_RULE, Mode::Append, rule);
+        }
+    }
+
+    fn put_elements(&mut self, table: &str, elements: &[Element]) {
+        let item = |element: &Element| {
+            Attributes::new().nested(1, data(&element.key)).nested(2, data(&element.value))
+        };
+        self.push_elements("add map elements", NEW_ELEMENTS, Mode::Ensure, table, elements, item);
+    }
+
+    /// One request for each map: the answers to one for each element could exceed the socket's buffer.
+    fn push_elements(
+        &mut self,
+        step: &'static str,
+        kind: u16,
+        mode: Mode,
+        table: &str,
+        elements: &[Element],
+        item: impl Fn(&Element) -> Attributes,
+    ) {
+        let mut by_map = BTreeMap::<_, Vec<_>>::new();
+        for element in elements {
+            by_map.entry(element.map).or_default().push(element);
+        }
+        for (map, elements) in by_map {
+            let add = |list: Attributes, element| list.nested(1, item(element));
+            let list = elements.into_iter().fold(Attributes::new(), add);
+            self.push(step, kind, mode, Attributes::new().text(1, table).text(2, map).nested(3, list));
         }
     }
 
@@ -159,83 +324,13 @@ impl Transaction {
     }
 }
 
-/// The kernel's own expressions for ours: a name, and attributes that only this kind of expression has.
-fn encode(expression: &Expression) -> Vec<Attributes> {
-    match expression {
-        Expression::Family(family) => {
-            let load = Attributes::new().number(1, REGISTER_1).number(2, META_NFPROTO);
-            vec![named("meta", load), compare(Comparison::Equal, &[*family])]
-        }
-        Expression::Header(header) => {
-            let length = header.mask.len() as u32;
-            let load = Attributes::new()
-                .number(1, REGISTER_1)
-                .number(2, NETWORK_HEADER)
-                .number(3, header.offset)
-                .number(4, length);
-            let mask = Attributes::new()
-                .number(1, REGISTER_1)
-                .number(2, REGISTER_1)
-                .number(3, length)
-                .nested(4, data(&header.mask))
-                .nested(5, data(&vec![0; header.mask.len()]));
-            vec![named("payload", load), named("bitwise", mask), compare(header.comparison, &header.value)]
-        }
-        Expression::Masquerade => vec![named("masq", Attributes::new())],
-    }
-}
-
-fn compare(comparison: Comparison, value: &[u8]) -> Attributes {
-    let attributes = Attributes::new().number(1, REGISTER_1).number(2, comparison as u32);
-    named("cmp", attributes.nested(3, data(value)))
-}
-
-fn named(name: &str, attributes: Attributes) -> Attributes {
-    Attributes::new().text(1, name).nested(2, attributes)
-}
-
-fn data(value: &[u8]) -> Attributes {
-    Attributes::new().bytes(1, value)
+/// nft's number for fields in a row.
+fn type_of(fields: &[Field]) -> u32 {
+    fields.iter().fold(0, |number, field| number << FIELD_TYPE_BITS | *field as u32)
 }
 
 const fn message(kind: u16) -> u16 {
     SUBSYSTEM << 8 | kind
-}
-
-fn header(family: u8, resource: u16) -> Vec<u8> {
-    let [high, low] = resource.to_be_bytes();
-    vec![family, 0, high, low]
-}
-
-/// Attributes, one after the other.
-struct Attributes(Vec<u8>);
-
-impl Attributes {
-    const NESTED: u16 = 0x8000;
-
-    fn new() -> Self {
-        Self(Vec::new())
-    }
-
-    fn bytes(mut self, kind: u16, value: &[u8]) -> Self {
-        self.0.extend_from_slice(&((4 + value.len()) as u16).to_ne_bytes());
-        self.0.extend_from_slice(&kind.to_ne_bytes());
-        self.0.extend_from_slice(value);
-        self.0.resize(self.0.len().next_multiple_of(4), 0);
-        self
-    }
-
-    fn number(self, kind: u16, value: u32) -> Self {
-        self.bytes(kind, &value.to_be_bytes())
-    }
-
-    fn text(self, kind: u16, value: &str) -> Self {
-        self.bytes(kind, &[value.as_bytes(), &[0]].concat())
-    }
-
-    fn nested(self, kind: u16, value: Self) -> Self {
-        self.bytes(kind | Self::NESTED, &value.0)
-    }
 }
 
 #[cfg(test)]
@@ -243,24 +338,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn attributes_are_padded_and_say_their_length() {
-        let attributes = Attributes::new().text(1, "ab").nested(4, Attributes::new().number(2, 100));
-        let expected =
-            [&[7, 0, 1, 0, b'a', b'b', 0, 0][..], &[12, 0, 4, 0x80, 8, 0, 2, 0, 0, 0, 0, 100]].concat();
-        assert_eq!(attributes.0, expected);
-    }
-
-    #[test]
     fn chain_that_drops_forwarded_packets_is_recognised() {
-        let check = |hook: u32, policy: u32, expected: Option<&str>| {
-            let hook = Attributes::new().number(1, hook).number(2, 0);
+        let check = |hook: Hook, policy: u32, expected: Option<&str>| {
+            let hook = Attributes::new().number(1, hook as u32).number(2, 0);
             let chain =
                 Attributes::new().text(1, "filter").text(3, "FORWARD").nested(4, hook).number(5, policy);
             let body = [header(2, 0), chain.0].concat();
             assert_eq!(dropping_forward_chain(&body).as_deref(), expected);
         };
-        check(HOOK_FORWARD, POLICY_DROP, Some("filter FORWARD"));
-        check(HOOK_FORWARD, 1, None);
-        check(HOOK_POSTROUTING, POLICY_DROP, None);
+        check(Hook::Forward, POLICY_DROP, Some("filter FORWARD"));
+        check(Hook::Forward, 1, None);
+        check(Hook::Postrouting, POLICY_DROP, None);
+    }
+
+    #[test]
+    fn a_maps_type_has_six_bits_for_each_field() {
+        assert_eq!(type_of(&[Field::Port]), 13);
+        assert_eq!(type_of(&[Field::Address4, Field::Protocol, Field::Port]), 7 << 12 | 12 << 6 | 13);
     }
 }

@@ -24,7 +24,7 @@ pub struct AddressPool {
     taken: HashSet<IpAddr>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Range {
     subnet: IpNet,
     first: IpAddr,
@@ -36,19 +36,31 @@ struct Range {
 impl AddressPool {
     /// An empty pool; a lease will have one address of each subnet, in this order.
     pub fn new(subnets: &[IpNet]) -> Self {
-        let range = |subnet: &IpNet| {
-            let (first, last) = pod_range(subnet);
-            Range { subnet: *subnet, first, last, next: first }
-        };
-        Self { ranges: subnets.iter().map(range).collect(), leases: HashMap::new(), taken: HashSet::new() }
+        let ranges = subnets.iter().map(Range::new).collect();
+        Self { ranges, leases: HashMap::new(), taken: HashSet::new() }
+    }
+
+    /// From now on leases are of these subnets; those that there are stay.
+    pub fn renumber(&mut self, subnets: &[IpNet]) {
+        let known = |subnet: &IpNet| self.ranges.iter().find(|range| range.subnet == *subnet).copied();
+        self.ranges =
+            subnets.iter().map(|subnet| known(subnet).unwrap_or_else(|| Range::new(subnet))).collect();
+    }
+
+    /// Every address that somebody has.
+    pub fn taken(&self) -> Vec<IpAddr> {
+        self.taken.iter().copied().collect()
     }
 
     /// Gives `owner` an address of each subnet, or the same ones again if it has some.
     ///
-    /// Errors: exhausted, naming the subnet; nothing is taken then.
+    /// Errors: exhausted, naming the subnet, or unavailable while there are no subnets; nothing is taken then.
     pub fn lease(&mut self, owner: &str) -> Result<PodAddresses> {
         if let Some(addresses) = self.leases.get(owner) {
             return Ok(addresses.clone());
+        }
+        if self.ranges.is_empty() {
+            return Err(Error::AwaitingPodCidr);
         }
         let free = |range: &Range| {
             range.search(&self.taken).ok_or(Error::AddressesExhausted { subnet: range.subnet })
@@ -93,6 +105,11 @@ impl AddressPool {
 }
 
 impl Range {
+    fn new(subnet: &IpNet) -> Self {
+        let (first, last) = pod_range(subnet);
+        Self { subnet: *subnet, first, last, next: first }
+    }
+
     /// The first free address from `next` on, wrapping; it looks at one more than are taken, at most.
     fn search(&self, taken: &HashSet<IpAddr>) -> Option<IpAddr> {
         let mut candidate = self.next;
@@ -190,6 +207,18 @@ mod tests {
             pool.lease(n).unwrap();
         }
         assert!(pool.lease("w").is_err());
+    }
+
+    #[test]
+    fn new_leases_are_of_the_new_subnets_and_old_ones_stay() {
+        let mut pool = pool(&["10.88.0.0/16", "fd62::/64"]);
+        let old = pool.lease("a").unwrap();
+        pool.reserve("b", &addresses(&["10.99.0.2"])).unwrap();
+        pool.renumber(&["10.99.0.0/24".parse().unwrap()]);
+        assert_eq!(pool.lease("a").unwrap(), old);
+        assert_eq!(pool.lease("c").unwrap(), addresses(&["10.99.0.3"]));
+        pool.renumber(&[]);
+        assert_eq!(pool.lease("d").unwrap_err().kind(), ErrorKind::Unavailable);
     }
 
     #[test]

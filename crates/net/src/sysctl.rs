@@ -51,6 +51,11 @@ pub(crate) fn settle_bridge_v6(bridge: &IfName) -> Result<()> {
     Ok(())
 }
 
+/// Lets the host's loopback be reached across the bridge, in both directions; our rules keep pods from it.
+pub(crate) fn route_loopback(bridge: &IfName) -> Result<()> {
+    set(&format!("net/ipv4/conf/{bridge}/route_localnet"), "1").map(drop)
+}
+
 /// The links that take router advertisements now, and would not when the host forwards.
 fn listening_links() -> io::Result<Vec<String>> {
     let mut links = Vec::new();

@@ -174,6 +174,9 @@ impl Driver {
             return;
         }
         self.phase = SandboxPhase::NotReady;
+        if let Err(error) = self.close_ports().await {
+            tracing::warn!(pod.id = %self.id, error = %crate::registry::chain(&error), "host ports not closed");
+        }
         self.save().await;
         self.tell(self.id.to_string(), EventKind::Stopped);
     }

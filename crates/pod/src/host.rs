@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use berth_cgroup::{CgroupPath, Cgroups, Layout};
 use berth_image::ImageStore;
 use berth_monitor::id::{ContainerId, PodId};
-use berth_net::{AddressPool, Network};
+use berth_net::{AddressPool, Network, PortClaims};
 use berth_store::{Change, Durability, Store};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use rustix::io::Errno;
@@ -65,6 +65,7 @@ pub struct Host {
     /// Held as long as this agent lives.
     _claims: [OwnedFd; 2],
     leases: Mutex<AddressPool>,
+    ports: Mutex<PortClaims>,
     published: ArcSwap<Snapshot>,
 }
 
@@ -86,7 +87,8 @@ impl Host {
             made.map_err(Error::file("create directory", directory))?;
         }
         Ok(Self {
-            leases: Mutex::new(AddressPool::new(network.subnets())),
+            leases: Mutex::new(AddressPool::new(&network.subnets())),
+            ports: Mutex::default(),
             zygote: Zygote::new(settings.zygote_program.clone()),
             capabilities: own_capabilities(),
             least_oom_score: least_oom_score(),
@@ -125,6 +127,11 @@ impl Host {
     /// The address pool; held for a few instructions only.
     pub(crate) fn leases(&self) -> MutexGuard<'_, AddressPool> {
         self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which pod has which ports of the host; held for a few instructions only.
+    pub(crate) fn ports(&self) -> MutexGuard<'_, PortClaims> {
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All pods at this moment.

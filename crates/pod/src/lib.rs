@@ -10,7 +10,7 @@
 //!   that hangs up cancels nothing, and one that asks again gets the result of the first.
 //! - `sandbox`, `workload`: the steps of a pod's and of a container's life.
 //! - `exec`, `attach`, `port_forward`: clients of containers and pods, past the driver; `process`: the ends they hold.
-//! - `link`, `zygote`: the way to monitors. `recover`: what an agent finds after a restart.
+//! - `link`, `zygote`: the way to monitors. `recover`: what an agent finds after a restart. `renumber`: a new pod CIDR.
 //! - [`spec`], [`view`], [`timeline`]: what was asked, what is seen, what happened. `record`: what is stored.
 //!
 //! **Undo.** There is one way to take a pod or a container down, and every step of it treats absent as done. A create
@@ -39,6 +39,7 @@ mod port_forward;
 mod process;
 mod record;
 mod recover;
+mod renumber;
 mod sandbox;
 mod stop;
 mod update;
@@ -50,4 +51,5 @@ pub use error::{Error, Result};
 pub use exec::{Command, ExecOutput};
 pub use host::{Host, HostSettings};
 pub use process::{Exit, Input, Output, Process, Terminal, Wanted};
+pub use recover::Records;
 pub use registry::Pods;

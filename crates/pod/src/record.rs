@@ -12,7 +12,7 @@ use berth_container::spec::ContainerSpec;
 use berth_image::ImageId;
 use berth_monitor::id::{ContainerId, PodId};
 use berth_monitor::protocol::ResolvedUser;
-use berth_net::PodAddresses;
+use berth_net::{PodAddresses, ServedSubnets};
 use berth_store::Record;
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +64,21 @@ pub(crate) struct ContainerRecord {
     /// What the workload began with; `None` in records that do not say.
     #[serde(default)]
     pub(crate) oom_score_adj: Option<i32>,
+}
+
+/// The pod CIDR that a client gave, and what it took the place of; absent if none was given. There is one record.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct NetworkRecord {
+    pub(crate) subnets: ServedSubnets,
+}
+
+impl Record for NetworkRecord {
+    const TABLE: &'static str = "network";
+    const VERSION: u32 = 1;
+
+    fn key(&self) -> String {
+        "pod-cidr".to_owned()
+    }
 }
 
 impl Record for SandboxRecord {

@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 use berth_monitor::id::ContainerId;
 use berth_monitor::protocol::ContainerReport;
-use berth_store::{Loaded, Quarantined};
+use berth_net::{Forward, Inherited, ServedSubnets};
+use berth_store::{Loaded, Quarantined, Store};
+use ipnet::IpNet;
 use tokio::task::JoinSet;
 
 use crate::driver::Driver;
@@ -19,15 +21,53 @@ use crate::error::{Error, Result};
 use crate::host::{Host, blocking};
 use crate::link::Link;
 use crate::pins::pin_again;
-use crate::record::{ContainerRecord, SandboxPhase, SandboxRecord};
+use crate::record::{ContainerRecord, NetworkRecord, SandboxPhase, SandboxRecord};
 use crate::sandbox::{DEATH_LIMIT, remove_directory};
 use crate::view::ContainerState;
 use crate::workload::Workload;
 
-/// Reads all records and brings every pod up to date; published when this returns.
-pub(crate) async fn find_pods(host: &Arc<Host>) -> Result<Vec<Driver>> {
-    let sandboxes = loaded(host.store.load::<SandboxRecord>().await?);
-    let mut containers = loaded(host.store.load::<ContainerRecord>().await?);
+/// What an earlier agent has recorded: read before the network is opened, which must not take anything from running pods.
+#[derive(Debug)]
+pub struct Records {
+    sandboxes: Vec<SandboxRecord>,
+    containers: Vec<ContainerRecord>,
+    subnets: ServedSubnets,
+}
+
+impl Records {
+    /// Reads them all; those that are not understood are set aside.
+    ///
+    /// # Errors
+    /// The database can't be read.
+    pub async fn read(store: &Store) -> Result<Self> {
+        let mut networks = loaded(store.load::<NetworkRecord>().await?);
+        Ok(Self {
+            sandboxes: loaded(store.load::<SandboxRecord>().await?),
+            containers: loaded(store.load::<ContainerRecord>().await?),
+            subnets: networks.pop().map(|record| record.subnets).unwrap_or_default(),
+        })
+    }
+
+    /// What running pods have of the network, and the pod CIDR that was given.
+    pub fn network(&self) -> Inherited {
+        let ServedSubnets { current, mut retired } = self.subnets.clone();
+        let leased = |subnet: &IpNet| {
+            let mut leased = self.sandboxes.iter().flat_map(|pod| pod.addresses.iter());
+            leased.any(|address| subnet.contains(&address))
+        };
+        retired.retain(leased);
+        let ready = self.sandboxes.iter().filter(|pod| pod.phase == SandboxPhase::Ready);
+        let forwards = ready.filter_map(|pod| {
+            let forwards = Forward::all(&pod.spec.ports, &pod.addresses).ok()?;
+            (!forwards.is_empty()).then(|| (pod.id.to_string(), forwards))
+        });
+        Inherited { pod_cidr: current, retired, forwards: forwards.collect() }
+    }
+}
+
+/// Brings every pod on record up to date; published when this returns.
+pub(crate) async fn find_pods(host: &Arc<Host>, records: Records) -> Result<Vec<Driver>> {
+    let Records { sandboxes, mut containers, .. } = records;
     let mut recovering = JoinSet::new();
     for record in sandboxes {
         let of_pod = containers.extract_if(.., |container| container.pod == record.id).collect();
@@ -60,6 +100,11 @@ async fn recover_pod(
     }
     if let Err(error) = host.leases().reserve(driver.id.as_str(), &driver.addresses) {
         tracing::warn!(pod.id = %driver.id, %error, "addresses on record can't be leased");
+    }
+    if record.phase == SandboxPhase::Ready
+        && let Err(error) = host.ports().claim(driver.id.as_str(), &driver.spec.ports)
+    {
+        tracing::warn!(pod.id = %driver.id, %error, "host ports on record can't be claimed");
     }
     for record in containers {
         driver.recover_container(record).await;

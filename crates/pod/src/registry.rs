@@ -14,7 +14,8 @@ use arc_swap::ArcSwapOption;
 use berth_cgroup::Limits;
 use berth_container::spec::ContainerSpec;
 use berth_monitor::id::{ContainerId, PodId};
-use tokio::sync::{mpsc, oneshot, watch};
+use ipnet::IpNet;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tracing::Instrument;
 
 use crate::driver::{Driver, INBOX, Order, Reply};
@@ -22,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::host::Host;
 use crate::link::Link;
-use crate::recover;
+use crate::recover::{self, Records};
 use crate::spec::{PodIdentity, PodResources, SandboxSpec};
 use crate::view::{ContainerView, PodState, Snapshot};
 
@@ -34,6 +35,8 @@ pub struct Pods(Arc<Inner>);
 struct Inner {
     host: Arc<Host>,
     drivers: Mutex<Drivers>,
+    /// Of changes of the pod CIDR, one at a time.
+    renumbering: Arc<Semaphore>,
 }
 
 #[derive(Debug, Default)]
@@ -59,10 +62,12 @@ impl Pods {
     ///
     /// # Errors
     /// The database can't be read. A single pod that can't be recovered is no error.
-    pub async fn recover(host: Host) -> Result<Self> {
+    pub async fn recover(host: Host, records: Records) -> Result<Self> {
         let host = Arc::new(host);
-        let pods = Self(Arc::new(Inner { host: host.clone(), drivers: Mutex::default() }));
-        for driver in recover::find_pods(&host).await? {
+        let inner =
+            Inner { host: host.clone(), drivers: Mutex::default(), renumbering: Arc::new(Semaphore::new(1)) };
+        let pods = Self(Arc::new(inner));
+        for driver in recover::find_pods(&host, records).await? {
             pods.adopt(driver);
         }
         recover::remove_orphans(&host).await;
@@ -86,6 +91,22 @@ impl Pods {
     pub async fn check_network(&self) -> Result<()> {
         let host = self.0.host.clone();
         Ok(crate::host::blocking(move || host.network.check()).await??)
+    }
+
+    /// Has new pods get their addresses from these subnets, now and after a restart; those that there are keep theirs.
+    /// Giving the same again changes nothing.
+    ///
+    /// # Errors
+    /// Invalid; or `WrongState` for one that overlaps with what pods or the host have. Nothing is changed then.
+    pub async fn set_pod_cidr(&self, subnets: Vec<IpNet>) -> Result<()> {
+        let turn = self.0.renumbering.clone().acquire_owned().await.map_err(|_| Error::Abandoned)?;
+        let host = self.0.host.clone();
+        // A task of its own: a client that hangs up must not leave half a change.
+        let work = async move {
+            let _turn = turn;
+            crate::renumber::renumber(host, subnets).await
+        };
+        tokio::spawn(work).await.map_err(|_| Error::Abandoned)?
     }
 
     /// Makes a pod and answers when it is ready. The same request again gets the same pod.

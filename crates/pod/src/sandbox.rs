@@ -3,11 +3,12 @@
 //!
 //! | made | taken down |
 //! | --- | --- |
-//! | lease addresses, record the intent | delete the record, end the lease |
+//! | claim ports of the host, lease addresses, record the intent | delete the record, end the lease |
 //! | directory with the shared files | remove it |
 //! | cgroup | kill what is in it and remove it |
 //! | monitor and pause in new namespaces | shut the monitor down, which kills pause |
 //! | network: veth, addresses, routes | remove the veth |
+//! | ports of the host lead to the pod | they do not, and are free |
 //! | record the readiness, publish: the commit | unpublish |
 
 use std::os::fd::AsFd;
@@ -18,7 +19,7 @@ use berth_cgroup::{Cgroup, CgroupPath};
 use berth_monitor::id::PodId;
 use berth_monitor::plan::{SandboxPlan, Sharing};
 use berth_monitor::protocol::Order as MonitorOrder;
-use berth_net::{Attachment, IfName, PodAddresses};
+use berth_net::{Attachment, Forward, IfName, PodAddresses};
 use berth_store::Change;
 use tokio::sync::mpsc;
 
@@ -85,9 +86,11 @@ impl Driver {
     async fn make_steps(&mut self) -> Result<()> {
         let host = self.host.clone();
         let cgroups = self.cgroups()?;
+        host.ports().claim(self.id.as_str(), &self.spec.ports)?;
         if self.spec.net == Sharing::Own {
             self.addresses = host.leases().lease(self.id.as_str())?;
         }
+        let forwards = Forward::all(&self.spec.ports, &self.addresses)?;
         let intent = Change::new().put(&self.record())?;
         self.step("record intent".to_owned(), host.commit(intent)).await?;
 
@@ -107,6 +110,11 @@ impl Driver {
             let name = self.host_interface()?;
             let attach = attach(host.clone(), self.id.to_string(), name, self.addresses.clone(), greeting);
             self.step("attach network".to_owned(), attach).await?;
+        }
+        if !forwards.is_empty() {
+            let (host, name) = (host.clone(), self.host_interface()?);
+            let open = async { Ok(blocking(move || host.network.forward(&name, &forwards)).await??) };
+            self.step("open host ports".to_owned(), open).await?;
         }
 
         // The commit: from here on the pod exists.
@@ -139,6 +147,7 @@ impl Driver {
     pub(crate) async fn stop(&mut self) -> Result<()> {
         self.kill_all().await?;
         self.shut_monitor_down().await;
+        self.close_ports().await?;
         self.not_ready().await;
         self.begin_detach();
         self.publish();
@@ -162,6 +171,7 @@ impl Driver {
     /// taken down, but the record stays, so that it is tried again.
     pub(crate) async fn tear_down(&mut self) -> Result<()> {
         self.shut_monitor_down().await;
+        let ports = self.close_ports().await;
         let cgroups = remove_cgroups(self.host.clone(), self.cgroups()?).await;
         self.begin_detach();
         let network = match self.detaching.take() {
@@ -170,7 +180,7 @@ impl Driver {
         };
         let (directory, files) = (self.host.pod_directory(&self.id), self.host.pod_files(&self.id));
         let files = blocking(move || remove_directory(&directory).and(remove_directory(&files))).await?;
-        cgroups.and(network).and(files)?;
+        cgroups.and(ports).and(network).and(files)?;
         self.host.commit(Change::new().delete::<SandboxRecord>(self.id.to_string())).await?;
         self.end_lease();
         Ok(())
@@ -182,6 +192,20 @@ impl Driver {
             self.set_monitor(None);
             let _ = monitor.link.ask_within(KILL_ANSWER_LIMIT, MonitorOrder::Shutdown, &[]).await;
         }
+    }
+
+    /// Frees the pod's ports of the host, which lead nowhere any more. A pod that is made next may claim them.
+    pub(crate) async fn close_ports(&mut self) -> Result<()> {
+        if !self.host.ports().has(self.id.as_str()) {
+            return Ok(());
+        }
+        // A pod that has lost its addresses has closed its ports before.
+        if let Ok(forwards) = Forward::all(&self.spec.ports, &self.addresses) {
+            let host = self.host.clone();
+            blocking(move || host.network.unforward(&forwards)).await??;
+        }
+        self.host.ports().release(self.id.as_str());
+        Ok(())
     }
 
     /// Begins to remove the host's side of the network. The kernel takes some 30 ms for it, so a stop does not wait.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use berth_cgroup::Limits;
 use berth_monitor::idmap::IdMaps;
 use berth_monitor::plan::{Sharing, Sysctl};
+use berth_net::PortMapping;
 use serde::{Deserialize, Serialize};
 
 /// Who a pod is. Two requests with the same identity mean the same pod: a retry joins the work of the first.
@@ -40,6 +41,9 @@ pub struct SandboxSpec {
     pub cgroup_parent: Option<String>,
     /// Kernel parameters of the pod's own namespaces, already checked to be theirs.
     pub sysctls: Vec<Sysctl>,
+    /// Ports of the host that lead to the pod; none with the host's network.
+    #[serde(default)]
+    pub ports: Vec<PortMapping>,
     /// The network namespace.
     pub net: Sharing,
     /// The IPC namespace.

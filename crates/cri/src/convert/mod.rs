@@ -12,6 +12,7 @@ pub(crate) mod image;
 pub(crate) mod mounts;
 pub(crate) mod namespaces;
 pub(crate) mod pod_status;
+pub(crate) mod ports;
 pub(crate) mod profiles;
 pub(crate) mod refusal;
 pub(crate) mod resources;

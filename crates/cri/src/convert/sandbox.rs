@@ -3,11 +3,10 @@
 use std::path::PathBuf;
 
 use berth_cgroup::CgroupPath;
-use berth_cri_proto::v1::{DnsConfig, PodSandboxConfig, PodSandboxMetadata, PortMapping, Protocol};
-use berth_monitor::plan::Sharing;
+use berth_cri_proto::v1::{DnsConfig, PodSandboxConfig, PodSandboxMetadata};
 use berth_pod::spec::{DnsSpec, PodIdentity, SandboxSpec};
 
-use super::{Refusal, Result, check, namespaces, resources, security, sysctls};
+use super::{Refusal, Result, check, namespaces, ports, resources, security, sysctls};
 
 /// The kernel's limit. Source: uts_namespaces(7), `__NEW_UTS_LEN`.
 const MAX_HOSTNAME_BYTES: usize = 64;
@@ -33,7 +32,7 @@ fn spec_from(config: PodSandboxConfig, runtime_handler: String) -> Result<Sandbo
         .map_err(|refusal| refusal.within("linux.security_context.namespace_options"))?;
     let sysctls = sysctls::sysctls_from(linux.sysctls, namespaces.net, namespaces.ipc)
         .map_err(|refusal| refusal.within("linux"))?;
-    check_ports(&config.port_mappings, namespaces.net)?;
+    let ports = ports::ports_from(&config.port_mappings, namespaces.net)?;
     Ok(SandboxSpec {
         identity,
         hostname: hostname_from(config.hostname)?,
@@ -43,6 +42,7 @@ fn spec_from(config: PodSandboxConfig, runtime_handler: String) -> Result<Sandbo
         annotations: config.annotations.into_iter().collect(),
         cgroup_parent: cgroup_parent_from(linux.cgroup_parent).map_err(|refusal| refusal.within("linux"))?,
         sysctls,
+        ports,
         net: namespaces.net,
         ipc: namespaces.ipc,
         pid: namespaces.pid,
@@ -110,28 +110,12 @@ fn cgroup_parent_from(parent: String) -> Result<Option<String>> {
     }
 }
 
-/// A port without a host port is no mapping, and one of a pod on the host's network needs none.
-fn check_ports(mappings: &[PortMapping], net: Sharing) -> Result<()> {
-    for (index, mapping) in mappings.iter().enumerate() {
-        let field = |name: &str| format!("port_mappings[{index}].{name}");
-        let _: Protocol = check::enumeration(&field("protocol"), mapping.protocol)?;
-        for (name, port) in [("container_port", mapping.container_port), ("host_port", mapping.host_port)] {
-            u16::try_from(port).map_err(|_| Refusal::invalid(field(name), port, "is no port"))?;
-        }
-        if mapping.host_port != 0 && net == Sharing::Own {
-            return Err(Refusal::unimplemented(field("host_port"), mapping.host_port));
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
 
-    use berth_cri_proto::v1::{
-        LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceOption, WindowsPodSandboxConfig,
-    };
+    use berth_cri_proto::v1::{LinuxPodSandboxConfig, PortMapping, WindowsPodSandboxConfig};
+    use berth_monitor::plan::Sharing;
     use berth_store::ErrorKind;
 
     use super::*;
@@ -185,12 +169,6 @@ mod tests {
         check("port_mappings[0].host_port: 70000 is no port", |c| {
             c.port_mappings = vec![PortMapping { host_port: 70000, ..PortMapping::default() }];
         });
-        check("port_mappings[0].container_port: -1 is no port", |c| {
-            c.port_mappings = vec![PortMapping { container_port: -1, ..PortMapping::default() }];
-        });
-        check("port_mappings[0].host_port: 80 is not implemented", |c| {
-            c.port_mappings = vec![PortMapping { host_port: 80, ..PortMapping::default() }];
-        });
         check("windows: ", |c| c.windows = Some(WindowsPodSandboxConfig::default()));
         check("linux.cgroup_parent: \"/a/../..\" is no cgroup path", |c| {
             c.linux = Some(LinuxPodSandboxConfig { cgroup_parent: "/a/../..".into(), ..Default::default() });
@@ -213,17 +191,5 @@ mod tests {
             "kata",
             "runtime_handler: \"kata\" is no runtime handler: there is only \"berth\"",
         );
-    }
-
-    #[test]
-    fn ports_on_the_hosts_network_need_no_mapping() {
-        let options = NamespaceOption { network: 2, ..NamespaceOption::default() };
-        let context = LinuxSandboxSecurityContext { namespace_options: Some(options), ..Default::default() };
-        let config = PodSandboxConfig {
-            port_mappings: vec![PortMapping { container_port: 80, host_port: 80, ..PortMapping::default() }],
-            linux: Some(LinuxPodSandboxConfig { security_context: Some(context), ..Default::default() }),
-            ..pod_config()
-        };
-        assert_eq!(sandbox_spec_from(Some(config), String::new()).unwrap().net, Sharing::Host);
     }
 }

@@ -142,12 +142,12 @@ pub(crate) fn reach_from_host(listener: &TcpListener) -> IpAddr {
 }
 
 /// Long enough for a slow machine, too short for duplicate address detection or a lost first packet.
-fn connect(address: SocketAddr) -> TcpStream {
+pub(crate) fn connect(address: SocketAddr) -> TcpStream {
     TcpStream::connect_timeout(&address, Duration::from_millis(700))
         .unwrap_or_else(|e| panic!("{address}: {e}"))
 }
 
-fn seen_by(listener: &TcpListener, stream: TcpStream) -> IpAddr {
+pub(crate) fn seen_by(listener: &TcpListener, stream: TcpStream) -> IpAddr {
     use std::io::Write;
     let (mut accepted, peer) = listener.accept().unwrap();
     (&stream).write_all(b"hello").unwrap();

@@ -1,0 +1,48 @@
+//! A pod CIDR arrives while pods run (CRI `UpdateRuntimeConfig`).
+//!
+//! In: the subnets that a client gave. Out: gateways and rules for them in the kernel, the record, and an address pool
+//! that leases from them. The kernel comes first, so that no pod gets an address that has no gateway; what has been in
+//! force goes only after the last lease of it can have been made. An agent killed on the way has either the old record
+//! or the new one, and its successor brings the kernel into line with it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use berth_net::{Network, ServedSubnets};
+use berth_store::Change;
+use ipnet::IpNet;
+
+use crate::error::Result;
+use crate::host::{Host, blocking};
+use crate::record::NetworkRecord;
+
+/// Carries the change out; one at a time.
+pub(crate) async fn renumber(host: Arc<Host>, subnets: Vec<IpNet>) -> Result<()> {
+    let wanted = host.network.check_pod_cidr(&subnets)?;
+    if wanted == host.network.subnets() {
+        // The settings may say the same today and something else tomorrow.
+        return record(&host, host.network.served()).await;
+    }
+    let served = change(&host, move |network, leased| network.renumber(&wanted, leased)).await?;
+    record(&host, served.clone()).await?;
+    host.leases().renumber(&served.current);
+    let served = change(&host, Network::prune).await?;
+    tracing::info!(subnets = ?served.current, retired = ?served.retired, "pod CIDR changed");
+    record(&host, served).await
+}
+
+async fn change(
+    host: &Arc<Host>,
+    change: impl FnOnce(&Network, &[IpAddr]) -> berth_net::Result<ServedSubnets> + Send + 'static,
+) -> Result<ServedSubnets> {
+    let host = host.clone();
+    blocking(move || {
+        let leased = host.leases().taken();
+        Ok(change(&host.network, &leased)?)
+    })
+    .await?
+}
+
+async fn record(host: &Host, subnets: ServedSubnets) -> Result<()> {
+    host.commit(Change::new().put(&NetworkRecord { subnets })?).await
+}
