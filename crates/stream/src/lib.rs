@@ -13,13 +13,24 @@
 //! to a process that does not read. Then the socket is not read either. This crate knows no other crate of ours: what
 //! it needs of the runtime is the trait [`Backend`].
 
-#![allow(dead_code, reason = "the protocols that use it come next")]
-
+mod activity;
 mod backend;
+mod command;
 mod config;
+mod ends;
 mod error;
+mod http;
+mod negotiate;
+mod port_forward;
+mod resize;
 mod server;
 mod sessions;
+mod socket;
+pub mod spdy;
+mod status;
+mod tls;
+pub mod websocket;
+mod writer;
 
 pub use backend::{
     AttachRequest, Backend, BackendError, Duplex, ExecRequest, PortForwardRequest, Process, TerminalSize,

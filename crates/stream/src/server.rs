@@ -1,18 +1,64 @@
-//! The server: accepts connections, and gives each to HTTP.
+//! The server: accepts connections, each a task of its own, and gives those that come with a token to their session.
+//!
+//! ```text
+//! accepted ─▶ pending: TLS, HTTP ─▶ session: the streams of exec, attach or port-forward
+//! ```
+//! Anybody on the machine can connect, but only a token makes a session. So those that are pending have little
+//! memory and little time, and when there are too many, the one that has waited longest goes: a flood of silent
+//! connections keeps nobody else out. Sessions have a bound of their own.
 
+use std::collections::VecDeque;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
 
-use crate::{Backend, Error, Sessions, StreamingConfig};
+use crate::command::{Purpose, Session};
+use crate::config::Limits;
+use crate::http::{Client, HANDSHAKE_LIMIT, arrive};
+use crate::port_forward;
+use crate::socket::Socket;
+use crate::{AttachRequest, Backend, Error, ExecRequest, Request, Sessions, StreamingConfig, tls};
+
+/// How many connections may be on their way to a session.
+const MAX_PENDING: usize = 256;
+
+/// How many sessions there may be at once.
+const MAX_SESSIONS: usize = 1000;
+
+/// How long to wait after the kernel had no descriptor for a connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A server that listens, but does not serve yet.
-#[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
     sessions: Sessions,
+    tls: Option<TlsAcceptor>,
+    limits: Limits,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("listener", &self.listener).field("tls", &self.tls.is_some()).finish()
+    }
+}
+
+/// What all connections share.
+struct Shared<B> {
+    backend: Arc<B>,
+    sessions: Sessions,
+    tls: Option<TlsAcceptor>,
+    limits: Limits,
+    pending: Pending,
+    running: Semaphore,
 }
 
 impl Server {
@@ -22,13 +68,20 @@ impl Server {
     /// The settings make no sense, the address is taken, or the TLS files can't be used.
     pub async fn bind(config: &StreamingConfig) -> Result<Self, Error> {
         config.validate()?;
+        let tls = match (config.tls_cert_file.clone(), config.tls_key_file.clone()) {
+            (Some(certificate), Some(key)) => {
+                let loading = spawn_blocking(move || tls::load(&certificate, &key)).await;
+                Some(loading.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?)
+            }
+            _ => None,
+        };
         let address = SocketAddr::new(config.address, config.port);
         let failed = |source| Error::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let bound = listener.local_addr().map_err(failed)?;
-        let scheme = if config.tls_cert_file.is_some() { "https" } else { "http" };
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let sessions = Sessions::new(&format!("{scheme}://{}", reachable(bound)));
-        Ok(Self { listener, sessions })
+        Ok(Self { listener, sessions, tls, limits: config.limits() })
     }
 
     /// Where sessions are registered.
@@ -38,9 +91,90 @@ impl Server {
 
     /// Serves until told to stop; sessions under way end with it.
     pub async fn serve<B: Backend>(self, backend: Arc<B>, stopping: CancellationToken) {
-        let _ = (backend, self.listener);
-        stopping.cancelled().await;
+        let Self { listener, sessions, tls, limits } = self;
+        let running = Semaphore::new(MAX_SESSIONS);
+        let shared =
+            Arc::new(Shared { backend, sessions, tls, limits, pending: Pending::default(), running });
+        let mut connections = JoinSet::new();
+        loop {
+            // What has ended is forgotten, so that the set does not grow.
+            while connections.try_join_next().is_some() {}
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = stopping.cancelled() => return,
+            };
+            match accepted {
+                Ok((socket, peer)) => {
+                    let admission = shared.pending.admit();
+                    connections.spawn(Arc::clone(&shared).serve_connection(socket, peer, admission));
+                }
+                Err(error) => {
+                    warn!(%error, "streaming connection not accepted");
+                    let _ = timeout(ACCEPT_PAUSE, stopping.cancelled()).await;
+                }
+            }
+        }
     }
+}
+
+impl<B: Backend> Shared<B> {
+    async fn serve_connection(self: Arc<Self>, socket: TcpStream, peer: SocketAddr, admission: Admission) {
+        let arrival = tokio::select! {
+            arrival = self.receive(socket) => arrival,
+            () = admission.revoked.cancelled() => {
+                debug!(%peer, "streaming connection closed, as others wait");
+                None
+            }
+        };
+        self.pending.leave(&admission);
+        let Some((request, client)) = arrival else { return };
+        let Ok(_running) = self.running.try_acquire() else {
+            return warn!(limit = MAX_SESSIONS, "streaming session refused: there are too many");
+        };
+        self.serve_session(request, client).await;
+    }
+
+    async fn receive(&self, socket: TcpStream) -> Option<(Request, Client)> {
+        prepare(&socket).inspect_err(|error| debug!(%error, "streaming connection not tuned")).ok()?;
+        let socket: Socket = match &self.tls {
+            None => Box::new(socket),
+            Some(tls) => match timeout(HANDSHAKE_LIMIT, tls.accept(socket)).await {
+                Ok(Ok(socket)) => Box::new(socket),
+                Ok(Err(error)) => {
+                    debug!(%error, "TLS failed");
+                    return None;
+                }
+                Err(_) => return None,
+            },
+        };
+        arrive(socket, &self.sessions).await
+    }
+
+    async fn serve_session(&self, request: Request, client: Client) {
+        let (backend, limits) = (&self.backend, self.limits);
+        match request {
+            Request::Exec(request) => {
+                let ExecRequest { tty, stdin, stdout, stderr, .. } = request;
+                let session = Session { tty, stdin, stdout, stderr, purpose: Purpose::Exec, limits };
+                session.serve(client, backend.exec(request)).await;
+            }
+            Request::Attach(request) => {
+                let AttachRequest { tty, stdin, stdout, stderr, .. } = request;
+                let session = Session { tty, stdin, stdout, stderr, purpose: Purpose::Attach, limits };
+                session.serve(client, backend.attach(request)).await;
+            }
+            Request::PortForward(request) => {
+                port_forward::serve(Arc::clone(backend), request, client, limits).await;
+            }
+        }
+    }
+}
+
+/// Small pieces go out at once, and a peer that is no longer there is noticed.
+fn prepare(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    rustix::net::sockopt::set_socket_keepalive(socket, true)?;
+    Ok(())
 }
 
 /// The address for URLs: every address of the machine is not one, its loopback is.
@@ -52,4 +186,40 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
         });
     }
     address
+}
+
+/// Connections on their way to a session, the longest waiting first.
+#[derive(Default)]
+struct Pending(Mutex<(u64, VecDeque<Admission>)>);
+
+/// Leave to be pending, until it is revoked.
+#[derive(Debug, Clone)]
+struct Admission {
+    number: u64,
+    revoked: CancellationToken,
+}
+
+impl Pending {
+    /// Admits one more; where there are too many, the one that has waited longest has to go.
+    fn admit(&self) -> Admission {
+        let mut pending = self.lock();
+        let (next, waiting) = &mut *pending;
+        *next += 1;
+        let admission = Admission { number: *next, revoked: CancellationToken::new() };
+        waiting.push_back(admission.clone());
+        if waiting.len() > MAX_PENDING
+            && let Some(oldest) = waiting.pop_front()
+        {
+            oldest.revoked.cancel();
+        }
+        admission
+    }
+
+    fn leave(&self, admission: &Admission) {
+        self.lock().1.retain(|other| other.number != admission.number);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (u64, VecDeque<Admission>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
