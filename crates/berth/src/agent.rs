@@ -12,7 +12,7 @@ use crate::settings::Settings;
 use anyhow::{Context, Result};
 use berth_cgroup::{CgroupPath, Cgroups};
 use berth_cri::Edge;
-use berth_image::ImageStore;
+use berth_image::{ImageStore, KeptImages};
 use berth_net::{Inherited, Network};
 use berth_pod::{Host, HostSettings, Pods, Records};
 use berth_store::Store;
@@ -64,6 +64,7 @@ impl Agent {
         let images =
             ImageStore::open(&settings.root.join("images"), store.clone(), settings.registries.clone())
                 .await?;
+        images.keep(KeptImages::new(&settings.images.pinned));
         let records = Records::read(&store).await.context("read what an earlier agent recorded")?;
         let host = open_host(settings, store.clone(), images.clone(), records.network()).await?;
         let pods = Pods::recover(host, records).await.context("find the pods of an earlier agent")?;

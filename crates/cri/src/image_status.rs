@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use berth_cri_proto::v1::{ImageStatusRequest, ImageStatusResponse};
+use berth_cri_proto::v1::{Image, ImageStatusRequest, ImageStatusResponse};
 
 use crate::call::record_image;
 use crate::convert::container::image_from;
@@ -19,5 +19,6 @@ pub(crate) async fn handle(edge: &Edge, request: ImageStatusRequest) -> Result<I
         true => image_info_of(&image, &edge.images.config_json(&image).await?),
         false => HashMap::new(),
     };
-    Ok(ImageStatusResponse { image: Some(image_of(&image)), info })
+    let told = Image { pinned: edge.images.is_kept(&image), ..image_of(&image) };
+    Ok(ImageStatusResponse { image: Some(told), info })
 }

@@ -25,5 +25,5 @@ fn images(edge: &Edge, filter: Option<ImageFilter>) -> Result<Vec<Image>, Failur
         "" => edge.images.list(),
         wanted => edge.images.find(wanted)?.into_iter().collect(),
     };
-    Ok(found.iter().map(|image| image_of(image)).collect())
+    Ok(found.iter().map(|image| Image { pinned: edge.images.is_kept(image), ..image_of(image) }).collect())
 }

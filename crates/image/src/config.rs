@@ -7,7 +7,10 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Auth, Error, Result};
+use crate::{
+    Auth, Capability, Error, Result,
+    endpoint::{Address, ClientFiles, Endpoint, Tls, is_header, scheme},
+};
 
 /// Where images are pulled from, and with what patience.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -21,12 +24,16 @@ pub struct RegistryConfig {
     pub stall_timeout_seconds: u64,
     /// The largest layer that is accepted, unpacked, in GiB.
     pub max_layer_gib: u64,
+    /// Directories with what containerd's `certs.d` has: HOST/hosts.toml names the mirrors of a registry, `_default`
+    /// those of all others. The first directory that has something counts. They are read anew for each pull, and not
+    /// asked about registries that `hosts` has a table for.
+    pub hosts_directories: Vec<PathBuf>,
     /// Settings of single registries, by host and port as they stand in image references.
     pub hosts: BTreeMap<String, HostConfig>,
 }
 
 /// How to talk to one registry.
-#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HostConfig {
     /// Use HTTP without TLS.
@@ -38,24 +45,18 @@ pub struct HostConfig {
     pub ca_file: Option<PathBuf>,
     /// Accept any certificate.
     pub skip_verify: bool,
+    /// A file with the PEM certificate that proves this machine to the registry.
+    pub client_cert: Option<PathBuf>,
+    /// A file with its key. When not set: in the same file.
+    pub client_key: Option<PathBuf>,
+    /// What it may be asked: "pull" for content by digest, "resolve" for what a tag means.
+    pub capabilities: Vec<Capability>,
+    /// Headers to send with every request.
+    pub headers: BTreeMap<String, String>,
     /// User for pulls that bring no credentials.
     pub username: Option<String>,
     /// The user's password.
     pub password: Option<String>,
-}
-
-/// One address at which a repository may be found, in the order of trying.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Endpoint {
-    /// The host in whose settings its TLS and credentials are.
-    pub(crate) host: String,
-    /// Scheme, host and port, without a slash at the end.
-    pub(crate) base: String,
-    /// Goes before the repository's name; empty, or ends with a slash.
-    pub(crate) prefix: String,
-    pub(crate) plain_http: bool,
-    /// Whether this is the registry that the reference names, and not a mirror.
-    pub(crate) is_origin: bool,
 }
 
 impl Default for RegistryConfig {
@@ -65,7 +66,25 @@ impl Default for RegistryConfig {
             connect_timeout_seconds: 15,
             stall_timeout_seconds: 60,
             max_layer_gib: 64,
+            hosts_directories: vec!["/etc/berth/certs.d".into()],
             hosts: BTreeMap::new(),
+        }
+    }
+}
+
+impl Default for HostConfig {
+    fn default() -> Self {
+        Self {
+            plain_http: false,
+            mirrors: Vec::new(),
+            ca_file: None,
+            skip_verify: false,
+            client_cert: None,
+            client_key: None,
+            capabilities: vec![Capability::Pull, Capability::Resolve],
+            headers: BTreeMap::new(),
+            username: None,
+            password: None,
         }
     }
 }
@@ -82,12 +101,28 @@ impl RegistryConfig {
         if let Some((_, key)) = zero.iter().find(|(is_zero, _)| *is_zero) {
             return Err(Error::Config { host: "(all)".into(), reason: format!("{key} must be at least 1") });
         }
+        if let Some(directory) = self.hosts_directories.iter().find(|directory| !directory.is_absolute()) {
+            let reason = format!("{directory:?} in hosts_directories must be an absolute path");
+            return Err(Error::Config { host: "(all)".into(), reason });
+        }
         for (host, settings) in &self.hosts {
-            if settings.password.is_some() && settings.username.is_none() {
-                return Err(Error::Config {
-                    host: host.clone(),
-                    reason: "it has a password but no username".into(),
-                });
+            let faults = [
+                (
+                    settings.password.is_some() && settings.username.is_none(),
+                    "it has a password but no username",
+                ),
+                (
+                    settings.client_key.is_some() && settings.client_cert.is_none(),
+                    "it has a client_key but no client_cert",
+                ),
+                (settings.capabilities.is_empty(), "its capabilities are none"),
+            ];
+            if let Some((_, reason)) = faults.iter().find(|(is_fault, _)| *is_fault) {
+                return Err(Error::Config { host: host.clone(), reason: (*reason).into() });
+            }
+            if let Some((name, _)) = settings.headers.iter().find(|(name, value)| !is_header(name, value)) {
+                let reason = format!("{name:?} can't be a header with such a value");
+                return Err(Error::Config { host: host.clone(), reason });
             }
             self.endpoints(host)?;
         }
@@ -108,15 +143,7 @@ impl RegistryConfig {
                 reason: format!("mirror {mirror:?} is neither host[:port] nor an http or https URL"),
             })?);
         }
-        let plain_http = self.host(host).plain_http;
-        let server = if host == "docker.io" { "registry-1.docker.io" } else { host };
-        endpoints.push(Endpoint {
-            host: host.to_owned(),
-            base: format!("{}{server}", scheme(plain_http)),
-            prefix: String::new(),
-            plain_http,
-            is_origin: true,
-        });
+        endpoints.push(self.host(host).furnish(Endpoint::origin(host, self.host(host).tls())));
         Ok(endpoints)
     }
 
@@ -133,23 +160,16 @@ impl RegistryConfig {
     }
 
     fn mirror(&self, mirror: &str) -> Option<Endpoint> {
-        let (plain_http, rest) = match mirror.split_once("://") {
-            Some(("http", rest)) => (Some(true), rest),
-            Some(("https", rest)) => (Some(false), rest),
-            Some(_) => return None,
-            None => (None, mirror),
-        };
-        let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let path = path.trim_matches('/');
-        let plain_http = plain_http.unwrap_or_else(|| self.host(host).plain_http);
-        let prefix = if path.is_empty() { String::new() } else { format!("{path}/") };
-        (!host.is_empty() && !mirror.contains(['?', '#', '@', ' '])).then(|| Endpoint {
-            host: host.to_owned(),
-            base: format!("{}{host}", scheme(plain_http)),
-            prefix,
-            plain_http,
+        let Address { plain_http, host, path } = Address::parse(mirror)?;
+        let settings = self.host(host);
+        let plain_http = plain_http.unwrap_or(settings.plain_http);
+        let endpoint = Endpoint {
+            api: format!("{}{host}/v2", scheme(plain_http)),
+            prefix: if path.is_empty() { String::new() } else { format!("{path}/") },
             is_origin: false,
-        })
+            ..Endpoint::origin(host, Tls { plain_http, ..settings.tls() })
+        };
+        Some(settings.furnish(endpoint))
     }
 }
 
@@ -159,10 +179,22 @@ impl HostConfig {
         let username = self.username.clone()?;
         Some(Auth::Basic { username, password: self.password.clone().unwrap_or_default() })
     }
-}
 
-fn scheme(plain_http: bool) -> &'static str {
-    if plain_http { "http://" } else { "https://" }
+    fn tls(&self) -> Tls {
+        let key = self.client_key.clone();
+        Tls {
+            plain_http: self.plain_http,
+            skip_verify: self.skip_verify,
+            ca_files: self.ca_file.clone().into_iter().collect(),
+            client: self.client_cert.clone().map(|certificate| ClientFiles { certificate, key }),
+        }
+    }
+
+    fn furnish(&self, mut endpoint: Endpoint) -> Endpoint {
+        endpoint.capabilities.clone_from(&self.capabilities);
+        endpoint.headers = self.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        endpoint
+    }
 }
 
 impl fmt::Debug for HostConfig {
@@ -172,6 +204,8 @@ impl fmt::Debug for HostConfig {
             .field("mirrors", &self.mirrors)
             .field("ca_file", &self.ca_file)
             .field("skip_verify", &self.skip_verify)
+            .field("client_cert", &self.client_cert)
+            .field("capabilities", &self.capabilities)
             .field("username", &self.username)
             .finish_non_exhaustive()
     }
@@ -194,17 +228,22 @@ mod tests {
             ("m1:5000", HostConfig { plain_http: true, ..HostConfig::default() }),
         ]);
         let endpoints = config.endpoints("docker.io").unwrap();
-        let urls: Vec<_> = endpoints.iter().map(|e| format!("{} {}", e.base, e.prefix)).collect();
+        let urls: Vec<_> = endpoints.iter().map(|e| format!("{} {}", e.api, e.prefix)).collect();
         assert_eq!(
             urls,
-            ["http://m1:5000 ", "https://m2 cache/", "http://m3 ", "https://registry-1.docker.io "]
+            [
+                "http://m1:5000/v2 ",
+                "https://m2/v2 cache/",
+                "http://m3/v2 ",
+                "https://registry-1.docker.io/v2 "
+            ]
         );
         assert_eq!(endpoints.iter().filter(|e| e.is_origin).count(), 1);
     }
 
     #[test]
     fn loopback_is_https_unless_configured_otherwise() {
-        assert_eq!(config(&[]).endpoints("127.0.0.1:5000").unwrap()[0].base, "https://127.0.0.1:5000");
+        assert_eq!(config(&[]).endpoints("127.0.0.1:5000").unwrap()[0].api, "https://127.0.0.1:5000/v2");
     }
 
     #[test]
@@ -216,6 +255,13 @@ mod tests {
         check(HostConfig { mirrors: vec!["ftp://x".into()], ..HostConfig::default() }, "ftp://x");
         check(HostConfig { mirrors: vec!["https://u:p@x".into()], ..HostConfig::default() }, "mirror");
         check(HostConfig { password: Some("x".into()), ..HostConfig::default() }, "no username");
+        check(HostConfig { client_key: Some("x".into()), ..HostConfig::default() }, "no client_cert");
+        check(HostConfig { capabilities: Vec::new(), ..HostConfig::default() }, "capabilities");
+        let headers = [("x".to_owned(), "a\nb".to_owned())].into();
+        check(HostConfig { headers, ..HostConfig::default() }, "\"x\" can't be a header");
+        let relative =
+            RegistryConfig { hosts_directories: vec!["certs.d".into()], ..RegistryConfig::default() };
+        assert!(relative.validate().unwrap_err().to_string().contains("certs.d"));
         assert!(RegistryConfig { parallel_layers: 0, ..RegistryConfig::default() }.validate().is_err());
         RegistryConfig::default().validate().unwrap();
     }

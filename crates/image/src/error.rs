@@ -48,6 +48,16 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// A file that names the places of a registry is wrong.
+    #[error("read registry hosts from {} line {line}: {reason}", file.display())]
+    Hosts {
+        /// The file.
+        file: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The key and what is wrong.
+        reason: String,
+    },
     /// A registry did not answer, or stopped answering.
     #[error("request {url}")]
     Request {
@@ -190,6 +200,7 @@ impl Error {
             Self::Reference { .. }
             | Self::Ambiguous { .. }
             | Self::Config { .. }
+            | Self::Hosts { .. }
             | Self::Document { .. }
             | Self::Malformed { .. }
             | Self::TooLarge { .. }

@@ -11,6 +11,7 @@ use std::{
     time::Instant,
 };
 
+use arc_swap::ArcSwap;
 use berth_store::Store;
 use futures_util::FutureExt;
 use tokio::{
@@ -20,7 +21,8 @@ use tokio::{
 use tracing::{Instrument, info};
 
 use crate::{
-    Auth, Digest, Error, FsInfo, Image, ImageId, Platform, PullProgress, Reference, RegistryConfig, Result,
+    Auth, Digest, Error, FsInfo, Image, ImageId, KeptImages, Platform, PullProgress, Reference,
+    RegistryConfig, Result,
     archive::{self, Archive, Export, Named, images_in},
     catalog::{Catalog, Hold},
     flight::Flights,
@@ -45,6 +47,7 @@ struct Inner {
     machine: Platform,
     pulls: Flights<(String, Option<Auth>), ImageId>,
     board: Board,
+    kept: ArcSwap<KeptImages>,
 }
 
 /// What to pull, and with which credentials.
@@ -54,6 +57,14 @@ pub struct PullRequest {
     pub reference: String,
     /// For the registry that the reference names; never sent to a mirror.
     pub auth: Option<Auth>,
+}
+
+/// What came of a pull.
+struct Fetched {
+    id: ImageId,
+    digest: Digest,
+    /// The endpoints that it came from, with how many answers each.
+    served: String,
 }
 
 impl ImageStore {
@@ -80,7 +91,16 @@ impl ImageStore {
         });
         let machine = Platform::of_this_machine();
         let (pulls, board) = (Flights::new(), Board::default());
-        Ok(Self(Arc::new(Inner { layout, catalog, intake, transport, machine, pulls, board })))
+        Ok(Self(Arc::new(Inner {
+            layout,
+            catalog,
+            intake,
+            transport,
+            machine,
+            pulls,
+            board,
+            kept: ArcSwap::default(),
+        })))
     }
 
     /// Pulls an image from its registry, or from a mirror of it; what is here already is not fetched again.
@@ -133,11 +153,21 @@ impl ImageStore {
         tokio::spawn(removal.in_current_span()).await.map_err(|_| Error::Gone("remove image"))?
     }
 
-    /// Removes every image that no holder has pinned, and tells which.
+    /// Says which images are to be kept: a kubelet is told that they are pinned, and [`prune`](Self::prune) spares them.
+    pub fn keep(&self, images: KeptImages) {
+        self.0.kept.store(Arc::new(images));
+    }
+
+    /// Whether an image is to be kept.
+    pub fn is_kept(&self, image: &Image) -> bool {
+        self.0.kept.load().contains(image)
+    }
+
+    /// Removes every image that no holder has pinned and nobody wants to keep, and tells which.
     pub async fn prune(&self) -> Result<Vec<ImageId>> {
         let mut removed = Vec::new();
         for image in self.list() {
-            if !self.0.catalog.is_pinned(&image.id) {
+            if !self.0.catalog.is_pinned(&image.id) && !self.is_kept(&image) {
                 self.remove(&image.id.to_string()).await?;
                 removed.push(image.id.clone());
             }
@@ -228,10 +258,10 @@ impl ImageStore {
         let begun = Instant::now();
         let counters = self.0.board.register(reference.to_string());
         let fetch = self.fetch_from_registry(reference, auth, Arc::clone(&counters));
-        let (id, digest) = telling(fetch, &counters, log_progress).await?;
+        let Fetched { id, digest, served } = telling(fetch, &counters, log_progress).await?;
         let elapsed_ms = begun.elapsed().as_millis() as u64;
         let bytes = counters.read().bytes_done;
-        info!(image.id = %id, digest = %digest, bytes, elapsed_ms, "image pulled");
+        info!(image.id = %id, digest = %digest, served, bytes, elapsed_ms, "image pulled");
         Ok(id)
     }
 
@@ -240,18 +270,18 @@ impl ImageStore {
         reference: &Reference,
         auth: Option<Auth>,
         counters: Arc<Counters>,
-    ) -> Result<(ImageId, Digest)> {
+    ) -> Result<Fetched> {
         let (store, named) = (self.clone(), reference.clone());
         // Building an HTTP client reads the machine's certificates.
-        let session =
-            blocking("prepare pull", move || store.0.transport.session(&named, auth.as_ref())).await?;
+        let session = blocking("prepare pull", move || store.0.transport.session(&named, auth.as_ref()));
+        let session = Arc::new(session.await?);
         let what = reference.to_string();
         let (digest, resolved) =
-            resolve_at_registry(session, &what, reference.manifest(), &self.0.machine).await?;
+            resolve_at_registry(&session, &what, reference.manifest(), &self.0.machine).await?;
         let tags: Vec<_> = reference.repo_tag().into_iter().collect();
         let digests = [reference.repo_digest(&digest)];
         let id = self.0.intake.take_in(resolved, &tags, &digests, counters).await?;
-        Ok((id, digest))
+        Ok(Fetched { id, digest, served: session.served() })
     }
 
     async fn import_file(&self, path: PathBuf) -> Result<Vec<Arc<Image>>> {

@@ -37,7 +37,7 @@ pub(crate) enum LayerSource {
 
 /// Resolves an image at a registry. The digest is that of what the tag means: the index, if there is one.
 pub(crate) async fn resolve_at_registry(
-    session: Session,
+    session: &Arc<Session>,
     what: &str,
     tag_or_digest: &str,
     machine: &Platform,
@@ -52,8 +52,7 @@ pub(crate) async fn resolve_at_registry(
             }
             Document::Manifest(manifest) => {
                 let config = session.small_blob(&manifest.config).await?;
-                let session = Arc::new(session);
-                let layer = |blob| LayerSource::Registry { session: Arc::clone(&session), blob };
+                let layer = |blob| LayerSource::Registry { session: Arc::clone(session), blob };
                 return Ok((digest, resolved(what, bytes, manifest, config, layer)?));
             }
         }

@@ -141,7 +141,7 @@ fn split_host(name: &str) -> (&str, &str) {
     }
 }
 
-fn is_host(host: &str) -> bool {
+pub(crate) fn is_host(host: &str) -> bool {
     let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, port)) => {
             if address.parse::<std::net::Ipv6Addr>().is_err() {

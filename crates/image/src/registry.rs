@@ -9,20 +9,22 @@
 //!
 //! Source: OCI distribution specification v1.1, "Pull".
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError, atomic::Ordering},
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering},
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
-use reqwest::{Client, ClientBuilder, RequestBuilder, Response, StatusCode, header};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, header};
 use tracing::{debug, warn};
 
 use crate::{
-    Auth, Digest, Error, Reference, RegistryConfig, Result,
+    Auth, Capability, Digest, Error, Reference, RegistryConfig, Result,
     auth::{self, Challenge},
     blob::PipeWriter,
-    config::Endpoint,
+    client::Clients,
+    endpoint::Endpoint,
+    hosts::find_hosts,
     manifest::{self, Descriptor, MAX_DOCUMENT_BYTES},
     progress::Counters,
 };
@@ -30,16 +32,17 @@ use crate::{
 /// Consecutive failures to get any further with a blob at one endpoint.
 const MAX_STALLS: u32 = 3;
 
-/// The HTTP clients, one for each host's TLS settings.
+/// The ways to registries.
 #[derive(Debug)]
 pub(crate) struct Transport {
     config: RegistryConfig,
-    clients: Mutex<HashMap<(String, bool), Client>>,
+    clients: Clients,
 }
 
 /// One pull's view of the places where its repository is.
 #[derive(Debug)]
 pub(crate) struct Session {
+    host: String,
     repository: String,
     places: Vec<Place>,
 }
@@ -51,6 +54,8 @@ struct Place {
     auth: Option<Auth>,
     /// The header that the last challenge was answered with.
     authorization: Mutex<Option<String>>,
+    /// Documents and blobs that came from here.
+    served: AtomicU64,
 }
 
 impl Transport {
@@ -58,67 +63,54 @@ impl Transport {
         config.validate()?;
         // Ring, because it builds with a C compiler alone. A provider that is there already is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        Ok(Self { config, clients: Mutex::default() })
+        Ok(Self { config, clients: Clients::default() })
     }
 
-    /// Prepares a pull; nothing is sent yet.
+    /// Prepares a pull; nothing is sent yet. Blocks: reads what the operator says of the registry.
     pub(crate) fn session(&self, reference: &Reference, auth: Option<&Auth>) -> Result<Session> {
         let mut places = Vec::new();
-        for endpoint in self.config.endpoints(reference.host())? {
+        for endpoint in self.endpoints(reference.host())? {
             let given = auth.filter(|_| endpoint.is_origin).cloned();
             let auth = given.or_else(|| self.config.host(&endpoint.host).auth());
-            let client = self.client(&endpoint)?;
-            places.push(Place { endpoint, client, auth, authorization: Mutex::default() });
+            let (connect, stall) = (self.config.connect_timeout(), self.config.stall_timeout());
+            let client = self.clients.client(&endpoint, connect, stall)?;
+            let (authorization, served) = (Mutex::default(), AtomicU64::new(0));
+            places.push(Place { endpoint, client, auth, authorization, served });
         }
-        Ok(Session { repository: reference.repository().to_owned(), places })
+        let (host, repository) = (reference.host().to_owned(), reference.repository().to_owned());
+        Ok(Session { host, repository, places })
     }
 
-    fn client(&self, endpoint: &Endpoint) -> Result<Client> {
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (endpoint.host.clone(), endpoint.plain_http);
-        if let Some(client) = clients.get(&key) {
-            return Ok(client.clone());
+    /// The settings' own table counts, else the directories.
+    fn endpoints(&self, host: &str) -> Result<Vec<Endpoint>> {
+        if !self.config.hosts.contains_key(host)
+            && let Some(endpoints) = find_hosts(&self.config.hosts_directories, host)?
+        {
+            return Ok(endpoints);
         }
-        let client = self.build_client(endpoint)?;
-        clients.insert(key, client.clone());
-        Ok(client)
-    }
-
-    fn build_client(&self, endpoint: &Endpoint) -> Result<Client> {
-        let failed = |reason: String| Error::Config { host: endpoint.host.clone(), reason };
-        let settings = self.config.host(&endpoint.host);
-        let builder = || {
-            Client::builder()
-                .user_agent(concat!("berth/", env!("CARGO_PKG_VERSION")))
-                .connect_timeout(self.config.connect_timeout())
-                .read_timeout(self.config.stall_timeout())
-                .https_only(!endpoint.plain_http)
-                .tls_danger_accept_invalid_certs(settings.skip_verify)
-        };
-        let build = |builder: ClientBuilder| builder.build().map_err(|error| failed(format!("{error:?}")));
-        if let Some(path) = &settings.ca_file {
-            let pem = std::fs::read(path).map_err(Error::io("read CA file", path))?;
-            let certificates = reqwest::Certificate::from_pem_bundle(&pem)
-                .map_err(|error| failed(format!("{} has no PEM certificates: {error}", path.display())))?;
-            return build(builder().tls_certs_merge(certificates));
-        }
-        // A machine without any CA certificates can still use registries over plain HTTP.
-        match build(builder()) {
-            Err(_) if endpoint.plain_http => build(builder().tls_certs_only([])),
-            built => built,
-        }
+        self.config.endpoints(host)
     }
 }
 
 impl Session {
     /// Gets a manifest or index by tag or digest, whole.
     pub(crate) async fn manifest(&self, tag_or_digest: &str) -> Result<Vec<u8>> {
-        self.document(format!("manifests/{tag_or_digest}"), Digest::parse(tag_or_digest)).await
+        let digest = Digest::parse(tag_or_digest);
+        let need = if digest.is_some() { Capability::Pull } else { Capability::Resolve };
+        self.document(format!("manifests/{tag_or_digest}"), digest, need).await
     }
 
     /// Gets a small blob, such as a config, whole.
     pub(crate) async fn small_blob(&self, blob: &Descriptor) -> Result<Vec<u8>> {
-        self.document(format!("blobs/{}", blob.digest), Some(blob.digest.clone())).await
+        self.document(format!("blobs/{}", blob.digest), Some(blob.digest.clone()), Capability::Pull).await
+    }
+
+    /// Who gave how much so far, for the log.
+    pub(crate) fn served(&self) -> String {
+        let counts =
+            self.places.iter().map(|place| (&place.endpoint.api, place.served.load(Ordering::Relaxed)));
+        let served: Vec<_> = counts.filter(|(_, n)| *n > 0).map(|(api, n)| format!("{api} ({n})")).collect();
+        served.join(", ")
     }
 
     /// Sends a blob into a pipe; the reading end verifies it. Ends early, without an error, when the reader has
@@ -130,7 +122,8 @@ impl Session {
         counters: &Counters,
     ) -> Result<()> {
         let path = format!("blobs/{}", blob.digest);
-        let (response, place) = self.first_answer(&path, |response| async { Ok(response) }.boxed()).await?;
+        let (response, place) =
+            self.first_answer(&path, Capability::Pull, |response| async { Ok(response) }.boxed()).await?;
         let mut response = checked_length(response, &path, blob.size)?;
         let (mut sent, mut stalls) = (0u64, 0);
         loop {
@@ -162,7 +155,7 @@ impl Session {
     }
 
     /// A mirror that sends the wrong document is as bad as one that sends none.
-    async fn document(&self, path: String, expected: Option<Digest>) -> Result<Vec<u8>> {
+    async fn document(&self, path: String, expected: Option<Digest>, need: Capability) -> Result<Vec<u8>> {
         let read = |response| {
             let (path, expected) = (path.clone(), expected.clone());
             async move {
@@ -172,43 +165,49 @@ impl Session {
             }
             .boxed()
         };
-        Ok(self.first_answer(&path, read).await?.0)
+        Ok(self.first_answer(&path, need, read).await?.0)
     }
 
-    /// Asks each place in turn; the first good answer counts, and the registry's own failure is the one reported.
+    /// Asks each place that may be asked in turn; the first good answer counts, and the last failure, which is the
+    /// registry's own, is the one reported.
     async fn first_answer<T>(
         &self,
         path: &str,
+        need: Capability,
         read: impl Fn(Response) -> BoxFuture<'static, Result<T>>,
     ) -> Result<(T, &Place)> {
         let mut failure = None;
-        for place in &self.places {
+        for place in self.places.iter().filter(|place| place.endpoint.capabilities.contains(&need)) {
             let answer = match place.get(&self.repository, path, None).await {
                 Ok(response) => read(response).await,
                 Err(error) => Err(error),
             };
             match answer {
                 Ok(answer) => {
-                    debug!(endpoint = place.endpoint.base, path, "registry answered");
+                    debug!(endpoint = place.endpoint.api, path, "registry answered");
+                    place.served.fetch_add(1, Ordering::Relaxed);
                     return Ok((answer, place));
                 }
                 Err(error) => {
                     if !place.endpoint.is_origin {
-                        warn!(endpoint = place.endpoint.base, path, error = chain(&error), "mirror failed");
+                        warn!(endpoint = place.endpoint.api, path, error = chain(&error), "mirror failed");
                     }
                     failure = Some(error);
                 }
             }
         }
-        Err(failure.unwrap_or(Error::Gone("request to no endpoint")))
+        Err(failure.unwrap_or_else(|| Error::Config {
+            host: self.host.clone(),
+            reason: format!("none of its endpoints has the capability to {need:?}").to_lowercase(),
+        }))
     }
 }
 
 impl Place {
     /// Sends one GET, answering a challenge once. Any status but success is an error.
     async fn get(&self, repository: &str, path: &str, from: Option<u64>) -> Result<Response> {
-        let Endpoint { base, prefix, .. } = &self.endpoint;
-        let url = format!("{base}/v2/{prefix}{repository}/{path}");
+        let Endpoint { api, prefix, .. } = &self.endpoint;
+        let url = format!("{api}/{prefix}{repository}/{path}");
         let authorization = self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let response = self.send(&url, from, authorization.as_deref()).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
@@ -231,6 +230,13 @@ impl Place {
         let types =
             [manifest::OCI_INDEX, manifest::OCI_MANIFEST, manifest::DOCKER_LIST, manifest::DOCKER_MANIFEST];
         let mut request = self.client.get(url).header(header::ACCEPT, format!("{}, */*", types.join(", ")));
+        // How one mirror of many registries tells which is meant; containerd and its mirrors call it so.
+        if let Some(upstream) = &self.endpoint.upstream {
+            request = request.query(&[("ns", upstream)]);
+        }
+        for (name, value) in &self.endpoint.headers {
+            request = request.header(name, value);
+        }
         if let Some(authorization) = authorization {
             request = request.header(header::AUTHORIZATION, authorization);
         }

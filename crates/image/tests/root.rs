@@ -11,6 +11,8 @@ mod archives;
 mod layers;
 #[path = "root/lies.rs"]
 mod lies;
+#[path = "root/mirrors.rs"]
+mod mirrors;
 #[path = "root/pulls.rs"]
 mod pulls;
 #[path = "root/support/mod.rs"]

@@ -84,6 +84,8 @@ pub(crate) struct Images {
     /// Make no directories for what images declare as volumes. By default each container gets one of its own for each,
     /// with a copy of what the image has there.
     pub(crate) ignore_volumes: bool,
+    /// Names of images that a kubelet's garbage collection and `berth image prune` leave alone; `*` stands for any text.
+    pub(crate) pinned: Vec<String>,
 }
 
 /// `[cgroup]`

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Refusal, Result};
 
-/// An image as lists and status have it.
+/// An image as lists and status have it, but for what the store alone knows: whether it is to be kept.
 pub(crate) fn image_of(image: &Image) -> Told {
     let id = image.id.to_string();
     let (uid, username) = user_of(&image.config.user);

@@ -46,6 +46,22 @@ impl Registry {
         (Self::start_in(dir, None).await, authority)
     }
 
+    /// With TLS, and only for clients with a certificate of its authority. In the directory that comes second are
+    /// `ca.pem`, `client.pem` and `client.key`.
+    pub(crate) async fn start_for_certified_clients() -> (Self, PathBuf) {
+        let (stopped, authority) = Self::start_with_tls().await;
+        let dir = stopped.into_dir();
+        let script = "cd $0 && openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=node \
+            -keyout client.key -out client.csr && openssl x509 -req -in client.csr -CA ca.pem -CAkey ca.key \
+            -CAcreateserial -days 2 -extfile san -out client.pem";
+        run(Command::new("sh").args(["-c", script]).arg(dir.path()));
+        (Self::start_in(dir, None).await, authority.parent().unwrap().to_owned())
+    }
+
+    fn into_dir(mut self) -> TempDir {
+        std::mem::replace(&mut self.dir, TempDir::new().unwrap())
+    }
+
     async fn start_with(auth: Option<(&'static str, &'static str)>) -> Self {
         Self::start_in(TempDir::new().unwrap(), auth).await
     }
@@ -128,12 +144,13 @@ impl Registry {
         media_type: &str,
         body: Vec<u8>,
     ) -> reqwest::Response {
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .tls_danger_accept_invalid_certs(true)
-            .tls_certs_only([])
-            .build()
-            .unwrap();
+        let mut builder =
+            reqwest::Client::builder().no_proxy().tls_danger_accept_invalid_certs(true).tls_certs_only([]);
+        if let Ok(mut pem) = std::fs::read(self.dir.path().join("client.pem")) {
+            pem.extend(std::fs::read(self.dir.path().join("client.key")).unwrap());
+            builder = builder.identity(reqwest::Identity::from_pem(&pem).unwrap());
+        }
+        let client = builder.build().unwrap();
         let mut request = client.request(method, url).header("content-type", media_type).body(body);
         if let Some((user, password)) = self.auth {
             request = request.basic_auth(user, Some(password));
@@ -181,6 +198,9 @@ fn settings(dir: &Path, host: &str, protected: bool) -> String {
     }
     if dir.join("tls.pem").exists() {
         settings["http"]["tls"] = json!({"certificate": dir.join("tls.pem"), "key": dir.join("tls.key")});
+    }
+    if dir.join("client.pem").exists() {
+        settings["http"]["tls"]["clientcas"] = json!([dir.join("ca.pem")]);
     }
     // JSON is YAML, but for the version, which is a string in one and a number in the other.
     settings.to_string()
