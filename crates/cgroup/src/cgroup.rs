@@ -79,6 +79,21 @@ impl Cgroup {
         hierarchies.map(|hierarchy| self.path.below(&hierarchy.mount)).collect()
     }
 
+    pub(crate) fn layout(&self) -> Layout {
+        self.cgroups.layout()
+    }
+
+    /// Its directory in the version 2 hierarchy, if there is one.
+    pub(crate) fn unified_directory(&self) -> Option<PathBuf> {
+        match self.layout() {
+            // It is the first.
+            Layout::Unified | Layout::Hybrid => {
+                Some(self.path.below(&self.cgroups.hierarchies().first()?.mount))
+            }
+            Layout::Legacy => None,
+        }
+    }
+
     pub(crate) fn directory_of(&self, controller: &str) -> Option<PathBuf> {
         let mut hierarchies = self.cgroups.hierarchies().iter();
         Some(self.path.below(&hierarchies.find(|hierarchy| hierarchy.has(controller))?.mount))

@@ -14,8 +14,8 @@
 //! An exec session has a directory below the container's, in one hierarchy only and with no controller of its own, so
 //! that it can be killed alone while the container's limits count it.
 //!
-//! Everything is idempotent: making what exists and removing what is gone succeed. Not here: stats, and the systemd D-Bus
-//! interface (slice names are understood, see [`CgroupPath::from_parent`]).
+//! Everything is idempotent: making what exists and removing what is gone succeed. Not here: the systemd D-Bus interface
+//! (slice names are understood, see [`CgroupPath::from_parent`]).
 
 mod apply;
 mod cgroup;
@@ -30,6 +30,7 @@ mod kill;
 mod limits;
 mod oom;
 mod path;
+mod stats;
 
 pub use cgroup::Cgroup;
 pub use devices::{DEFAULT_DEVICES, DeviceAccess, DeviceKind, DeviceRule};
@@ -41,3 +42,7 @@ pub use kill::kill_all;
 pub use limits::{Limit, Limits};
 pub use oom::read_oom_kills;
 pub use path::CgroupPath;
+pub use stats::{
+    Allowance, CpuDetail, Detail, DeviceIo, HugePages, MemoryDetail, MemoryUsage, Meter, Pressure,
+    PressureUsage, Stall, Throttling, Usage,
+};

@@ -191,6 +191,9 @@ pub enum Error {
     /// The host's links cannot be listed.
     #[error("list links")]
     List(#[source] NetlinkError),
+    /// What has gone over a pod's links can't be read.
+    #[error("read link statistics")]
+    Statistics(#[source] NetlinkError),
     /// Pods are still attached.
     #[error("remove bridge {bridge}: {pods} pods are attached to it")]
     InUse {
@@ -222,6 +225,7 @@ impl Error {
             | Self::Detach { source, .. }
             | Self::Loopback(source)
             | Self::Flows(source)
+            | Self::Statistics(source)
             | Self::List(source) => source.kind(),
         }
     }

@@ -13,6 +13,7 @@
 //! - [`NetworkConfig`]: the settings, validated once
 //! - [`Network`]: the host's side made ready, pods attached and detached, leftovers listed
 //! - [`PortClaims`], [`Forward`]: which pod has which ports of the host, and how these lead to it
+//! - [`PodLinks`]: what has gone over a pod's interfaces, asked for over the same socket
 //! - [`AddressPool`]: which pod has which addresses; pure, rebuilt by the caller from its own records
 //!
 //! Three rules shape the code. **No thread enters a namespace**: a netlink socket speaks to the namespace it
@@ -46,6 +47,7 @@ mod pool;
 mod ports;
 mod rules;
 mod served;
+mod stats;
 mod sysctl;
 
 pub use address::PodAddresses;
@@ -57,3 +59,4 @@ pub use network::{Inherited, Network, OwnedLink};
 pub use pool::AddressPool;
 pub use ports::{Forward, PortClaims, PortMapping, Protocol};
 pub use served::ServedSubnets;
+pub use stats::{LinkUsage, PodLinks, Traffic};

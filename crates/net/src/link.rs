@@ -28,8 +28,8 @@ pub(crate) const LOOPBACK_INDEX: u32 = 1;
 /// What the pod's end of the veth pair is called.
 pub(crate) const POD_IFNAME: &str = "eth0";
 
-const LINK_HEADER_BYTES: usize = 16;
-const IFLA_IFNAME: u16 = 3;
+pub(crate) const LINK_HEADER_BYTES: usize = 16;
+pub(crate) const IFLA_IFNAME: u16 = 3;
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;

@@ -137,23 +137,29 @@ impl Batch {
     /// the kernel works.
     ///
     /// Errors: the first request that was refused, by its step.
-    pub(crate) fn send(mut self, socket: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>> {
+    pub(crate) fn send(self, socket: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>> {
+        let mut told = Vec::new();
+        self.send_and_hear(socket, |body| told.push(body.to_vec()))?;
+        Ok(told)
+    }
+
+    /// As [`Batch::send`], but hands on each body as it comes: for answers that may be many.
+    pub(crate) fn send_and_hear(mut self, socket: BorrowedFd<'_>, mut hear: impl FnMut(&[u8])) -> Result<()> {
         let Some(step) = self.requests.first().map(|request| request.step) else {
-            return Ok(Vec::new());
+            return Ok(());
         };
         rustix::net::send(socket, &self.bytes, SendFlags::empty())
             .map_err(|errno| NetlinkError::Send { step, source: errno.into() })?;
-        let mut told = Vec::new();
         let mut buffer = vec![0; RECEIVE_BYTES];
         while self.requests.iter().any(|request| !request.answered) {
             let length =
                 receive(socket, &mut buffer).map_err(|source| NetlinkError::Receive { step, source })?;
-            self.read_answers(&buffer[..length], &mut told)?;
+            self.read_answers(&buffer[..length], &mut hear)?;
         }
-        Ok(told)
+        Ok(())
     }
 
-    fn read_answers(&mut self, datagram: &[u8], told: &mut Vec<Vec<u8>>) -> Result<()> {
+    fn read_answers(&mut self, datagram: &[u8], hear: &mut impl FnMut(&[u8])) -> Result<()> {
         let mut rest = datagram;
         while let Ok(message) = NetlinkBuffer::new_checked(&rest) {
             let request = self.requests.iter_mut().find(|r| r.sequence == message.sequence_number());
@@ -164,7 +170,7 @@ impl Batch {
                         return Err(NetlinkError::Refused { step: request.step, hint, source });
                     }
                     None if is_answer => request.answered = true,
-                    None => told.push(message.payload().to_vec()),
+                    None => hear(message.payload()),
                 }
             }
             let aligned = (message.length() as usize).next_multiple_of(4);
@@ -296,7 +302,7 @@ mod tests {
             answer(second, 16, 0, b"link"),
         ]
         .concat();
-        batch.read_answers(&datagram, &mut told).unwrap();
+        batch.read_answers(&datagram, &mut |body: &[u8]| told.push(body.to_vec())).unwrap();
         assert_eq!(told, [b"link"]);
         let answered: Vec<bool> = batch.requests.iter().map(|request| request.answered).collect();
         assert_eq!(answered, [true, false]);
@@ -312,7 +318,7 @@ mod tests {
             answer(second, NLMSG_ERROR, flags, &refused(19, "no such link")),
         ]
         .concat();
-        let error = batch.read_answers(&datagram, &mut Vec::new()).unwrap_err();
+        let error = batch.read_answers(&datagram, &mut |_: &[u8]| {}).unwrap_err();
         assert_eq!(error.to_string(), "add address (kernel: no such link)");
         assert!(error.is_no_device());
     }
@@ -323,7 +329,7 @@ mod tests {
         let sequence = batch.requests[0].sequence;
         let whole = answer(sequence, NLMSG_ERROR, NLM_F_ACK_TLVS, &refused(1, "x"));
         for length in 0..whole.len() {
-            let _ = batch.read_answers(&whole[..length], &mut Vec::new());
+            let _ = batch.read_answers(&whole[..length], &mut |_: &[u8]| {});
             let _ = hint(NLMSG_ERROR, NLM_F_ACK_TLVS, &whole[..length]);
         }
     }
