@@ -165,12 +165,12 @@ async fn export(edge: &Edge, request: ExportImagesRequest) -> Result<ExportImage
 }
 
 async fn prune(edge: &Edge) -> Result<PruneImagesResponse, Failure> {
-    let (before, used_bytes) = (edge.images.list(), edge.images.fs_info().used_bytes);
+    let (before, used_bytes) = (edge.images.list(), edge.images.fs_info().used.bytes);
     let removed = edge.images.prune().await?;
     let images = before.iter().filter(|image| removed.contains(&image.id));
     Ok(PruneImagesResponse {
         images: images.map(|image| named(image)).collect(),
-        freed_bytes: used_bytes.saturating_sub(edge.images.fs_info().used_bytes),
+        freed_bytes: used_bytes.saturating_sub(edge.images.fs_info().used.bytes),
     })
 }
 

@@ -1,19 +1,16 @@
-//! ImageFsInfo: what the images use, from the store's own accounts. Writable layers are on the same filesystem, so
-//! there is no second entry for them.
+//! ImageFsInfo: what images and writable layers take of their disks, each by its own accounts: the image store's, and
+//! what the last walks over the layers have found. Nothing is measured here.
 
-use berth_cri_proto::v1::{FilesystemIdentifier, FilesystemUsage, ImageFsInfoResponse, UInt64Value};
+use berth_cri_proto::v1::ImageFsInfoResponse;
 use berth_pod::clock;
 
 use crate::Edge;
 
 pub(crate) fn handle(edge: &Edge) -> ImageFsInfoResponse {
-    let usage = edge.images.fs_info();
-    let mountpoint = usage.mountpoint.to_string_lossy().into_owned();
-    let filesystem = FilesystemUsage {
-        timestamp: clock::now_ns(),
-        fs_id: Some(FilesystemIdentifier { mountpoint }),
-        used_bytes: Some(UInt64Value { value: usage.used_bytes }),
-        inodes_used: Some(UInt64Value { value: usage.inodes_used }),
-    };
-    ImageFsInfoResponse { image_filesystems: vec![filesystem], container_filesystems: Vec::new() }
+    let images = edge.images.fs_info().used;
+    let layers = edge.pods.layers_usage();
+    ImageFsInfoResponse {
+        image_filesystems: vec![edge.filesystems.usage_of_images(clock::now_ns(), images)],
+        container_filesystems: vec![edge.filesystems.usage_of_layers(layers.at_ns, layers.layer)],
+    }
 }

@@ -16,19 +16,27 @@
 mod admin;
 mod attach;
 mod call;
+mod container_stats;
 mod container_status;
 mod convert;
 mod create_container;
 mod exec;
 mod exec_sync;
+mod filesystems;
 mod filter;
 mod get_container_events;
 mod image_fs_info;
 mod image_service;
 mod image_status;
+mod list_container_stats;
 mod list_containers;
 mod list_images;
+mod list_metric_descriptors;
 mod list_pod_sandbox;
+mod list_pod_sandbox_metrics;
+mod list_pod_sandbox_stats;
+mod metrics;
+mod pod_sandbox_stats;
 mod pod_sandbox_status;
 mod port_forward;
 mod pull_image;
@@ -52,6 +60,8 @@ mod update_pod_sandbox_resources;
 mod update_runtime_config;
 mod version;
 
+use std::sync::Arc;
+
 use berth_image::ImageStore;
 use berth_pod::Pods;
 use berth_stream::Sessions;
@@ -60,6 +70,8 @@ use tokio_util::sync::CancellationToken;
 pub use server::serve;
 use status::Failure;
 pub use streaming::serve_streams;
+
+use crate::filesystems::Filesystems;
 
 /// What clients know the runtime by, and the name of its only handler.
 const RUNTIME_NAME: &str = "berth";
@@ -70,14 +82,17 @@ pub struct Edge {
     pods: Pods,
     images: ImageStore,
     streams: Sessions,
+    filesystems: Arc<Filesystems>,
     config_json: String,
     stopping: CancellationToken,
 }
 
 impl Edge {
-    /// `streams` is where the streaming server finds what its clients may do; `config_json` is what the verbose Status shows of the agent's settings; it must hold no secrets.
+    /// `streams` is where the streaming server finds what its clients may do; `config_json` is what the verbose Status
+    /// shows of the agent's settings; it must hold no secrets.
     pub fn new(pods: Pods, images: ImageStore, streams: Sessions, config_json: String) -> Self {
-        Self { pods, images, streams, config_json, stopping: CancellationToken::new() }
+        let filesystems = Arc::new(Filesystems::of(&images, &pods));
+        Self { pods, images, streams, filesystems, config_json, stopping: CancellationToken::new() }
     }
 
     /// Ends event streams and makes [`serve`] and [`serve_streams`] return.

@@ -8,7 +8,7 @@ use berth_pod::view::{ContainerView, Snapshot};
 
 use crate::convert::check;
 use crate::convert::container_status::{container_of, state_of};
-use crate::filter::has_labels;
+use crate::filter;
 use crate::stream::{Answers, in_parts};
 use crate::{Edge, Failure};
 
@@ -33,14 +33,9 @@ fn containers(snapshot: &Snapshot, filter: Option<ContainerFilter>) -> Result<Ve
         Some(value) => Some(check::enumeration::<ContainerState>("filter.state.state", value.state)?),
         None => None,
     };
-    // The beginning of an id that fits several names none.
-    let only = snapshot.container(&filter.id).ok().map(|container| &container.id);
-    let pod = snapshot.pod(&filter.pod_sandbox_id).ok().map(|pod| &pod.id);
+    let wanted = filter::containers(snapshot, filter.id, filter.pod_sandbox_id, filter.label_selector);
     let matches = |container: &ContainerView| {
-        (filter.id.is_empty() || Some(&container.id) == only)
-            && (filter.pod_sandbox_id.is_empty() || Some(&container.pod) == pod)
-            && state.is_none_or(|state| state == state_of(&container.state))
-            && has_labels(&container.spec.labels, &filter.label_selector)
+        state.is_none_or(|state| state == state_of(&container.state)) && wanted(container)
     };
     let found = snapshot.containers().filter(|container| matches(container));
     let mut found: Vec<_> = found.map(|container| container_of(container)).collect();

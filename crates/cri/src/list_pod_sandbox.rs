@@ -8,7 +8,7 @@ use berth_pod::view::{PodView, Snapshot};
 
 use crate::convert::check;
 use crate::convert::pod_status::{sandbox_of, state_of};
-use crate::filter::has_labels;
+use crate::filter;
 use crate::stream::{Answers, in_parts};
 use crate::{Edge, Failure};
 
@@ -33,13 +33,8 @@ fn sandboxes(snapshot: &Snapshot, filter: Option<PodSandboxFilter>) -> Result<Ve
         Some(value) => Some(check::enumeration::<PodSandboxState>("filter.state.state", value.state)?),
         None => None,
     };
-    // The beginning of an id that fits several names none.
-    let only = snapshot.pod(&filter.id).ok().map(|pod| &pod.id);
-    let matches = |pod: &PodView| {
-        (filter.id.is_empty() || Some(&pod.id) == only)
-            && state.is_none_or(|state| state == state_of(pod.state))
-            && has_labels(&pod.spec.labels, &filter.label_selector)
-    };
+    let wanted = filter::pods(snapshot, filter.id, filter.label_selector);
+    let matches = |pod: &PodView| state.is_none_or(|state| state == state_of(pod.state)) && wanted(pod);
     let mut found: Vec<_> =
         snapshot.pods.values().filter(|pod| matches(pod)).map(|pod| sandbox_of(pod)).collect();
     found.sort_by_key(|pod| pod.created_at);

@@ -9,10 +9,11 @@ use tonic::{Request, Response, Status};
 use crate::call::{Rpc, call};
 use crate::stream::Answers;
 use crate::{
-    Edge, Failure, attach, container_status, create_container, exec, exec_sync, get_container_events,
-    list_containers, list_pod_sandbox, pod_sandbox_status, port_forward, remove_container,
-    remove_pod_sandbox, reopen_container_log, run_pod_sandbox, runtime_config, runtime_status,
-    start_container, stop_container, stop_pod_sandbox, update_container_resources,
+    Edge, Failure, attach, container_stats, container_status, create_container, exec, exec_sync,
+    get_container_events, list_container_stats, list_containers, list_metric_descriptors, list_pod_sandbox,
+    list_pod_sandbox_metrics, list_pod_sandbox_stats, pod_sandbox_stats, pod_sandbox_status, port_forward,
+    remove_container, remove_pod_sandbox, reopen_container_log, run_pod_sandbox, runtime_config,
+    runtime_status, start_container, stop_container, stop_pod_sandbox, update_container_resources,
     update_pod_sandbox_resources, update_runtime_config, version,
 };
 
@@ -155,46 +156,53 @@ impl RuntimeService for Edge {
 
     async fn container_stats(
         &self,
-        _request: Request<ContainerStatsRequest>,
+        request: Request<ContainerStatsRequest>,
     ) -> Result<Response<ContainerStatsResponse>, Status> {
-        unimplemented("ContainerStats").await
+        call(Rpc::Routine("ContainerStats"), container_stats::handle(self, request.into_inner())).await
     }
 
     async fn list_container_stats(
         &self,
-        _request: Request<ListContainerStatsRequest>,
+        request: Request<ListContainerStatsRequest>,
     ) -> Result<Response<ListContainerStatsResponse>, Status> {
-        unimplemented("ListContainerStats").await
+        call(Rpc::Routine("ListContainerStats"), list_container_stats::handle(self, request.into_inner()))
+            .await
     }
 
     type StreamContainerStatsStream = Answers<StreamContainerStatsResponse>;
     async fn stream_container_stats(
         &self,
-        _request: Request<StreamContainerStatsRequest>,
+        request: Request<StreamContainerStatsRequest>,
     ) -> Result<Response<Answers<StreamContainerStatsResponse>>, Status> {
-        unimplemented("StreamContainerStats").await
+        call(Rpc::Routine("StreamContainerStats"), list_container_stats::stream(self, request.into_inner()))
+            .await
     }
 
     async fn pod_sandbox_stats(
         &self,
-        _request: Request<PodSandboxStatsRequest>,
+        request: Request<PodSandboxStatsRequest>,
     ) -> Result<Response<PodSandboxStatsResponse>, Status> {
-        unimplemented("PodSandboxStats").await
+        call(Rpc::Routine("PodSandboxStats"), pod_sandbox_stats::handle(self, request.into_inner())).await
     }
 
     async fn list_pod_sandbox_stats(
         &self,
-        _request: Request<ListPodSandboxStatsRequest>,
+        request: Request<ListPodSandboxStatsRequest>,
     ) -> Result<Response<ListPodSandboxStatsResponse>, Status> {
-        unimplemented("ListPodSandboxStats").await
+        call(Rpc::Routine("ListPodSandboxStats"), list_pod_sandbox_stats::handle(self, request.into_inner()))
+            .await
     }
 
     type StreamPodSandboxStatsStream = Answers<StreamPodSandboxStatsResponse>;
     async fn stream_pod_sandbox_stats(
         &self,
-        _request: Request<StreamPodSandboxStatsRequest>,
+        request: Request<StreamPodSandboxStatsRequest>,
     ) -> Result<Response<Answers<StreamPodSandboxStatsResponse>>, Status> {
-        unimplemented("StreamPodSandboxStats").await
+        call(
+            Rpc::Routine("StreamPodSandboxStats"),
+            list_pod_sandbox_stats::stream(self, request.into_inner()),
+        )
+        .await
     }
 
     async fn update_runtime_config(
@@ -242,22 +250,30 @@ impl RuntimeService for Edge {
         &self,
         _request: Request<ListMetricDescriptorsRequest>,
     ) -> Result<Response<ListMetricDescriptorsResponse>, Status> {
-        unimplemented("ListMetricDescriptors").await
+        call(Rpc::Routine("ListMetricDescriptors"), async { Ok(list_metric_descriptors::handle()) }).await
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
-        _request: Request<ListPodSandboxMetricsRequest>,
+        request: Request<ListPodSandboxMetricsRequest>,
     ) -> Result<Response<ListPodSandboxMetricsResponse>, Status> {
-        unimplemented("ListPodSandboxMetrics").await
+        call(
+            Rpc::Routine("ListPodSandboxMetrics"),
+            list_pod_sandbox_metrics::handle(self, request.into_inner()),
+        )
+        .await
     }
 
     type StreamPodSandboxMetricsStream = Answers<StreamPodSandboxMetricsResponse>;
     async fn stream_pod_sandbox_metrics(
         &self,
-        _request: Request<StreamPodSandboxMetricsRequest>,
+        request: Request<StreamPodSandboxMetricsRequest>,
     ) -> Result<Response<Answers<StreamPodSandboxMetricsResponse>>, Status> {
-        unimplemented("StreamPodSandboxMetrics").await
+        call(
+            Rpc::Routine("StreamPodSandboxMetrics"),
+            list_pod_sandbox_metrics::stream(self, request.into_inner()),
+        )
+        .await
     }
 
     async fn runtime_config(

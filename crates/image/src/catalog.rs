@@ -15,7 +15,8 @@ use berth_store::{Change, Durability, Record, Store};
 use tracing::warn;
 
 use crate::{
-    ChainId, Error, FsInfo, Image, ImageId, LayerInfo, Reference, Result, digest::is_hex, layer::Layout,
+    ChainId, DiskUsage, Error, FsInfo, Image, ImageId, LayerInfo, Reference, Result, digest::is_hex,
+    layer::Layout,
 };
 
 /// The images at one moment, by id.
@@ -66,7 +67,7 @@ impl Catalog {
         for row in &loaded.quarantined {
             warn!(image.id = row.key, error = row.reason, "image record set aside");
         }
-        let usage = FsInfo { mountpoint: layout.root.to_path_buf(), used_bytes: 0, inodes_used: 0 };
+        let usage = FsInfo { mountpoint: layout.root.to_path_buf(), used: DiskUsage::default() };
         let catalog = Self {
             store,
             layout,
@@ -193,21 +194,19 @@ impl Catalog {
 
     /// Counts anew what the images use; each layer once.
     pub(crate) fn measure(&self) -> Result<()> {
-        let (mut used_bytes, mut inodes_used) = self.layout.own_usage()?;
+        let mut used = self.layout.own_usage()?;
         let snapshot = self.snapshot.load();
         let mut counted = HashSet::new();
         for layer in snapshot.values().flat_map(|image| &image.layers) {
             if counted.insert(&layer.chain_id) {
-                used_bytes += layer.used_bytes;
-                inodes_used += layer.used_inodes;
+                used = used.and(DiskUsage { bytes: layer.used_bytes, inodes: layer.used_inodes });
             }
         }
         for image in snapshot.values() {
-            used_bytes += image.documents_bytes;
-            inodes_used += 2;
+            used = used.and(DiskUsage { bytes: image.documents_bytes, inodes: 2 });
         }
         let mountpoint = self.layout.root.to_path_buf();
-        self.usage.store(Arc::new(FsInfo { mountpoint, used_bytes, inodes_used }));
+        self.usage.store(Arc::new(FsInfo { mountpoint, used }));
         Ok(())
     }
 }

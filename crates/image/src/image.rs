@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ChainId, Digest, ImageId, manifest::RunConfig};
+use crate::{ChainId, Digest, DiskUsage, ImageId, manifest::RunConfig};
 
 /// An image whose layers are all unpacked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,10 +84,8 @@ pub struct Platform {
 pub struct FsInfo {
     /// The image store's directory.
     pub mountpoint: PathBuf,
-    /// Allocated bytes of all images, each layer once, as `du` counts them.
-    pub used_bytes: u64,
-    /// Allocated inodes of the same.
-    pub inodes_used: u64,
+    /// By all images, each layer once, as `du` counts.
+    pub used: DiskUsage,
 }
 
 impl Image {

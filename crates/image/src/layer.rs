@@ -25,6 +25,7 @@ use crate::{
     tap::RECORD,
     tree::{self, Found},
     unpack::{Unpacked, unpack},
+    usage::{DiskUsage, disk_usage},
 };
 
 /// The paths of an image store; cheap to clone.
@@ -108,7 +109,7 @@ impl Layout {
         for path in &staged.unpacked.implied {
             self.inherit(&tree, path, below).map_err(Error::io("give its attributes to", tree.join(path)))?;
         }
-        let (used_bytes, used_inodes) = tree::usage(directory).map_err(Error::io("measure", directory))?;
+        let used = disk_usage(directory, || {}).map_err(Error::io("measure", directory))?;
         let place = self.layer(&chain_id);
         fs::rename(directory, &place).map_err(Error::io("put layer at", &place))?;
         // Renamed away: there is nothing to remove any more.
@@ -118,8 +119,8 @@ impl Layout {
             chain_id,
             diff_id: tar.diff_id.clone(),
             tar_bytes: tar.tar_bytes,
-            used_bytes,
-            used_inodes,
+            used_bytes: used.bytes,
+            used_inodes: used.inodes,
         })
     }
 
@@ -165,13 +166,12 @@ impl Layout {
         open.and_then(rustix::fs::syncfs).map_err(Error::io::<Errno>("sync", &*self.root))
     }
 
-    /// Bytes and inodes of the store's own directories, which grow with their entries.
-    pub(crate) fn own_usage(&self) -> Result<(u64, u64)> {
-        let mut sum = (0, 0);
+    /// What the store's own directories take, which grow with their entries.
+    pub(crate) fn own_usage(&self) -> Result<DiskUsage> {
+        let mut sum = DiskUsage::default();
         for directory in [&self.root, &self.layers, &self.blobs, &self.ingest] {
             let stat = rustix::fs::stat(&**directory).map_err(Error::io::<Errno>("measure", &**directory))?;
-            let (bytes, inodes) = tree::allocated(&stat);
-            sum = (sum.0 + bytes, sum.1 + inodes);
+            sum = sum.and(DiskUsage::of(&stat));
         }
         Ok(sum)
     }

@@ -44,6 +44,7 @@ mod rootfs;
 mod tap;
 mod tree;
 mod unpack;
+mod usage;
 
 pub use auth::Auth;
 pub use config::{HostConfig, RegistryConfig};
@@ -56,3 +57,4 @@ pub use images::{ImageStore, PullRequest};
 pub use kept::KeptImages;
 pub use progress::PullProgress;
 pub use reference::Reference;
+pub use usage::{DiskUsage, disk_usage};

@@ -16,8 +16,8 @@ use std::{
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
     fs::{
-        AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, XattrFlags, fgetxattr, flistxattr,
-        fsetxattr, mkdirat, openat, openat2, statat, unlinkat,
+        AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, Stat, XattrFlags, fgetxattr, flistxattr, fsetxattr,
+        mkdirat, openat, openat2, unlinkat,
     },
     io::Errno,
 };
@@ -186,43 +186,6 @@ pub(crate) fn copy_attributes(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
 /// Whether a directory hides what lies below it.
 pub(crate) fn is_opaque(directory: &OwnedFd) -> bool {
     fgetxattr(directory, OPAQUE, &mut [0; 1][..]).is_ok()
-}
-
-/// Bytes and inodes that a directory tree allocates; hard links count once.
-pub(crate) fn usage(root: &Path) -> io::Result<(u64, u64)> {
-    let mut pending = vec![openat(CWD, root, OFlags::RDONLY | DIRECTORY, Mode::empty())?];
-    let (mut bytes, mut inodes) = allocated(&rustix::fs::fstat(&pending[0])?);
-    let mut linked = std::collections::HashSet::new();
-    while let Some(directory) = pending.pop() {
-        for entry in Dir::read_from(&directory)? {
-            let entry = entry?;
-            if [c".", c".."].contains(&entry.file_name()) {
-                continue;
-            }
-            let stat = statat(&directory, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)?;
-            let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-            if !is_directory && stat.st_nlink > 1 && !linked.insert(stat.st_ino) {
-                continue;
-            }
-            let (entry_bytes, entry_inodes) = allocated(&stat);
-            bytes += entry_bytes;
-            inodes += entry_inodes;
-            if is_directory {
-                pending.push(openat(
-                    &directory,
-                    entry.file_name(),
-                    OFlags::RDONLY | DIRECTORY,
-                    Mode::empty(),
-                )?);
-            }
-        }
-    }
-    Ok((bytes, inodes))
-}
-
-/// What one inode allocates.
-pub(crate) fn allocated(stat: &Stat) -> (u64, u64) {
-    (stat.st_blocks as u64 * 512, 1)
 }
 
 fn set_owner_and_mode(file: &OwnedFd, stat: &Stat) -> io::Result<()> {

@@ -22,6 +22,8 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, 
 
 use crate::error::{Error, Result};
 use crate::events::EventFeed;
+use crate::layers::Layers;
+use crate::meters::Meters;
 use crate::view::{PodView, Snapshot};
 use crate::zygote::Zygote;
 
@@ -62,6 +64,8 @@ pub struct Host {
     /// The lowest score for the out-of-memory killer that this process can give; `None` for any.
     pub(crate) least_oom_score: Option<i32>,
     pub(crate) events: EventFeed,
+    pub(crate) meters: Meters,
+    pub(crate) layers: Layers,
     /// Held as long as this agent lives.
     _claims: [OwnedFd; 2],
     leases: Mutex<AddressPool>,
@@ -93,6 +97,8 @@ impl Host {
             capabilities: own_capabilities(),
             least_oom_score: least_oom_score(),
             events: EventFeed::default(),
+            meters: Meters::new(cgroups.clone()),
+            layers: Layers::default(),
             _claims: claims,
             published: ArcSwap::default(),
             settings,
@@ -116,7 +122,12 @@ impl Host {
 
     /// A container's directory in the durable state.
     pub(crate) fn container_directory(&self, container: &ContainerId) -> PathBuf {
-        self.settings.root.join("containers").join(container.as_str())
+        self.containers_directory().join(container.as_str())
+    }
+
+    /// The parent of all containers' directories.
+    pub(crate) fn containers_directory(&self) -> PathBuf {
+        self.settings.root.join("containers")
     }
 
     /// Whether all controllers are in one cgroup v2 hierarchy.
@@ -141,6 +152,7 @@ impl Host {
 
     /// Shows `view` to all readers, in place of that pod's last.
     pub(crate) fn publish(&self, view: Arc<PodView>) {
+        self.meters.forget_ended(&view);
         self.change_snapshot(|pods| {
             pods.insert(view.id.clone(), view.clone());
         });

@@ -11,6 +11,7 @@
 //! - `sandbox`, `workload`: the steps of a pod's and of a container's life.
 //! - `exec`, `attach`, `port_forward`: clients of containers and pods, past the driver; `process`: the ends they hold.
 //! - `link`, `zygote`: the way to monitors. `recover`: what an agent finds after a restart. `renumber`: a new pod CIDR.
+//! - [`stats`]: what pods and containers use; `meters`, `layers` and `processes` read it, none of them through a driver.
 //! - [`spec`], [`view`], [`timeline`]: what was asked, what is seen, what happened. `record`: what is stored.
 //!
 //! **Undo.** There is one way to take a pod or a container down, and every step of it treats absent as done. A create
@@ -25,6 +26,7 @@ pub mod events;
 pub mod host;
 pub mod registry;
 pub mod spec;
+pub mod stats;
 pub mod timeline;
 pub mod view;
 
@@ -33,10 +35,13 @@ mod devices;
 mod driver;
 mod exec;
 mod files;
+mod layers;
 mod link;
+mod meters;
 mod pins;
 mod port_forward;
 mod process;
+mod processes;
 mod record;
 mod recover;
 mod renumber;

@@ -16,6 +16,7 @@ use berth_monitor::protocol::{
     Answer, AttachEnd, ContainerReport, Event, Exit, Failure, Hello, Message, Order, Request, SOCKET_NAME,
     VERSION,
 };
+use berth_net::PodLinks;
 use berth_sys::packet::{self, Blocking, Packet};
 use rustix::fs::{FileType, fstat};
 use tokio::io::Interest;
@@ -58,6 +59,8 @@ pub(crate) struct Link(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     socket: AsyncFd<OwnedFd>,
+    /// Of a pod with its own network; goes with the monitor.
+    pod_links: Option<PodLinks>,
     next_request: AtomicU64,
     waiting: Mutex<Waiting>,
 }
@@ -92,11 +95,19 @@ impl Link {
         let socket = AsyncFd::new(socket).map_err(Error::Spawn)?;
         let greeting = timeout(GREETING_LIMIT, receive_greeting(&socket));
         let greeting = greeting.await.map_err(|_| Error::TooLong { limit: GREETING_LIMIT })??;
-        let inner = Inner { socket, next_request: AtomicU64::new(1), waiting: Mutex::default() };
+        // The original is used once more, to set the network up; nobody asks for statistics before that.
+        let pod_socket = greeting.handles.first().and_then(|socket| socket.try_clone().ok());
+        let pod_links = pod_socket.map(PodLinks::new);
+        let inner = Inner { socket, pod_links, next_request: AtomicU64::new(1), waiting: Mutex::default() };
         let link = Self(Arc::new(inner));
         let (news, inbox) = mpsc::unbounded_channel();
         tokio::spawn(read_all(link.clone(), news));
         Ok((link, greeting, inbox))
+    }
+
+    /// The links of a pod with its own network.
+    pub(crate) fn pod_links(&self) -> Option<&PodLinks> {
+        self.0.pod_links.as_ref()
     }
 
     /// Sends an order and awaits its answer, at most for a stage's time.

@@ -22,6 +22,7 @@ use crate::driver::{Driver, INBOX, Order, Reply};
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::host::Host;
+use crate::layers::{Walking, start_walking};
 use crate::link::Link;
 use crate::recover::{self, Records};
 use crate::spec::{PodIdentity, PodResources, SandboxSpec};
@@ -37,6 +38,7 @@ struct Inner {
     drivers: Mutex<Drivers>,
     /// Of changes of the pod CIDR, one at a time.
     renumbering: Arc<Semaphore>,
+    _walking: Walking,
 }
 
 #[derive(Debug, Default)]
@@ -64,8 +66,13 @@ impl Pods {
     /// The database can't be read. A single pod that can't be recovered is no error.
     pub async fn recover(host: Host, records: Records) -> Result<Self> {
         let host = Arc::new(host);
-        let inner =
-            Inner { host: host.clone(), drivers: Mutex::default(), renumbering: Arc::new(Semaphore::new(1)) };
+        let walking = start_walking(&host).map_err(Error::Spawn)?;
+        let inner = Inner {
+            host: host.clone(),
+            drivers: Mutex::default(),
+            renumbering: Arc::new(Semaphore::new(1)),
+            _walking: walking,
+        };
         let pods = Self(Arc::new(inner));
         for driver in recover::find_pods(&host, records).await? {
             pods.adopt(driver);
@@ -215,6 +222,10 @@ impl Pods {
         let pod = self.snapshot().pod(id)?.clone();
         let order = |reply| Order::UpdateSandbox(Box::new(resources), reply);
         self.order(&pod.id, order).await.unwrap_or_else(|| Err(Error::NoPod { id: id.to_owned() }))
+    }
+
+    pub(crate) fn host(&self) -> &Arc<Host> {
+        &self.0.host
     }
 
     fn container(&self, id: &str) -> Result<Arc<ContainerView>> {

@@ -203,7 +203,7 @@ impl Files<'_> {
         let Some(directory) = directory else { return Vec::new() };
         let mut sizes = page_sizes(&directory, usage);
         sizes.sort();
-        let mut read = |page_size: String| {
+        let read = |page_size: String| {
             let prefix = format!("hugetlb.{page_size}");
             let usage_bytes = self.number_of(directory.join(format!("{prefix}{usage}")))?;
             let peak_bytes = match self.number_of(directory.join(format!("{prefix}.max_usage_in_bytes"))) {
@@ -216,7 +216,7 @@ impl Files<'_> {
             };
             Some(HugePages { page_size, usage_bytes, peak_bytes })
         };
-        sizes.into_iter().filter_map(|size| read(size)).collect()
+        sizes.into_iter().filter_map(read).collect()
     }
 
     fn number_of(&mut self, path: PathBuf) -> Option<u64> {

@@ -97,7 +97,7 @@ fn with_times(status: ContainerStatus, state: &ContainerState) -> ContainerStatu
     }
 }
 
-fn metadata_of(view: &ContainerView) -> ContainerMetadata {
+pub(super) fn metadata_of(view: &ContainerView) -> ContainerMetadata {
     ContainerMetadata { name: view.spec.name.clone(), attempt: view.spec.attempt }
 }
 

@@ -19,6 +19,7 @@ pub(crate) mod resources;
 pub(crate) mod sandbox;
 pub(crate) mod security;
 pub(crate) mod signals;
+pub(crate) mod stats;
 pub(crate) mod sysctls;
 #[cfg(test)]
 pub(crate) mod testing;

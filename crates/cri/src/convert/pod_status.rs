@@ -63,7 +63,7 @@ pub(crate) fn state_of(state: PodState) -> PodSandboxState {
     }
 }
 
-fn metadata_of(identity: &PodIdentity) -> PodSandboxMetadata {
+pub(super) fn metadata_of(identity: &PodIdentity) -> PodSandboxMetadata {
     PodSandboxMetadata {
         name: identity.name.clone(),
         uid: identity.uid.clone(),

@@ -60,7 +60,7 @@ async fn a_start_removes_what_a_crash_left_and_forgets_what_is_incomplete() {
     // One layer, its config and its manifest.
     assert_eq!(fixture.leftovers().lines().count(), 3);
     let usage = fixture.images.fs_info();
-    assert_eq!((usage.used_bytes, usage.inodes_used), du(&usage.mountpoint));
+    assert_eq!((usage.used.bytes, usage.used.inodes), du(&usage.mountpoint));
 }
 
 #[tokio::test(flavor = "multi_thread")]

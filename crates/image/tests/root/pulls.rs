@@ -28,7 +28,7 @@ async fn an_image_is_pulled_by_tag_and_by_digest_and_is_gone_after_removal() {
     assert_eq!(stat("%u:%g %a %Y", &layers[0].join("hello")), "1000:2000 755 1000000000");
 
     let usage = fixture.images.fs_info();
-    assert_eq!((usage.used_bytes, usage.inodes_used), du(&usage.mountpoint));
+    assert_eq!((usage.used.bytes, usage.used.inodes), du(&usage.mountpoint));
     let fixture = fixture.restarted().await;
     assert_eq!(fixture.images.fs_info(), usage);
     let pulled = fixture.images.find(&format!("{name}:v1")).unwrap().unwrap();
@@ -42,7 +42,7 @@ async fn an_image_is_pulled_by_tag_and_by_digest_and_is_gone_after_removal() {
     fixture.images.remove(&format!("{name}:v1")).await.unwrap();
     assert!(fixture.images.list().is_empty());
     assert_eq!(fixture.leftovers(), "");
-    assert_eq!(fixture.images.fs_info().inodes_used, empty.inodes_used);
+    assert_eq!(fixture.images.fs_info().used.inodes, empty.used.inodes);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -69,7 +69,7 @@ async fn an_index_is_followed_to_this_machine_and_a_tag_moves() {
     let kept = fixture.images.find(&name).unwrap().unwrap();
     assert!(fixture.images.rootfs_layers(&kept).iter().all(|layer| layer.exists()));
     let usage = fixture.images.fs_info();
-    assert_eq!((usage.used_bytes, usage.inodes_used), du(&usage.mountpoint));
+    assert_eq!((usage.used.bytes, usage.used.inodes), du(&usage.mountpoint));
     assert_eq!(fixture.images.prune().await.unwrap().len(), 1);
     assert_eq!(fixture.leftovers(), "");
 }

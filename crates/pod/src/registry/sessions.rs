@@ -87,7 +87,8 @@ impl Pods {
         }
     }
 
-    fn link(&self, pod: &PodId) -> Option<Arc<Link>> {
+    /// The connection to a pod's monitor, while there is one.
+    pub(crate) fn link(&self, pod: &PodId) -> Option<Arc<Link>> {
         self.handle(pod)?.link.load_full()
     }
 }
