@@ -50,6 +50,12 @@ impl Node {
         Self::prepare(self.site.clone(), &import_images()).started()
     }
 
+    /// As [`Node::start`], with these settings besides, as TOML.
+    #[track_caller]
+    pub fn start_with(settings: &str) -> Self {
+        Self::prepare(Arc::new(Site::new()), &format!("{settings}\n{}", import_images())).started()
+    }
+
     /// A running agent without images, with these settings besides, as TOML.
     #[track_caller]
     pub fn start_empty(settings: &str) -> Self {

@@ -8,13 +8,13 @@
 //! they belong to their monitors, and the next agent finds them.
 
 use crate::listener::{Listener, listen_on};
-use crate::settings::Settings;
+use crate::settings::{Settings, UnsetSeccomp};
 use anyhow::{Context, Result};
 use berth_cgroup::{CgroupPath, Cgroups};
 use berth_cri::Edge;
 use berth_image::{ImageStore, KeptImages};
 use berth_net::{Inherited, Network};
-use berth_pod::{Host, HostSettings, Pods, Records};
+use berth_pod::{Host, HostSettings, Pods, ProfileSpec, Records};
 use berth_store::Store;
 use berth_stream::Server;
 use std::path::{Path, PathBuf};
@@ -121,6 +121,10 @@ async fn open_host(
         ignore_image_volumes: settings.images.ignore_volumes,
         log_line_bytes: settings.limits.log_line_bytes as usize,
         exec_output_bytes: settings.limits.exec_output_bytes as usize,
+        unset_seccomp: match settings.security.unset_seccomp {
+            UnsetSeccomp::Unconfined => ProfileSpec::Unconfined,
+            UnsetSeccomp::RuntimeDefault => ProfileSpec::RuntimeDefault,
+        },
     };
     spawn_blocking(move || {
         let network = Network::open_again(network, inherited).context("make the host's network ready")?;

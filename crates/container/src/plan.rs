@@ -179,7 +179,7 @@ pub fn plan_launch(
 pub(crate) mod tests {
     use super::*;
     use crate::capability::CapabilityNames;
-    use crate::spec::{PidSpec, SeccompSpec, SecuritySpec};
+    use crate::spec::{PidSpec, ProfileSpec, SecuritySpec};
     use berth_cgroup::Limits;
     use berth_monitor::plan::{DeviceKind, MountSource};
 
@@ -216,7 +216,9 @@ pub(crate) mod tests {
                 read_only_rootfs: false,
                 masked_paths: vec!["/proc/kcore".into()],
                 readonly_paths: vec!["/proc/sys".into()],
-                seccomp: SeccompSpec::Unconfined,
+                seccomp: Some(ProfileSpec::Unconfined),
+                apparmor: None,
+                selinux: None,
             },
             stop_signal: None,
         }

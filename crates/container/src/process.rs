@@ -7,7 +7,7 @@ use berth_monitor::plan::{Capabilities, NameOrId, ProcessPlan, UserPlan};
 use crate::capability::ALL;
 use crate::error::{Error, Result};
 use crate::plan::{ImageDefaults, Surroundings};
-use crate::spec::{ContainerSpec, SeccompSpec};
+use crate::spec::ContainerSpec;
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// SIGTERM.
@@ -37,9 +37,11 @@ pub(crate) fn plan_process(
         },
         capabilities: capabilities(spec, surroundings.capabilities)?,
         no_new_privileges: spec.security.no_new_privileges,
-        seccomp: match spec.security.seccomp {
-            SeccompSpec::RuntimeDefault | SeccompSpec::Unconfined => None,
-        },
+        // Added where files can be read and the kernel be asked.
+        seccomp: None,
+        seccomp_flags: 0,
+        apparmor: None,
+        selinux: None,
         oom_score_adj: Some(oom_score(spec.oom_score_adj, surroundings.least_oom_score)),
     })
 }
@@ -89,8 +91,8 @@ fn working_directory(spec: &ContainerSpec, image: &ImageDefaults) -> PathBuf {
 
 /// A container gets no capability that the agent lacks: asking for it would fail the launch, and ALL means all there are.
 fn capabilities(spec: &ContainerSpec, agents: u64) -> Result<Capabilities> {
-    let (set, ambient) =
-        if spec.security.privileged { (ALL, 0) } else { spec.security.capabilities.resolve()? };
+    let (set, ambient) = spec.security.capabilities.resolve()?;
+    let set = if spec.security.privileged { ALL } else { set };
     let (set, ambient) = (set & agents, ambient & agents);
     Ok(Capabilities { bounding: set, effective: set, inheritable: ambient, ambient })
 }

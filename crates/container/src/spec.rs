@@ -157,8 +157,14 @@ pub struct SecuritySpec {
     pub masked_paths: Vec<PathBuf>,
     /// Write-protected paths, exactly these.
     pub readonly_paths: Vec<PathBuf>,
-    /// The system call filter.
-    pub seccomp: SeccompSpec,
+    /// The system call filter; `None` where the request says nothing of it.
+    pub seccomp: Option<ProfileSpec>,
+    /// The AppArmor profile; `None` where the request says nothing of it.
+    #[serde(default)]
+    pub apparmor: Option<ProfileSpec>,
+    /// The SELinux label's parts.
+    #[serde(default)]
+    pub selinux: Option<SelinuxSpec>,
 }
 
 /// CRI `NamespaceMode` of the pid namespace.
@@ -174,11 +180,26 @@ pub enum PidSpec {
     Target(String),
 }
 
-/// CRI `SecurityProfile` for seccomp.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum SeccompSpec {
-    /// The runtime's own filter.
+/// A profile of seccomp or AppArmor. Source: CRI `SecurityProfile`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProfileSpec {
+    /// The runtime's own.
     RuntimeDefault,
     /// None.
     Unconfined,
+    /// One of the node's: for seccomp the absolute path of a file, for AppArmor the name of a loaded profile.
+    Localhost(String),
+}
+
+/// Parts of an SELinux label; an empty one is the default's. Source: CRI `SELinuxOption`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SelinuxSpec {
+    /// SELinux user.
+    pub user: String,
+    /// Role.
+    pub role: String,
+    /// Type, or domain.
+    pub type_: String,
+    /// Sensitivity and categories.
+    pub level: String,
 }

@@ -1,11 +1,7 @@
 //! CreateContainer: a container at its gate, in a ready sandbox.
 
-use std::sync::Once;
-
-use berth_container::spec::{ContainerSpec, SeccompSpec};
 use berth_cri_proto::v1::{CreateContainerRequest, CreateContainerResponse};
 use berth_image::Reference;
-use tracing::warn;
 
 use crate::call::{record_container, record_image, record_pod};
 use crate::convert::container::container_spec_from;
@@ -29,7 +25,6 @@ pub(crate) async fn handle(
         // Nonsense is told apart from what is not here; the latter is the pod's to refuse.
         Reference::parse(&spec.image)?;
     }
-    warn_of_missing_filter(&spec);
     let created = edge.pods.create_container(pod.id.as_str(), spec).await;
     let container = created.map_err(|error| match error.is_about_image_volume() {
         true => Failure::from(error).headed(IMAGE_VOLUME_FAILED),
@@ -37,13 +32,4 @@ pub(crate) async fn handle(
     })?;
     record_container(container.as_str());
     Ok(CreateContainerResponse { container_id: container.into() })
-}
-
-fn warn_of_missing_filter(spec: &ContainerSpec) {
-    static TOLD: Once = Once::new();
-    if spec.security.seccomp == SeccompSpec::RuntimeDefault && !spec.security.privileged {
-        TOLD.call_once(|| {
-            warn!("seccomp profile RuntimeDefault asked for: no system call filter is installed yet")
-        });
-    }
 }

@@ -15,6 +15,7 @@ use rustix::thread::ThreadNameSpaceType;
 use crate::fork::join_cgroup;
 use crate::handshake::Gate;
 use crate::idmap::IdMaps;
+use crate::label;
 use crate::launch::{
     START_ERROR_CODE, Stage, StageError, Streams, Terminal, become_workload, hide, join, set_oom_score,
     wait_then_execute,
@@ -59,6 +60,7 @@ fn run(
     setsid().map_err(StageError::at(Stage::Fork, "session"))?;
     join_cgroup(&newcomer.cgroup)?;
     set_oom_score(newcomer.process.oom_score_adj, &mut Vec::new())?;
+    label::ask_for(&newcomer.process)?;
     let mut namespaces = ThreadNameSpaceType::MOUNT
         | ThreadNameSpaceType::CONTROL_GROUP
         | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use berth_sys::clone::new_cgroup_namespace;
 use berth_sys::exec::{cloexec_from, close_others, execve, exit_now, reset_signals};
-use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, ResolveFlags, accessat, open, openat2};
 use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 use rustix::process::{Signal, set_parent_process_death_signal, setsid};
@@ -25,6 +25,7 @@ use crate::credentials;
 use crate::fork::join_cgroup;
 use crate::handshake::Gate;
 use crate::image_source::open_images;
+use crate::label;
 use crate::mapped;
 use crate::plan::{LaunchPlan, ProcessPlan, Sharing};
 use crate::protocol::ResolvedUser;
@@ -49,6 +50,8 @@ pub enum Stage {
     JoinPod,
     /// Setting the score for the out-of-memory killer.
     SetOomScore,
+    /// Asking for a label of AppArmor or SELinux.
+    SetLabel,
     /// Taking hold of the volumes' host side.
     OpenVolumes,
     /// Making an image ready to be mounted as a volume.
@@ -90,6 +93,7 @@ impl fmt::Display for Stage {
             Self::JoinCgroup => "join cgroup",
             Self::JoinPod => "join the pod's namespaces",
             Self::SetOomScore => "set oom_score_adj",
+            Self::SetLabel => "set security label",
             Self::OpenVolumes => "open volume",
             Self::OpenImage => "mount image volume",
             Self::MountRoot => "mount root filesystem",
@@ -195,6 +199,8 @@ fn run(
     join_cgroup(&plan.cgroup)?;
     // While /proc is the host's and we are root there.
     set_oom_score(plan.process.oom_score_adj, &mut warnings)?;
+    // Here too, long before exec brings them into force: no mount of the container can lie over the files yet.
+    label::ask_for(&plan.process)?;
 
     // The volumes while mounts still propagate, then no mount of ours travels to the host any more.
     let mut sources = rootfs::open_sources(&plan.mounts, entrance.user.as_ref(), || pod_shm(entrance.pause))
@@ -297,7 +303,7 @@ pub(crate) fn wait_then_execute(
     gate.wait(user, warnings, terminal.as_ref().map(AsFd::as_fd))
         .map_err(StageError::at(Stage::WaitAtGate, "monitor"))?;
     drop(terminal);
-    execute(&process.args, &env)
+    execute(process, &env)
 }
 
 /// `HOME` as the user's entry says, where the plan has none (as containerd and CRI-O give it).
@@ -310,7 +316,12 @@ fn environment(env: &[String], user: &ResolvedUser) -> Vec<String> {
 }
 
 /// Replaces this process by the program, found as execvp(3) would.
-fn execute(args: &[String], env: &[String]) -> Result<std::convert::Infallible, StageError> {
+///
+/// The filter comes last, so that a profile needs to allow nothing of ours but `execve` (and `capset`, without
+/// no_new_privs). Under it we may be unable even to say what failed, so what can be known about the program is found out
+/// before.
+fn execute(process: &ProcessPlan, env: &[String]) -> Result<std::convert::Infallible, StageError> {
+    let args = &process.args;
     let program = args.first().map(String::as_str).unwrap_or_default();
     let fail = |errno| StageError { stage: Stage::Execute, object: program.to_owned(), errno: Some(errno) };
     let strings = |strings: &[String]| {
@@ -323,9 +334,19 @@ fn execute(args: &[String], env: &[String]) -> Result<std::convert::Infallible, 
     cloexec_from(3).map_err(fail)?;
     reset_signals();
     let mut worst = Errno::NOENT;
+    let mut is_filtered = false;
     for candidate in candidates(program, env) {
         let path = CString::new(candidate).map_err(|_| fail(Errno::INVAL))?;
-        match execve(&path, &c_args, &c_env) {
+        let tried = match accessat(CWD, &path, Access::EXEC_OK, AtFlags::EACCESS) {
+            Err(errno) => errno,
+            Ok(()) => {
+                if !std::mem::replace(&mut is_filtered, true) {
+                    credentials::install_filter(process)?;
+                }
+                execve(&path, &c_args, &c_env)
+            }
+        };
+        match tried {
             Errno::NOENT | Errno::NOTDIR => {}
             // Found but not allowed: keep looking, and say so if nothing else turns up.
             Errno::ACCESS => worst = Errno::ACCESS,

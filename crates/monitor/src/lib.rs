@@ -32,6 +32,7 @@ mod exec;
 mod fork;
 mod handshake;
 mod image_source;
+mod label;
 mod mapped;
 mod monitor;
 mod output;

@@ -151,7 +151,7 @@ fn drop_rights(user_namespace: Option<&IdMaps>) -> Result<(), Errno> {
 /// Waits for ever, able to do nothing else.
 fn rest() -> ! {
     let _ = close_from(0);
-    let _ = seccomp::install(&resting_filter());
+    let _ = seccomp::install(&resting_filter(), 0);
     loop {
         rustix::event::pause();
     }

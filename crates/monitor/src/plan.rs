@@ -244,6 +244,15 @@ pub struct ProcessPlan {
     /// A compiled filter, one number per instruction (`berth_sys::seccomp::Instruction`); `None` for no filter.
     #[serde(default)]
     pub seccomp: Option<Vec<u64>>,
+    /// For the filter's installation (`SECCOMP_FILTER_FLAG_*`).
+    #[serde(default)]
+    pub seccomp_flags: u32,
+    /// The AppArmor profile that the workload runs under; it is loaded. `None` leaves the agent's.
+    #[serde(default)]
+    pub apparmor: Option<String>,
+    /// The SELinux label that the workload runs under; `None` leaves it to the kernel's policy.
+    #[serde(default)]
+    pub selinux: Option<String>,
     /// `/proc/self/oom_score_adj`; `None` leaves the agent's.
     pub oom_score_adj: Option<i32>,
 }

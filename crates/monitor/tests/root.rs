@@ -148,6 +148,9 @@ impl Host {
                 },
                 no_new_privileges: true,
                 seccomp: None,
+                seccomp_flags: 0,
+                apparmor: None,
+                selinux: None,
                 oom_score_adj: Some(500),
             },
             stdio: StdioPlan {

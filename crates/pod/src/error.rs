@@ -142,6 +142,12 @@ pub enum Error {
     /// No plan can be made of the request.
     #[error("plan container")]
     Plan(#[from] berth_container::Error),
+    /// The system call filter can't be made.
+    #[error("linux.security_context.seccomp")]
+    Seccomp {
+        /// What is wrong with the profile.
+        source: berth_seccomp::Error,
+    },
     /// The monitor refused or failed.
     #[error("monitor: {0}")]
     Monitor(Failure),
@@ -189,7 +195,9 @@ impl Error {
             Self::WrongState { .. } => ErrorKind::WrongState,
             Self::Taken { .. } => ErrorKind::Busy,
             Self::Exists { .. } => ErrorKind::Exists,
-            Self::Invalid { .. } | Self::AmbiguousId { .. } | Self::Device(_) => ErrorKind::Invalid,
+            Self::Invalid { .. } | Self::AmbiguousId { .. } | Self::Device(_) | Self::Seccomp { .. } => {
+                ErrorKind::Invalid
+            }
             Self::Stage { source, .. } | Self::ImageVolume { source, .. } => source.kind(),
             Self::TooLong { .. } | Self::ExecTimeout { .. } | Self::Unkillable { .. } => {
                 ErrorKind::DeadlineExceeded

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use berth_cgroup::{CgroupPath, Cgroups, Layout};
+use berth_container::spec::ProfileSpec;
 use berth_image::ImageStore;
 use berth_monitor::id::{ContainerId, PodId};
 use berth_net::{AddressPool, Network, PortClaims};
@@ -20,6 +21,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
 
+use crate::confinement::Confinement;
 use crate::error::{Error, Result};
 use crate::events::EventFeed;
 use crate::layers::Layers;
@@ -48,6 +50,8 @@ pub struct HostSettings {
     pub log_line_bytes: usize,
     /// Most output of an exec session kept for each stream; what comes after is dropped (CRI: 16 MiB).
     pub exec_output_bytes: usize,
+    /// The system call filter of containers whose request says nothing of it.
+    pub unset_seccomp: ProfileSpec,
 }
 
 /// The node, as drivers use it.
@@ -63,6 +67,7 @@ pub struct Host {
     pub(crate) capabilities: u64,
     /// The lowest score for the out-of-memory killer that this process can give; `None` for any.
     pub(crate) least_oom_score: Option<i32>,
+    pub(crate) confinement: Confinement,
     pub(crate) events: EventFeed,
     pub(crate) meters: Meters,
     pub(crate) layers: Layers,
@@ -96,6 +101,7 @@ impl Host {
             zygote: Zygote::new(settings.zygote_program.clone()),
             capabilities: own_capabilities(),
             least_oom_score: least_oom_score(),
+            confinement: Confinement::detect(settings.unset_seccomp.clone()),
             events: EventFeed::default(),
             meters: Meters::new(cgroups.clone()),
             layers: Layers::default(),

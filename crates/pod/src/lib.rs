@@ -10,6 +10,7 @@
 //!   that hangs up cancels nothing, and one that asks again gets the result of the first.
 //! - `sandbox`, `workload`: the steps of a pod's and of a container's life.
 //! - `exec`, `attach`, `port_forward`: clients of containers and pods, past the driver; `process`: the ends they hold.
+//! - `confinement`: what holds a container's process back, as this kernel can.
 //! - `link`, `zygote`: the way to monitors. `recover`: what an agent finds after a restart. `renumber`: a new pod CIDR.
 //! - [`stats`]: what pods and containers use; `meters`, `layers` and `processes` read it, none of them through a driver.
 //! - [`spec`], [`view`], [`timeline`]: what was asked, what is seen, what happened. `record`: what is stored.
@@ -31,6 +32,7 @@ pub mod timeline;
 pub mod view;
 
 mod attach;
+mod confinement;
 mod devices;
 mod driver;
 mod exec;
@@ -51,6 +53,7 @@ mod update;
 mod workload;
 mod zygote;
 
+pub use berth_container::spec::ProfileSpec;
 pub use devices::DeviceError;
 pub use error::{Error, Result};
 pub use exec::{Command, ExecOutput};

@@ -24,6 +24,7 @@ use berth_monitor::plan::{PidNamespace, Rootfs};
 use berth_monitor::protocol::{Answer, Exit, Order as MonitorOrder, ResolvedUser, exit_record_path};
 use berth_store::{Change, ErrorKind};
 
+use crate::confinement::confine;
 use crate::devices::find_additions;
 use crate::driver::{Driver, Reply};
 use crate::error::{Error, Result};
@@ -168,8 +169,10 @@ impl Driver {
         let surroundings =
             Surroundings { additions, ..self.surroundings(id, &spec, images, &cgroup, log_path.clone())? };
         // Before anything is made: whatever can be refused has been refused here.
-        let planned = plan_launch(&spec, &image_defaults(&images.image), surroundings)?;
+        let mut planned = plan_launch(&spec, &image_defaults(&images.image), surroundings)?;
         warn_of_raised_score(id, spec.oom_score_adj, planned.launch.process.oom_score_adj);
+        let confined = confine(host.clone(), spec.security.clone(), planned.launch.process);
+        planned.launch.process = self.step(format!("confine container {name}"), confined).await?;
 
         let record = ContainerRecord {
             id: id.clone(),

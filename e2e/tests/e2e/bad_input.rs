@@ -262,12 +262,12 @@ fn nonsense_in_a_container_request_is_refused() {
             |c| {
                 let profile = SecurityProfile {
                     profile_type: ProfileType::Localhost.into(),
-                    localhost_ref: "x.json".into(),
+                    localhost_ref: "/no/such/profile.json".into(),
                 };
                 security(c).seccomp = Some(profile);
             },
-            Unimplemented,
-            &["seccomp"],
+            InvalidArgument,
+            &["seccomp", "/no/such/profile.json"],
         ),
         (
             "AppArmor profile",

@@ -22,5 +22,6 @@ mod neighbours;
 mod network;
 mod recovery;
 mod rights;
+mod seccomp;
 mod session;
 mod updates;

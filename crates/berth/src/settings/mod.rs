@@ -42,6 +42,8 @@ pub(crate) struct Settings {
     pub(crate) images: Images,
     /// Where pods stand in the control groups of the machine.
     pub(crate) cgroup: Cgroup,
+    /// What containers may do when nobody says.
+    pub(crate) security: Security,
     /// Bounds on what a container can make the agent hold.
     pub(crate) limits: Limits,
 }
@@ -106,6 +108,25 @@ pub(crate) enum CgroupDriver {
     Cgroupfs,
 }
 
+/// `[security]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Security {
+    /// The system call filter of containers that ask for none and don't ask to be without: "unconfined", as the API has it,
+    /// or "runtime-default", which is berth's own profile. A kubelet with seccompDefault asks for the latter by itself.
+    pub(crate) unset_seccomp: UnsetSeccomp,
+}
+
+/// The filter of containers that say nothing of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum UnsetSeccomp {
+    /// None.
+    Unconfined,
+    /// The default profile.
+    RuntimeDefault,
+}
+
 /// `[limits]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -128,6 +149,7 @@ impl Default for Settings {
             registries: RegistryConfig::default(),
             images: Images::default(),
             cgroup: Cgroup::default(),
+            security: Security::default(),
             limits: Limits::default(),
         }
     }
@@ -142,6 +164,12 @@ impl Default for Log {
 impl Default for Cgroup {
     fn default() -> Self {
         Self { root: "/berth".into(), driver: CgroupDriver::Cgroupfs }
+    }
+}
+
+impl Default for Security {
+    fn default() -> Self {
+        Self { unset_seccomp: UnsetSeccomp::Unconfined }
     }
 }
 

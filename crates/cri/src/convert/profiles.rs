@@ -1,85 +1,156 @@
-//! Profiles of seccomp and AppArmor, in their present and in their deprecated form.
+//! Profiles of seccomp, AppArmor and SELinux, in their present and in their deprecated form.
+//!
+//! Only the form is judged here; whether a profile exists and this kernel can apply it is found out where the container
+//! is made.
 
-use berth_container::spec::SeccompSpec;
-use berth_cri_proto::v1::SecurityProfile;
+use berth_container::spec::{ProfileSpec, SelinuxSpec};
 use berth_cri_proto::v1::security_profile::ProfileType;
+use berth_cri_proto::v1::{SeLinuxOption, SecurityProfile};
 
 use super::{Refusal, Result, check};
 
-/// The system call filter; the present form wins over the deprecated one, and neither means no filter.
-pub(crate) fn seccomp_from(profile: Option<&SecurityProfile>, deprecated: &str) -> Result<SeccompSpec> {
-    let Some(profile) = profile else {
-        return match deprecated {
-            "" | "unconfined" => Ok(SeccompSpec::Unconfined),
-            "runtime/default" | "docker/default" => Ok(SeccompSpec::RuntimeDefault),
-            _ if deprecated.starts_with("localhost/") => {
-                Err(Refusal::unimplemented("seccomp_profile_path", deprecated))
-            }
-            _ => Err(Refusal::invalid("seccomp_profile_path", deprecated, "is no seccomp profile")),
-        };
+/// What comes before a node's own profile in the deprecated form, and in the present one of some clients.
+const LOCALHOST: &str = "localhost/";
+
+/// The system call filter; the present form wins over the deprecated one.
+pub(crate) fn seccomp_from(
+    profile: Option<&SecurityProfile>,
+    deprecated: &str,
+) -> Result<Option<ProfileSpec>> {
+    let (field, profile) = match profile {
+        Some(profile) => ("seccomp.localhost_ref", present_from("seccomp", profile)?),
+        None => ("seccomp_profile_path", deprecated_from("seccomp_profile_path", deprecated)?),
     };
-    match check::enumeration("seccomp.profile_type", profile.profile_type)? {
-        ProfileType::RuntimeDefault => Ok(SeccompSpec::RuntimeDefault),
-        ProfileType::Unconfined => Ok(SeccompSpec::Unconfined),
-        ProfileType::Localhost => {
-            Err(Refusal::unimplemented("seccomp.localhost_ref", &profile.localhost_ref))
+    if let Some(ProfileSpec::Localhost(path)) = &profile {
+        check::absolute_path(field, path)?;
+    }
+    Ok(profile)
+}
+
+/// The AppArmor profile; the present form wins over the deprecated one.
+pub(crate) fn apparmor_from(
+    profile: Option<&SecurityProfile>,
+    deprecated: &str,
+) -> Result<Option<ProfileSpec>> {
+    let (field, profile) = match profile {
+        Some(profile) => ("apparmor.localhost_ref", present_from("apparmor", profile)?),
+        None => ("apparmor_profile", deprecated_from("apparmor_profile", deprecated)?),
+    };
+    if let Some(ProfileSpec::Localhost(name)) = &profile {
+        check::name(field, name.clone())?;
+    }
+    Ok(profile)
+}
+
+/// Options of an SELinux label. Empty ones are none, as a kubelet sends them.
+pub(crate) fn selinux_from(given: Option<SeLinuxOption>) -> Result<Option<SelinuxSpec>> {
+    let Some(SeLinuxOption { user, role, r#type, level }) = given else { return Ok(None) };
+    for (field, part) in [("user", &user), ("role", &role), ("type", &r#type)] {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+        if !part.chars().all(is_plain) {
+            return Err(Refusal::invalid(format!("selinux_options.{field}"), part, "is no part of a label"));
         }
+    }
+    // `s0-s0:c0.c1023`, `s0:c1,c2`
+    let is_level = |c: char| c.is_ascii_alphanumeric() || "_-.:,".contains(c);
+    if !level.chars().all(is_level) {
+        return Err(Refusal::invalid("selinux_options.level", level, "is no level of a label"));
+    }
+    let spec = SelinuxSpec { user, role, type_: r#type, level };
+    Ok((spec != SelinuxSpec::default()).then_some(spec))
+}
+
+fn present_from(field: &str, profile: &SecurityProfile) -> Result<Option<ProfileSpec>> {
+    let kind = check::enumeration(&format!("{field}.profile_type"), profile.profile_type)?;
+    let name = &profile.localhost_ref;
+    match kind {
+        ProfileType::RuntimeDefault => Ok(Some(ProfileSpec::RuntimeDefault)),
+        ProfileType::Unconfined => Ok(Some(ProfileSpec::Unconfined)),
+        ProfileType::Localhost if name.is_empty() => Err(Refusal::missing(format!("{field}.localhost_ref"))),
+        ProfileType::Localhost => Ok(Some(localhost(name.strip_prefix(LOCALHOST).unwrap_or(name)))),
     }
 }
 
-/// AppArmor is not available: whoever leaves the choice to the runtime runs without it, as on any kernel without it.
-pub(crate) fn check_apparmor(profile: Option<&SecurityProfile>, deprecated: &str) -> Result<()> {
-    const UNAVAILABLE: &str = "cannot be applied: AppArmor is not available";
-    let Some(profile) = profile else {
-        return match deprecated {
-            "" | "unconfined" | "runtime/default" => Ok(()),
-            _ => Err(Refusal::invalid("apparmor_profile", deprecated, UNAVAILABLE)),
-        };
-    };
-    match check::enumeration("apparmor.profile_type", profile.profile_type)? {
-        ProfileType::RuntimeDefault | ProfileType::Unconfined => Ok(()),
-        ProfileType::Localhost => {
-            Err(Refusal::invalid("apparmor.localhost_ref", &profile.localhost_ref, UNAVAILABLE))
-        }
+fn deprecated_from(field: &str, text: &str) -> Result<Option<ProfileSpec>> {
+    match text {
+        "" => Ok(None),
+        "unconfined" => Ok(Some(ProfileSpec::Unconfined)),
+        "runtime/default" | "docker/default" => Ok(Some(ProfileSpec::RuntimeDefault)),
+        _ => match text.strip_prefix(LOCALHOST) {
+            Some(name) => Ok(Some(localhost(name))),
+            None => Err(Refusal::invalid(field, text, "is no profile")),
+        },
     }
+}
+
+fn localhost(name: &str) -> ProfileSpec {
+    ProfileSpec::Localhost(name.to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn profile(profile_type: i32) -> SecurityProfile {
-        SecurityProfile { profile_type, localhost_ref: "custom".into() }
+    type Convert = fn(Option<&SecurityProfile>, &str) -> Result<Option<ProfileSpec>>;
+    const NONE: Option<(i32, &str)> = None;
+
+    #[track_caller]
+    fn check(
+        convert: Convert,
+        given: Option<(i32, &str)>,
+        deprecated: &str,
+        want: std::result::Result<Option<ProfileSpec>, &str>,
+    ) {
+        let profile = given
+            .map(|(profile_type, name)| SecurityProfile { profile_type, localhost_ref: name.to_owned() });
+        let found = convert(profile.as_ref(), deprecated).map_err(|refusal| refusal.to_string());
+        assert_eq!(found, want.map_err(str::to_owned));
     }
 
     #[test]
-    fn the_present_form_of_a_seccomp_profile_wins() {
-        let check = |given: Option<i32>, deprecated, want: std::result::Result<SeccompSpec, &str>| {
-            let found = seccomp_from(given.map(profile).as_ref(), deprecated);
-            match want {
-                Ok(want) => assert_eq!(found, Ok(want)),
-                Err(text) => assert_eq!(found.unwrap_err().to_string(), text),
-            }
-        };
-        use SeccompSpec::{RuntimeDefault, Unconfined};
-        check(None, "", Ok(Unconfined));
-        check(None, "runtime/default", Ok(RuntimeDefault));
-        check(Some(0), "unconfined", Ok(RuntimeDefault));
-        check(Some(1), "runtime/default", Ok(Unconfined));
-        check(Some(2), "", Err("seccomp.localhost_ref: \"custom\" is not implemented"));
-        check(None, "localhost//x", Err("seccomp_profile_path: \"localhost//x\" is not implemented"));
-        check(None, "strict", Err("seccomp_profile_path: \"strict\" is no seccomp profile"));
-        check(Some(3), "", Err("seccomp.profile_type: 3 is no value of this enumeration"));
-    }
-
-    #[test]
-    fn a_named_apparmor_profile_is_refused() {
-        for good in [0, 1] {
-            assert_eq!(check_apparmor(Some(&profile(good)), "localhost/x"), Ok(()));
+    fn the_present_form_of_a_profile_wins() {
+        use ProfileSpec::{RuntimeDefault, Unconfined};
+        for convert in [seccomp_from as Convert, apparmor_from] {
+            check(convert, NONE, "", Ok(None));
+            check(convert, NONE, "runtime/default", Ok(Some(RuntimeDefault)));
+            check(convert, NONE, "unconfined", Ok(Some(Unconfined)));
+            check(convert, Some((0, "")), "unconfined", Ok(Some(RuntimeDefault)));
+            check(convert, Some((1, "")), "runtime/default", Ok(Some(Unconfined)));
         }
-        let text = check_apparmor(Some(&profile(2)), "").unwrap_err().to_string();
-        assert!(text.starts_with("apparmor.localhost_ref: \"custom\""), "{text}");
-        assert!(check_apparmor(None, "localhost/x").is_err());
-        assert_eq!(check_apparmor(None, "runtime/default"), Ok(()));
+    }
+
+    #[test]
+    fn a_nodes_own_profile_is_a_path_for_seccomp_and_a_name_for_apparmor() {
+        let own = |name: &str| Ok(Some(localhost(name)));
+        check(seccomp_from, Some((2, "/p/x.json")), "", own("/p/x.json"));
+        check(seccomp_from, NONE, "localhost//p/x.json", own("/p/x.json"));
+        check(apparmor_from, Some((2, "mine")), "", own("mine"));
+        check(apparmor_from, Some((2, "localhost/mine")), "", own("mine"));
+        check(apparmor_from, NONE, "localhost/mine", own("mine"));
+
+        let seccomp = |given, deprecated, want| check(seccomp_from, given, deprecated, Err(want));
+        seccomp(Some((2, "x")), "", "seccomp.localhost_ref: \"x\" is not an absolute path");
+        seccomp(Some((2, "")), "", "seccomp.localhost_ref: must be given");
+        seccomp(Some((3, "")), "", "seccomp.profile_type: 3 is no value of this enumeration");
+        seccomp(NONE, "localhost/x", "seccomp_profile_path: \"x\" is not an absolute path");
+        seccomp(NONE, "strict", "seccomp_profile_path: \"strict\" is no profile");
+        let apparmor = |given, deprecated, want| check(apparmor_from, given, deprecated, Err(want));
+        apparmor(Some((2, "")), "", "apparmor.localhost_ref: must be given");
+        apparmor(NONE, "localhost/", "apparmor_profile: must be given");
+        apparmor(NONE, "mine", "apparmor_profile: \"mine\" is no profile");
+    }
+
+    #[test]
+    fn a_labels_parts_are_words() {
+        let options = |level: &str, kind: &str| {
+            let given = SeLinuxOption { level: level.into(), r#type: kind.into(), ..Default::default() };
+            selinux_from(Some(given)).map_err(|refusal| refusal.to_string())
+        };
+        let kept =
+            SelinuxSpec { level: "s0:c1,c2".into(), type_: "container_t".into(), ..Default::default() };
+        assert_eq!(options("s0:c1,c2", "container_t"), Ok(Some(kept)));
+        assert_eq!(options("", ""), Ok(None));
+        assert!(options("s0 x", "").unwrap_err().starts_with("selinux_options.level: "));
+        assert!(options("", "a:b").unwrap_err().starts_with("selinux_options.type: "));
     }
 }

@@ -1,6 +1,4 @@
 //! Rights of a container.
-//!
-//! SELinux options are accepted and have no effect, as with the peers where SELinux is absent.
 
 use std::path::PathBuf;
 
@@ -23,7 +21,6 @@ pub(crate) fn security_from(context: LinuxContainerSecurityContext) -> Result<Se
     let namespaces = context.namespace_options.unwrap_or_default();
     let pid =
         namespaces::container_pid_from(&namespaces).map_err(|refusal| refusal.within("namespace_options"))?;
-    profiles::check_apparmor(context.apparmor.as_ref(), &context.apparmor_profile)?;
     let user = user_from(context.run_as_user, context.run_as_username)?;
     let group = group_from(context.run_as_group, user.is_some())?;
     Ok(SecuritySpec {
@@ -39,6 +36,8 @@ pub(crate) fn security_from(context: LinuxContainerSecurityContext) -> Result<Se
         masked_paths: paths_from("masked_paths", &context.masked_paths)?,
         readonly_paths: paths_from("readonly_paths", &context.readonly_paths)?,
         seccomp: profiles::seccomp_from(context.seccomp.as_ref(), &context.seccomp_profile_path)?,
+        apparmor: profiles::apparmor_from(context.apparmor.as_ref(), &context.apparmor_profile)?,
+        selinux: profiles::selinux_from(context.selinux_options)?,
     })
 }
 
@@ -50,7 +49,8 @@ pub(crate) fn check_sandbox_security(context: &LinuxSandboxSecurityContext) -> R
     groups_from(&context.supplemental_groups)?;
     merges_groups(context.supplemental_groups_policy)?;
     profiles::seccomp_from(context.seccomp.as_ref(), &context.seccomp_profile_path)?;
-    profiles::check_apparmor(context.apparmor.as_ref(), "")
+    profiles::apparmor_from(context.apparmor.as_ref(), "")?;
+    profiles::selinux_from(context.selinux_options.clone()).map(drop)
 }
 
 fn user_from(id: Option<Int64Value>, name: String) -> Result<Option<NameOrId>> {

@@ -1,0 +1,50 @@
+//! The label that a workload is to run under: asked for here, in force with the next exec.
+//!
+//! Runs while `/proc` is the host's and nothing of the container is mounted; even so each file is checked to be of procfs:
+//! a write that lands in another file would leave the workload without confinement, and could do worse
+//! (CVE-2025-52881). Source: proc_pid_attr(5), apparmor(7), setexeccon(3).
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{Mode, OFlags, PROC_SUPER_MAGIC, fstatfs, open};
+use rustix::io::Errno;
+
+use crate::launch::{Stage, StageError};
+use crate::plan::ProcessPlan;
+
+/// Asks the kernel for the labels of the plan, for this thread's next exec.
+pub(crate) fn ask_for(process: &ProcessPlan) -> Result<(), StageError> {
+    if let Some(profile) = &process.apparmor {
+        let ask = || {
+            // Where AppArmor is not the only module, the older file is another's.
+            let file = match open_attribute("apparmor/exec") {
+                Err(Errno::NOENT) => open_attribute("exec")?,
+                opened => opened?,
+            };
+            write(&file, &format!("exec {profile}"))
+        };
+        ask().map_err(StageError::at(Stage::SetLabel, format!("AppArmor profile {profile:?}")))?;
+    }
+    if let Some(label) = &process.selinux {
+        let ask = || write(&open_attribute("exec")?, label);
+        ask().map_err(StageError::at(Stage::SetLabel, format!("SELinux label {label:?}")))?;
+    }
+    Ok(())
+}
+
+fn open_attribute(name: &str) -> Result<OwnedFd, Errno> {
+    let path = format!("/proc/thread-self/attr/{name}");
+    let file = open(path, OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    if fstatfs(&file)?.f_type != PROC_SUPER_MAGIC {
+        return Err(Errno::NODEV);
+    }
+    Ok(file)
+}
+
+/// One write is one request.
+fn write(file: &OwnedFd, text: &str) -> Result<(), Errno> {
+    match rustix::io::write(file, text.as_bytes())? {
+        written if written == text.len() => Ok(()),
+        _ => Err(Errno::IO),
+    }
+}

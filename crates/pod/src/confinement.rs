@@ -1,0 +1,106 @@
+//! What holds a container's process back besides namespaces and capabilities: system call filter, AppArmor, SELinux.
+//!
+//! In: what the request says of each. Out: the fields of the process's plan; exec sessions inherit them with it. Which of
+//! the two security modules the kernel has is found out once, when the agent starts. A profile that cannot be applied
+//! refuses the container, with the field's name, before anything of it is made.
+
+mod apparmor;
+mod selinux;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use berth_container::capability;
+use berth_container::spec::{ProfileSpec, SecuritySpec};
+use berth_monitor::plan::ProcessPlan;
+use berth_seccomp::{Arch, Facts, Filter, Filters};
+
+use crate::error::{Error, Result};
+use crate::host::{Host, blocking};
+use apparmor::AppArmor;
+use selinux::Selinux;
+
+/// What this node can confine with.
+#[derive(Debug)]
+pub(crate) struct Confinement {
+    kernel: (u32, u32),
+    filters: Filters,
+    /// The filter of containers whose request says nothing.
+    unset_seccomp: ProfileSpec,
+    apparmor: AppArmor,
+    selinux: Selinux,
+}
+
+impl Confinement {
+    /// Asks the kernel what it has.
+    pub(crate) fn detect(unset_seccomp: ProfileSpec) -> Self {
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
+        Self {
+            kernel: version_of(&release),
+            filters: Filters::default(),
+            unset_seccomp,
+            apparmor: AppArmor::detect(),
+            selinux: Selinux::detect(),
+        }
+    }
+
+    /// Completes a process's plan. Blocks on small files, and once on a program that loads the AppArmor profile.
+    pub(crate) fn apply(&self, security: &SecuritySpec, process: &mut ProcessPlan) -> Result<()> {
+        if let Some(filter) = self.filter(security, process.capabilities.bounding)? {
+            process.seccomp = Some(filter.program.clone());
+            process.seccomp_flags = filter.flags;
+        }
+        process.apparmor = self.apparmor.profile_for(security.apparmor.as_ref(), security.privileged)?;
+        if !security.privileged {
+            process.selinux = security.selinux.as_ref().and_then(|parts| self.selinux.process_label(parts));
+        }
+        Ok(())
+    }
+
+    /// The default filter depends on the capabilities that the container ends up with: what the agent lacks opens nothing.
+    fn filter(&self, security: &SecuritySpec, capabilities: u64) -> Result<Option<Arc<Filter>>> {
+        let wanted = security.seccomp.as_ref().unwrap_or(&self.unset_seccomp);
+        if security.privileged || *wanted == ProfileSpec::Unconfined {
+            return Ok(None);
+        }
+        let facts = Facts {
+            arch: Arch::NATIVE,
+            kernel: self.kernel,
+            capabilities: capability::names_of(capabilities),
+        };
+        let filter = match wanted {
+            ProfileSpec::Localhost(path) => self.filters.of_file(Path::new(path), &facts),
+            ProfileSpec::RuntimeDefault | ProfileSpec::Unconfined => self.filters.default_for(&facts),
+        };
+        filter.map(Some).map_err(|source| Error::Seccomp { source })
+    }
+}
+
+/// [`Confinement::apply`], on a thread that may wait.
+pub(crate) async fn confine(
+    host: Arc<Host>,
+    security: SecuritySpec,
+    mut process: ProcessPlan,
+) -> Result<ProcessPlan> {
+    blocking(move || host.confinement.apply(&security, &mut process).map(|()| process)).await?
+}
+
+/// The first two numbers of a kernel's release; what can't be read counts as old.
+fn version_of(release: &str) -> (u32, u32) {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|digits| digits.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernels_version_is_read_from_its_release() {
+        for (release, want) in
+            [("6.18.5-cloud", (6, 18)), ("5.14-rc3", (5, 14)), ("6.1.0", (6, 1)), ("?", (0, 0))]
+        {
+            assert_eq!(version_of(release), want, "{release}");
+        }
+    }
+}
