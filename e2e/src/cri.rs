@@ -74,6 +74,12 @@ calls! {
     runtime.update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest) -> UpdatePodSandboxResourcesResponse;
     /// CRI `ExecSync`.
     runtime.exec_sync(ExecSyncRequest) -> ExecSyncResponse;
+    /// CRI `Exec`.
+    runtime.exec(ExecRequest) -> ExecResponse;
+    /// CRI `Attach`.
+    runtime.attach(AttachRequest) -> AttachResponse;
+    /// CRI `PortForward`.
+    runtime.port_forward(PortForwardRequest) -> PortForwardResponse;
     /// CRI `PullImage`.
     images.pull_image(PullImageRequest) -> PullImageResponse;
     /// CRI `ListImages`.

@@ -27,6 +27,7 @@ mod pod;
 mod processes;
 pub mod requests;
 mod site;
+mod terminal;
 mod tools;
 
 pub use cri::Cri;
@@ -35,4 +36,5 @@ pub use log::{Line, read_log, whole_lines};
 pub use node::Node;
 pub use pod::Pod;
 pub use site::Site;
+pub use terminal::Terminal;
 pub use tools::{Running, eventually, repository, run, spawn};

@@ -166,9 +166,10 @@ impl Node {
         self.crictl_command().args(args).stdin(Stdio::null()).output().unwrap()
     }
 
-    fn crictl_command(&self) -> Command {
+    /// crictl on the node's network, where it finds the streaming server, with the agent's socket.
+    pub fn crictl_command(&self) -> Command {
         let socket = format!("unix://{}", self.socket().display());
-        let mut command = Command::new(repository().join("hack/tools/bin/crictl"));
+        let mut command = self.site.command(repository().join("hack/tools/bin/crictl"));
         command.arg("--config").arg(self.dir.join("crictl.yaml"));
         command.args(["-r", &socket, "-i", &socket, "-t", "30s"]);
         command

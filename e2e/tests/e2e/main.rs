@@ -24,4 +24,5 @@ mod recovery;
 mod rights;
 mod seccomp;
 mod session;
+mod streams;
 mod updates;
