@@ -14,6 +14,7 @@ mod churn;
 mod devices;
 mod exec;
 mod idempotence;
+mod images;
 mod lifecycle;
 mod logs;
 mod manifests;

@@ -6,7 +6,7 @@ use berth_e2e::{Node, Running, eventually, repository, spawn};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-const REGISTRY: &str = "127.0.0.1:5000";
+pub(crate) const REGISTRY: &str = "127.0.0.1:5000";
 const IMAGE: &str = "127.0.0.1:5000/berth/busybox:latest";
 
 #[test]
@@ -36,7 +36,7 @@ fn a_session_with_crictl() {
 }
 
 /// A registry on the node's loopback, with all of the test images.
-fn start_registry(node: &Node) -> Running {
+pub(crate) fn start_registry(node: &Node) -> Running {
     let script = |name: &str| repository().join("hack/images").join(name);
     let log = node.dir().join("registry.log");
     let mut command = node.site().command(script("registry"));
