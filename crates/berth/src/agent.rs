@@ -14,7 +14,7 @@ use berth_cgroup::{CgroupPath, Cgroups};
 use berth_cri::Edge;
 use berth_image::{ImageStore, KeptImages};
 use berth_net::{Inherited, Network};
-use berth_pod::{Host, HostSettings, Pods, ProfileSpec, Records};
+use berth_pod::{DeviceSettings, Host, HostSettings, Pods, ProfileSpec, Records};
 use berth_store::Store;
 use berth_stream::Server;
 use std::path::{Path, PathBuf};
@@ -119,6 +119,10 @@ async fn open_host(
         cgroup_root: CgroupPath::new(&settings.cgroup.root)?,
         zygote_program: PathBuf::from(OWN_PROGRAM),
         ignore_image_volumes: settings.images.ignore_volumes,
+        devices: DeviceSettings {
+            cdi_directories: settings.devices.cdi_directories.clone(),
+            owned_by_container: settings.devices.ownership_from_security_context,
+        },
         log_line_bytes: settings.limits.log_line_bytes as usize,
         exec_output_bytes: settings.limits.exec_output_bytes as usize,
         unset_seccomp: match settings.security.unset_seccomp {

@@ -17,7 +17,7 @@ use berth_monitor::plan::{Device, LaunchPlan, PidNamespace, Rootfs, Sharing, Std
 use crate::error::{Error, Result};
 use crate::filesystem::{default_links, is_volume, plan_devices, plan_mounts};
 use crate::process::{plan_process, stop_signal};
-use crate::spec::ContainerSpec;
+use crate::spec::{ContainerSpec, VolumeSpec};
 
 /// What an image says about running it. Source: OCI image-spec, config.md.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -86,6 +86,12 @@ pub struct Surroundings {
 pub struct Additions {
     /// Devices besides those of every container; later ones win.
     pub devices: Vec<AddedDevice>,
+    /// `NAME=value`; beats the request's.
+    pub env: Vec<String>,
+    /// Volumes; they take the place of those that the request has there.
+    pub mounts: Vec<VolumeSpec>,
+    /// Supplemental groups.
+    pub groups: Vec<u32>,
 }
 
 /// A device, and what the container may do with it.
@@ -298,6 +304,30 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn additions_beat_what_was_asked_for() {
+        let mut asked = ContainerSpec { env: vec![("GPU".to_owned(), "none".to_owned())], ..spec() };
+        asked.mounts = ["/lib/gpu", "/data"].map(crate::volumes::tests::volume).into();
+        asked.security.supplemental_groups = vec![5];
+        let mut added = crate::volumes::tests::volume("/lib//gpu");
+        added.options.nosuid = true;
+        let additions = Additions {
+            env: vec!["GPU=0".to_owned()],
+            mounts: vec![added],
+            groups: vec![44],
+            ..Additions::default()
+        };
+        let launch = plan_launch(&asked, &Default::default(), Surroundings { additions, ..surroundings() });
+        let launch = launch.unwrap().launch;
+        assert!(
+            launch.process.env.contains(&"GPU=0".to_owned())
+                && !launch.process.env.contains(&"GPU=none".to_owned())
+        );
+        assert_eq!(launch.process.user.supplemental, [5, 44]);
+        let at: Vec<_> = launch.mounts.iter().filter(|mount| mount.target == Path::new("/lib/gpu")).collect();
+        assert!(at.len() == 1 && at[0].nosuid, "{at:?}");
+    }
+
+    #[test]
     fn added_devices_are_made_and_allowed() {
         let added = |path: &str, minor, access: &str| AddedDevice {
             device: Device {
@@ -314,7 +344,8 @@ pub(crate) mod tests {
         };
         let devices =
             vec![added("/dev/fuse", 229, "rw"), added("/dev/null", 7, "r"), added("/dev/fuse", 230, "m")];
-        let mut surroundings = Surroundings { additions: Additions { devices }, ..surroundings() };
+        let mut surroundings =
+            Surroundings { additions: Additions { devices, ..Additions::default() }, ..surroundings() };
         surroundings.pod_is_privileged = true;
         let planned = plan_launch(&spec(), &Default::default(), surroundings.clone()).unwrap();
         let nodes = planned.launch.devices.iter().map(|device| (device.path.to_str().unwrap(), device.minor));

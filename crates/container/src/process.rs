@@ -27,12 +27,12 @@ pub(crate) fn plan_process(
     };
     Ok(ProcessPlan {
         args: command_line(spec, image)?,
-        env: environment(spec, image, &surroundings.hostname),
+        env: environment(spec, image, surroundings),
         cwd: working_directory(spec, image),
         user: UserPlan {
             user,
             group,
-            supplemental: spec.security.supplemental_groups.clone(),
+            supplemental: [&spec.security.supplemental_groups[..], &surroundings.additions.groups].concat(),
             merge_image_groups: spec.security.merge_image_groups,
         },
         capabilities: capabilities(spec, surroundings.capabilities)?,
@@ -63,14 +63,16 @@ fn command_line(spec: &ContainerSpec, image: &ImageDefaults) -> Result<Vec<Strin
     if line.first().is_none_or(String::is_empty) { Err(Error::NoCommand) } else { Ok(line) }
 }
 
-/// The defaults, the image's, the request's; a later one replaces an earlier of the same name in its place.
-fn environment(spec: &ContainerSpec, image: &ImageDefaults, hostname: &str) -> Vec<String> {
+/// The defaults, the image's, the request's, its devices'; a later one replaces an earlier of the same name in its place.
+fn environment(spec: &ContainerSpec, image: &ImageDefaults, surroundings: &Surroundings) -> Vec<String> {
+    let hostname = &surroundings.hostname;
     let mut env: Vec<String> = vec![format!("PATH={DEFAULT_PATH}"), format!("HOSTNAME={hostname}")];
     if spec.tty {
         env.push("TERM=xterm".to_owned());
     }
     let requested = spec.env.iter().map(|(name, value)| format!("{name}={value}"));
-    for entry in image.env.iter().cloned().chain(requested) {
+    let added = surroundings.additions.env.iter().cloned();
+    for entry in image.env.iter().cloned().chain(requested).chain(added) {
         let same_name = |other: &String| name_of(other) == name_of(&entry);
         match env.iter().position(same_name) {
             Some(at) => env[at] = entry,
@@ -153,7 +155,7 @@ fn offset(text: &str) -> Option<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::tests::spec;
+    use crate::plan::tests::{spec, surroundings};
 
     fn own(texts: &[&str]) -> Vec<String> {
         texts.iter().map(|text| (*text).to_owned()).collect()
@@ -180,7 +182,8 @@ mod tests {
         let image = ImageDefaults { env: own(&["A=1", "PATH=/x"]), ..ImageDefaults::default() };
         let env = vec![("A".to_owned(), "2=3".to_owned()), ("B".to_owned(), String::new())];
         let spec = ContainerSpec { env, tty: true, ..spec() };
-        assert_eq!(environment(&spec, &image, "h"), ["PATH=/x", "HOSTNAME=h", "TERM=xterm", "A=2=3", "B="]);
+        let env = environment(&spec, &image, &surroundings());
+        assert_eq!(env, ["PATH=/x", "HOSTNAME=pod", "TERM=xterm", "A=2=3", "B="]);
     }
 
     #[test]

@@ -14,9 +14,12 @@ use crate::spec::{ContainerSpec, VolumeSource, VolumeSpec};
 const PROC_FILES: [&str; 8] =
     ["cpuinfo", "diskstats", "loadavg", "meminfo", "slabinfo", "stat", "swaps", "uptime"];
 
-/// The mounts of the request, in its order.
+/// The mounts of the request, in its order, and those that are added to it.
 pub(crate) fn plan_volumes(spec: &ContainerSpec, surroundings: &Surroundings) -> Result<Vec<Mount>> {
-    spec.mounts.iter().map(|volume| plan_volume(volume, surroundings)).collect()
+    let added = &surroundings.additions.mounts;
+    let at = |volume: &VolumeSpec| cleaned(&volume.container_path);
+    let asked = spec.mounts.iter().filter(|asked| !added.iter().any(|added| at(added) == at(asked)));
+    asked.chain(added).map(|volume| plan_volume(volume, surroundings)).collect()
 }
 
 fn plan_volume(volume: &VolumeSpec, surroundings: &Surroundings) -> Result<Mount> {

@@ -1,5 +1,5 @@
 //! What a container is given of this host's devices: those that were asked for by path, one by one or a directory of them,
-//! and all of them for a privileged container.
+//! all of them for a privileged container, and those that were asked for by name ([`crate::cdi`]).
 //!
 //! The host's nodes are looked at once, when the container is made; one that appears later is not added. Blocks, on a
 //! filesystem that may hang: under a stage's deadline, on a thread for such.
@@ -12,10 +12,11 @@ use std::sync::Arc;
 
 use berth_cgroup::DeviceAccess;
 use berth_container::plan::{AddedDevice, Additions};
-use berth_container::spec::{ContainerSpec, DeviceSpec};
-use berth_monitor::plan::{Device, DeviceKind};
+use berth_container::spec::{ContainerSpec, DeviceSpec, SecuritySpec};
+use berth_monitor::plan::{Device, DeviceKind, NameOrId};
 use rustix::fs::{major, minor};
 
+use crate::cdi;
 use crate::error::Result;
 use crate::host::{Host, blocking};
 
@@ -42,6 +43,33 @@ pub enum DeviceError {
         /// As asked for.
         path: PathBuf,
     },
+    /// What a specification wants to be mounted does not exist.
+    #[error("CDI mount of {}", path.display())]
+    Mount {
+        /// The path on the host.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A mount option of a specification.
+    #[error("CDI mount of {}: option {option:?} is not known", path.display())]
+    MountOption {
+        /// The path on the host.
+        path: PathBuf,
+        /// As written.
+        option: String,
+    },
+    /// A program that a specification wants to be run.
+    #[error("CDI {point} hook {}: hooks at this point are not supported", path.display())]
+    Hook {
+        /// When it would run.
+        point: &'static str,
+        /// The program.
+        path: PathBuf,
+    },
+    /// A named device can't be had.
+    #[error(transparent)]
+    Cdi(#[from] berth_cdi::Error),
     /// With it there are too many.
     #[error("device {}: more than {MAX_DEVICES} devices for one container", path.display())]
     TooMany {
@@ -50,27 +78,67 @@ pub enum DeviceError {
     },
 }
 
+/// How devices are given out on this node.
+#[derive(Debug, Clone, Default)]
+pub struct DeviceSettings {
+    /// Directories of specifications, of which a later one wins.
+    pub cdi_directories: Vec<PathBuf>,
+    /// Whether devices belong to the user that the container asks for, instead of to their owner on the host.
+    pub owned_by_container: bool,
+}
+
+/// The user that a container asks for, as far as it is a number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Owner {
+    pub(crate) uid: Option<u32>,
+    pub(crate) gid: Option<u32>,
+}
+
+impl Owner {
+    fn of(security: &SecuritySpec) -> Self {
+        let uid = match &security.user {
+            Some(NameOrId::Id(uid)) => Some(*uid),
+            Some(NameOrId::Name(_)) | None => None,
+        };
+        Self { uid, gid: security.group }
+    }
+}
+
 /// Finds everything that `spec` wants of this host.
 ///
 /// # Errors
 /// The device that is missing, or is none.
-pub(crate) async fn find_additions(_host: &Arc<Host>, spec: &ContainerSpec) -> Result<Additions> {
+pub(crate) async fn find_additions(host: &Arc<Host>, spec: &ContainerSpec) -> Result<Additions> {
     let is_privileged = spec.security.privileged;
-    if spec.devices.is_empty() && !is_privileged {
+    if spec.devices.is_empty() && spec.cdi_devices.is_empty() && !is_privileged {
         return Ok(Additions::default());
     }
-    let requests = spec.devices.clone();
+    let (requests, names) = (spec.devices.clone(), spec.cdi_devices.clone());
+    let (owner, settings) = (Owner::of(&spec.security), host.settings.devices.clone());
+    let given_to = if settings.owned_by_container { owner } else { Owner::default() };
     Ok(blocking(move || {
         let mut devices = if is_privileged { all_devices()? } else { Vec::new() };
         for request in &requests {
-            devices.extend(requested_devices(request)?);
+            let found = requested_devices(request)?;
+            devices.extend(found.into_iter().map(|added| owned_by(added, given_to)));
             if devices.len() > MAX_DEVICES {
                 return Err(DeviceError::TooMany { path: request.host_path.clone() });
             }
         }
-        Ok::<_, DeviceError>(Additions { devices })
+        let mut additions = match names.is_empty() {
+            true => Additions::default(),
+            false => cdi::find(&settings.cdi_directories, &names, owner)?,
+        };
+        additions.devices.splice(..0, devices);
+        Ok::<_, DeviceError>(additions)
     })
     .await??)
+}
+
+fn owned_by(mut added: AddedDevice, Owner { uid, gid }: Owner) -> AddedDevice {
+    added.device.uid = uid.unwrap_or(added.device.uid);
+    added.device.gid = gid.unwrap_or(added.device.gid);
+    added
 }
 
 /// All of this host's devices, at their own paths. Left out is what a container has of its own: terminals and console.
@@ -123,7 +191,7 @@ fn devices_below(top: &Path, request: &DeviceSpec) -> std::result::Result<Vec<Ad
 }
 
 /// The same device at a path in the container; `None` for a file of another kind.
-fn device_of(metadata: &Metadata, host_path: &Path, container_path: &Path) -> Option<Device> {
+pub(crate) fn device_of(metadata: &Metadata, host_path: &Path, container_path: &Path) -> Option<Device> {
     let kind = metadata.file_type();
     let kind = match (kind.is_char_device(), kind.is_block_device()) {
         (true, _) => DeviceKind::Character,

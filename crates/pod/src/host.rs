@@ -22,6 +22,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
 
 use crate::confinement::Confinement;
+use crate::devices::DeviceSettings;
 use crate::error::{Error, Result};
 use crate::events::EventFeed;
 use crate::layers::Layers;
@@ -46,6 +47,8 @@ pub struct HostSettings {
     pub zygote_program: PathBuf,
     /// Whether containers get no directories of their own for what their images call volumes.
     pub ignore_image_volumes: bool,
+    /// How devices are given out.
+    pub devices: DeviceSettings,
     /// Longest text of one log record, in bytes; a longer line becomes several.
     pub log_line_bytes: usize,
     /// Most output of an exec session kept for each stream; what comes after is dropped (CRI: 16 MiB).

@@ -32,6 +32,7 @@ pub mod timeline;
 pub mod view;
 
 mod attach;
+mod cdi;
 mod confinement;
 mod devices;
 mod driver;
@@ -54,7 +55,7 @@ mod workload;
 mod zygote;
 
 pub use berth_container::spec::ProfileSpec;
-pub use devices::DeviceError;
+pub use devices::{DeviceError, DeviceSettings};
 pub use error::{Error, Result};
 pub use exec::{Command, ExecOutput};
 pub use host::{Host, HostSettings};

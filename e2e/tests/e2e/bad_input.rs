@@ -123,7 +123,7 @@ fn nonsense_in_a_sandbox_request_is_refused() {
 #[test]
 #[ignore = "needs root and the test images"]
 fn nonsense_in_a_container_request_is_refused() {
-    use Code::{InvalidArgument, NotFound, Unimplemented};
+    use Code::{InvalidArgument, NotFound};
     let cases: &[Case<ContainerConfig>] = &[
         ("no metadata", |c| c.metadata = None, InvalidArgument, &["metadata"]),
         ("no name", |c| c.metadata.as_mut().unwrap().name.clear(), InvalidArgument, &["metadata.name"]),
@@ -284,8 +284,8 @@ fn nonsense_in_a_container_request_is_refused() {
         (
             "CDI device",
             |c| c.cdi_devices = vec![CdiDevice { name: "vendor.com/x=1".into() }],
-            Unimplemented,
-            &["CDI_devices"],
+            InvalidArgument,
+            &["vendor.com/x=1", "/etc/cdi"],
         ),
     ];
     let node = Node::start();

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use berth_cri_proto::v1::{ContainerConfig, Device};
+use berth_cri_proto::v1::{CdiDevice, ContainerConfig, Device, Int64Value};
 use berth_e2e::requests::{sandbox_security, security, shell};
 use berth_e2e::{Node, Pod};
 
@@ -87,4 +87,117 @@ fn a_privileged_container_sees_every_device_of_the_host() {
     let host = Command::new("sh").args(["-c", list]).output().unwrap();
     assert_eq!(pod.exec(&id, list), String::from_utf8(host.stdout).unwrap().trim_end());
     assert_eq!(pod.exec(&id, ": >/dev/kmsg && readlink /dev/ptmx"), "pts/ptmx");
+}
+
+/// A node whose devices are described in two directories of its own, and belong to who asks for them.
+fn with_specifications() -> Node {
+    let node = Node::start();
+    let directories = ["low", "high"].map(|name| node.dir().join(name));
+    directories.iter().for_each(|directory| fs::create_dir(directory).unwrap());
+    let [low, high] = directories.map(|directory| directory.display().to_string());
+    let settings = format!(
+        "\n[devices]\ncdi_directories = ['{low}', '{high}']\nownership_from_security_context = true\n"
+    );
+    let config = node.dir().join("config.toml");
+    fs::write(&config, fs::read_to_string(&config).unwrap() + &settings).unwrap();
+    node.stop();
+    node.restart();
+    node
+}
+
+fn with_cdi(names: &[&str]) -> ContainerConfig {
+    let names = names.iter().map(|name| CdiDevice { name: (*name).into() });
+    ContainerConfig { cdi_devices: names.collect(), ..shell("main", "exec sleep 1000") }
+}
+
+#[test]
+#[ignore = "needs root and the test images"]
+fn a_named_device_brings_all_that_its_specification_says() {
+    let node = with_specifications();
+    let pod = node.pod("cdi");
+    let library = node.dir().join("library");
+    fs::write(&library, "from the driver").unwrap();
+    let specification = format!(
+        "cdiVersion: 0.7.0\nkind: vendor.com/gpu\ncontainerEdits: {{env: [GPUS=some]}}\ndevices:\n\
+         - name: \"0\"\n  containerEdits:\n    env: [GPU=0]\n    additionalGids: [4711]\n    deviceNodes:\n    \
+         - {{path: /dev/gpu0, hostPath: /dev/kmsg, permissions: w, fileMode: 0640}}\n    mounts:\n    \
+         - {{hostPath: {}, containerPath: /usr/lib/gpu, options: [ro, nosuid]}}\n",
+        library.display()
+    );
+    fs::write(node.dir().join("low/gpu.yaml"), specification).unwrap();
+    let other = r#"{"cdiVersion": "1.0.0", "kind": "vendor.com/net",
+        "devices": [{"name": "a", "containerEdits": {"env": ["NET=a"]}}]}"#;
+    fs::write(node.dir().join("low/net.json"), other).unwrap();
+
+    let mut config = with_cdi(&["vendor.com/gpu=0"]);
+    config.annotations =
+        [("cdi.k8s.io/net".to_owned(), "vendor.com/net=a,vendor.com/gpu=0".to_owned())].into();
+    let user = security(&mut config);
+    (user.run_as_user, user.run_as_group) =
+        (Some(Int64Value { value: 1000 }), Some(Int64Value { value: 50 }));
+    let id = pod.start(config.clone());
+    assert_eq!(pod.exec(&id, "echo $GPUS $GPU $NET; cat /usr/lib/gpu"), "some 0 a\nfrom the driver");
+    assert_eq!(
+        pod.exec(&id, "stat -c '%F %t:%T %u:%g %a' /dev/gpu0"),
+        "character special file 1:b 1000:50 640"
+    );
+    assert!(pod.exec(&id, "id -G").split(' ').any(|group| group == "4711"));
+    pod.exec(&id, ": >/dev/gpu0; ! echo x 2>/dev/null >/usr/lib/gpu");
+    assert_eq!(pod.exec(&id, "(: </dev/gpu0) 2>&1 | grep -c 'not permitted'"), "1");
+
+    // A later directory wins, and files are read as they are now.
+    let newer = other.replace("NET=a", "NET=new");
+    fs::write(node.dir().join("high/net.json"), newer).unwrap();
+    config.metadata.as_mut().unwrap().name = "second".into();
+    let second = pod.start(config);
+    assert_eq!(pod.exec(&second, "echo $NET"), "new");
+}
+
+#[test]
+#[ignore = "needs root and the test images"]
+fn a_named_device_that_cannot_be_had_fails_the_create_and_says_why() {
+    let node = with_specifications();
+    let pod = node.pod("broken");
+    let before = node.baseline();
+    let check = |name: &str, words: &[&str]| {
+        let error = pod.try_create(with_cdi(&[name])).unwrap_err();
+        assert_eq!(error.code(), tonic::Code::InvalidArgument);
+        for word in words {
+            assert!(error.message().contains(word), "{}", error.message());
+        }
+    };
+    check(
+        "vendor.com/gpu=0",
+        &["CDI device vendor.com/gpu=0: no specification in ", "/low, ", "/high describes it"],
+    );
+    let place = |name: &str| node.dir().join("low").join(name);
+    std::os::unix::fs::symlink("loop.json", place("loop.json")).unwrap();
+    check("vendor.com/gpu=0", &["loop.json", "symbolic links"]);
+    fs::remove_file(place("loop.json")).unwrap();
+    fs::write(place("a.json"), "{\"cdiVersion\": \"0.5.0\", \"kind\": 7}").unwrap();
+    check("vendor.com/gpu=0", &["a.json", "invalid type: integer `7`"]);
+    fs::remove_file(place("a.json")).unwrap();
+    let device = |edits: &str| {
+        format!(
+            r#"{{"cdiVersion": "0.5.0", "kind": "v.com/c", "devices": [{{"name": "d", "containerEdits": {edits}}}]}}"#
+        )
+    };
+    for (edits, words) in [
+        (r#"{"deviceNodes": [{"path": "/dev/no-such"}]}"#, ["/dev/no-such", "No such file"]),
+        (
+            r#"{"mounts": [{"hostPath": "/no-such", "containerPath": "/x"}]}"#,
+            ["CDI mount of /no-such", "No such file"],
+        ),
+        (r#"{"intelRdt": {"closID": "x"}}"#, ["c.json asks for intelRdt", "not supported"]),
+        (
+            r#"{"hooks": [{"hookName": "poststop", "path": "/bin/x"}]}"#,
+            ["poststop hook /bin/x", "not supported"],
+        ),
+    ] {
+        fs::write(place("c.json"), device(edits)).unwrap();
+        check("v.com/c=d", &words);
+    }
+    fs::write(place("d.json"), device("{}")).unwrap();
+    check("v.com/c=d", &["CDI device v.com/c=d: both ", "c.json and ", "d.json describe it"]);
+    node.assert_as_before(&before);
 }

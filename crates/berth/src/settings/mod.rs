@@ -44,8 +44,21 @@ pub(crate) struct Settings {
     pub(crate) cgroup: Cgroup,
     /// What containers may do when nobody says.
     pub(crate) security: Security,
+    /// How containers are given devices of this machine.
+    pub(crate) devices: Devices,
     /// Bounds on what a container can make the agent hold.
     pub(crate) limits: Limits,
+}
+
+/// `[devices]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Devices {
+    /// Directories of Container Device Interface specifications; where two describe the same device, the later one wins.
+    pub(crate) cdi_directories: Vec<PathBuf>,
+    /// Whether devices belong to the container's user and group, where it asks for them by number, instead of to their
+    /// owner on the host.
+    pub(crate) ownership_from_security_context: bool,
 }
 
 /// `[cri]`
@@ -150,8 +163,16 @@ impl Default for Settings {
             images: Images::default(),
             cgroup: Cgroup::default(),
             security: Security::default(),
+            devices: Devices::default(),
             limits: Limits::default(),
         }
+    }
+}
+
+impl Default for Devices {
+    fn default() -> Self {
+        let cdi_directories = vec!["/etc/cdi".into(), "/var/run/cdi".into()];
+        Self { cdi_directories, ownership_from_security_context: false }
     }
 }
 
@@ -223,6 +244,9 @@ impl Settings {
         let cgroup = Path::new(&self.cgroup.root);
         let below = is_plain_absolute(cgroup) && cgroup != Path::new("/");
         expect(below, "cgroup.root", &cgroup, "be an absolute path below the root of the hierarchy");
+        for directory in &self.devices.cdi_directories {
+            expect(is_plain_absolute(directory), "devices.cdi_directories", directory, PLAIN);
+        }
         let (line, output) = (self.limits.log_line_bytes, self.limits.exec_output_bytes);
         expect((256..=1 << 20).contains(&line), "limits.log_line_bytes", &line, "be from 256 to 1048576");
         expect(
@@ -279,6 +303,7 @@ mod tests {
         check("log.level = 'berth=loud'", &["log.level"]);
         check("images.import = 'images'", &["images.import"]);
         check("cgroup.root = '/'", &["cgroup.root"]);
+        check("devices.cdi_directories = ['cdi']", &["devices.cdi_directories"]);
         check("network.subnets = []", &["network.subnets"]);
         check("registries.parallel_layers = 0", &["registries"]);
         check(

@@ -18,7 +18,7 @@ pub(crate) fn container_spec_from(
 }
 
 fn spec_from(config: ContainerConfig, sandbox: &SandboxSpec) -> Result<ContainerSpec> {
-    refuse_unimplemented(&config)?;
+    check::no_windows(&config.windows)?;
     let metadata = config.metadata.ok_or_else(|| Refusal::missing("metadata"))?;
     let image = image_from(config.image)?;
     let linux = config.linux.unwrap_or_default();
@@ -45,7 +45,7 @@ fn spec_from(config: ContainerConfig, sandbox: &SandboxSpec) -> Result<Container
         env: config.envs.into_iter().map(variable_from).collect::<Result<_>>()?,
         mounts: mounts::volumes_from(config.mounts, sandbox.user_namespace)?,
         devices: devices::devices_from(&config.devices)?,
-        cdi_devices: Vec::new(),
+        cdi_devices: devices::cdi_names_from(&config.cdi_devices, &config.annotations)?,
         labels: config.labels.into_iter().collect(),
         annotations: config.annotations.into_iter().collect(),
         log_path: log_path_from(&config.log_path)?,
@@ -57,14 +57,6 @@ fn spec_from(config: ContainerConfig, sandbox: &SandboxSpec) -> Result<Container
         security,
         stop_signal: signals::number_from("stop_signal", config.stop_signal)?,
     })
-}
-
-fn refuse_unimplemented(config: &ContainerConfig) -> Result<()> {
-    check::no_windows(&config.windows)?;
-    match config.cdi_devices.first() {
-        Some(device) => Err(Refusal::unimplemented("CDI_devices", &device.name)),
-        None => Ok(()),
-    }
 }
 
 /// An image that a request must name.
@@ -167,8 +159,8 @@ mod tests {
         check("devices[0].host_path: \"fuse\" is not an absolute", |c| {
             c.devices = vec![Device { host_path: "fuse".into(), ..Device::default() }];
         });
-        check("CDI_devices: \"v/c=0\" is not implemented", |c| {
-            c.cdi_devices = vec![CdiDevice { name: "v/c=0".into() }]
+        check("CDI_devices[0].name: \"v/c\" is not of the form", |c| {
+            c.cdi_devices = vec![CdiDevice { name: "v/c".into() }]
         });
         check("stop_signal: 99 ", |c| c.stop_signal = 99);
         check("linux.resources.cpu_shares: -1 is negative", |c| {

@@ -1,0 +1,175 @@
+//! Devices by name: what specifications on this host say of them, as additions to a container.
+//!
+//! Everything that a specification names is looked at here, so that the launch has nothing left to miss.
+
+use std::fs;
+use std::path::PathBuf;
+
+use berth_cdi::{Edits, Hook, HookPoint, Mount, Node, NodeKind};
+use berth_cgroup::DeviceAccess;
+use berth_container::plan::{AddedDevice, Additions};
+use berth_container::spec::{VolumeOptions, VolumeSource, VolumeSpec};
+use berth_monitor::plan::{Access, Device, DeviceKind, MountPropagation};
+
+use crate::devices::{DeviceError, Owner, device_of};
+
+type Result<T> = std::result::Result<T, DeviceError>;
+
+/// Mode of a node of which the specification gives none, as with runc and crun.
+const NODE_MODE: u32 = 0o666;
+
+/// Finds the named devices. Blocks on small files.
+pub(crate) fn find(directories: &[PathBuf], names: &[String], owner: Owner) -> Result<Additions> {
+    let names = names.iter().map(|name| name.parse()).collect::<std::result::Result<Vec<_>, _>>()?;
+    let resolved = berth_cdi::resolve(directories, &names)?;
+    for error in &resolved.broken {
+        tracing::warn!(%error, "CDI specification left out");
+    }
+    let Edits { env, nodes, mounts, groups, hooks } = resolved.edits;
+    if let Some(hook) = hooks.first() {
+        return Err(unsupported_hook(hook));
+    }
+    Ok(Additions {
+        env,
+        groups,
+        devices: nodes.iter().map(|node| device(node, owner)).collect::<Result<_>>()?,
+        mounts: mounts.iter().map(volume).collect::<Result<_>>()?,
+    })
+}
+
+/// The node as described; what is not said is as with the host's.
+fn device(node: &Node, owner: Owner) -> Result<AddedDevice> {
+    let look = |source| DeviceError::Look { path: node.host_path.clone(), source };
+    let (kind, (major, minor)) = match (node.kind, node.number) {
+        (Some(kind), Some(number)) => (kind_of(kind), number),
+        (kind, number) => {
+            let metadata = fs::metadata(&node.host_path).map_err(look)?;
+            let found = device_of(&metadata, &node.host_path, &node.path);
+            let found = found.filter(|found| kind.is_none_or(|kind| kind_of(kind) == found.kind));
+            let found = found.ok_or_else(|| DeviceError::NoDevice { path: node.host_path.clone() })?;
+            (found.kind, number.unwrap_or((found.major, found.minor)))
+        }
+    };
+    let device = Device {
+        path: node.path.clone(),
+        kind,
+        major,
+        minor,
+        mode: node.mode.unwrap_or(NODE_MODE),
+        uid: node.uid.or(owner.uid).unwrap_or(0),
+        gid: node.gid.or(owner.gid).unwrap_or(0),
+        host_path: Some(node.host_path.clone()),
+    };
+    // Other letters have been refused with the file.
+    let access = DeviceAccess::parse(&node.permissions).unwrap_or(DeviceAccess::ALL);
+    Ok(AddedDevice { device, access })
+}
+
+fn kind_of(kind: NodeKind) -> DeviceKind {
+    match kind {
+        NodeKind::Character => DeviceKind::Character,
+        NodeKind::Block => DeviceKind::Block,
+    }
+}
+
+fn volume(mount: &Mount) -> Result<VolumeSpec> {
+    let Mount { host_path, container_path, options } = mount;
+    // A volume of a request is made where it is missing; what a vendor's driver brings is there or is an error.
+    let look = |source| DeviceError::Mount { path: host_path.clone(), source };
+    fs::metadata(host_path).map_err(look)?;
+    let mut volume = VolumeSpec {
+        source: VolumeSource::Host { host_path: host_path.clone() },
+        container_path: container_path.clone(),
+        access: Access::ReadWrite,
+        propagation: MountPropagation::Private,
+        options: VolumeOptions::default(),
+        selinux_relabel: false,
+        id_maps: None,
+    };
+    for option in options {
+        apply(&mut volume, option)
+            .ok_or_else(|| DeviceError::MountOption { path: host_path.clone(), option: option.clone() })?;
+    }
+    Ok(volume)
+}
+
+/// `None` for an option that is not known. Binds are recursive always, as volumes are. Source: mount(8).
+fn apply(volume: &mut VolumeSpec, option: &str) -> Option<()> {
+    match option {
+        "ro" => volume.access = Access::ReadOnly,
+        "rro" => volume.access = Access::RecursiveReadOnly,
+        "rw" => volume.access = Access::ReadWrite,
+        "noexec" => volume.options.noexec = true,
+        "nodev" => volume.options.nodev = true,
+        "nosuid" => volume.options.nosuid = true,
+        "private" | "rprivate" => volume.propagation = MountPropagation::Private,
+        "slave" | "rslave" => volume.propagation = MountPropagation::HostToContainer,
+        "shared" | "rshared" => volume.propagation = MountPropagation::Bidirectional,
+        "bind" | "rbind" | "exec" | "dev" | "suid" | "defaults" | "relatime" => {}
+        _ => return None,
+    }
+    Some(())
+}
+
+fn unsupported_hook(hook: &Hook) -> DeviceError {
+    let point = match hook.point {
+        HookPoint::Prestart => "prestart",
+        HookPoint::CreateRuntime => "createRuntime",
+        HookPoint::CreateContainer => "createContainer",
+        HookPoint::StartContainer => "startContainer",
+        HookPoint::Poststart => "poststart",
+        HookPoint::Poststop => "poststop",
+    };
+    DeviceError::Hook { point, path: hook.path.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(host_path: &str, kind: Option<NodeKind>, number: Option<(u32, u32)>) -> Node {
+        let (path, host_path) = ("/dev/x".into(), host_path.into());
+        Node {
+            path,
+            host_path,
+            kind,
+            number,
+            mode: None,
+            permissions: "r".to_owned(),
+            uid: None,
+            gid: Some(7),
+        }
+    }
+
+    #[test]
+    fn what_a_node_does_not_say_is_the_hosts() {
+        let owner = Owner { uid: Some(1000), gid: Some(1000) };
+        let added = device(&node("/dev/null", None, None), owner).unwrap();
+        let Device { kind, major, minor, mode, uid, gid, .. } = added.device;
+        assert_eq!((kind, major, minor, mode), (DeviceKind::Character, 1, 3, 0o666));
+        assert_eq!((uid, gid, added.access.to_string().as_str()), (1000, 7, "r"));
+        // One that says all need not exist.
+        let whole = node("/dev/no-such", Some(NodeKind::Block), Some((8, 1)));
+        assert_eq!(device(&whole, owner).unwrap().device.major, 8);
+        for (path, kind) in [("/dev/no-such", None), ("/dev/null", Some(NodeKind::Block)), ("/etc", None)] {
+            let error = device(&node(path, kind, None), owner).unwrap_err().to_string();
+            assert!(error.contains(path), "{error}");
+        }
+    }
+
+    #[test]
+    fn mount_options_are_known_by_name() {
+        let mount = |host_path: &str, options: &[&str]| Mount {
+            host_path: host_path.into(),
+            container_path: "/x".into(),
+            options: options.iter().map(|option| (*option).to_owned()).collect(),
+        };
+        let given = volume(&mount("/etc", &["ro", "nosuid", "nodev", "rbind", "rprivate"])).unwrap();
+        assert_eq!(given.access, Access::ReadOnly);
+        assert!(given.options.nosuid && given.options.nodev && !given.options.noexec);
+        let error = volume(&mount("/etc", &["uid=5"])).unwrap_err().to_string();
+        assert_eq!(error, "CDI mount of /etc: option \"uid=5\" is not known");
+        let error = volume(&mount("/no-such", &[])).unwrap_err().to_string();
+        assert!(error.contains("/no-such"), "{error}");
+    }
+}
