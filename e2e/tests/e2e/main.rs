@@ -11,6 +11,7 @@
 mod bad_input;
 mod chaos;
 mod churn;
+mod credentials;
 mod devices;
 mod exec;
 mod idempotence;
