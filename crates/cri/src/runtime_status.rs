@@ -26,15 +26,16 @@ pub(crate) async fn handle(edge: &Edge, request: StatusRequest) -> Result<Status
         true => HashMap::from([("config".to_owned(), edge.config_json.clone())]),
         false => HashMap::new(),
     };
+    let user_namespaces = edge.pods.has_user_namespaces();
     Ok(StatusResponse {
         status: Some(RuntimeStatus { conditions }),
         info,
         // Without the entry for the empty name, a kubelet sees no features for pods that name no handler.
-        runtime_handlers: vec![handler(""), handler(RUNTIME_NAME)],
+        runtime_handlers: ["", RUNTIME_NAME].map(|name| handler(name, user_namespaces)).into(),
         features: Some(RuntimeFeatures {
             supplemental_groups_policy: true,
-            user_namespaces_host_network: false,
-            mount_options: false,
+            user_namespaces_host_network: user_namespaces,
+            mount_options: true,
         }),
     })
 }
@@ -57,8 +58,8 @@ fn condition(name: &str, reason: &str, state: Result<(), String>) -> RuntimeCond
     }
 }
 
-fn handler(name: &str) -> RuntimeHandler {
-    let features = RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false };
+fn handler(name: &str, user_namespaces: bool) -> RuntimeHandler {
+    let features = RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces };
     RuntimeHandler { name: name.to_owned(), features: Some(features) }
 }
 

@@ -36,14 +36,13 @@ pub(crate) struct Resting {
 
 /// Forks pause into the plan's namespaces and waits until it rests.
 pub(crate) fn fork_pause(witness: &SingleThreaded, plan: &SandboxPlan) -> Result<Resting, Failure> {
-    let namespaces = NewNamespaces {
-        user: plan.user_namespace.is_some(),
-        pid: plan.shared_pid,
-        mount: true,
-        net: plan.net == Sharing::Own,
-        ipc: plan.ipc == Sharing::Own,
-        uts: plan.hostname.is_some(),
+    // In a user namespace the shared ones wait for its ids: what the kernel makes with them is to be its root's.
+    let shared = match plan.user_namespace {
+        None => shared_namespaces(plan),
+        Some(_) => NewNamespaces::default(),
     };
+    let namespaces =
+        NewNamespaces { user: plan.user_namespace.is_some(), pid: plan.shared_pid, mount: true, ..shared };
     let (ours, theirs) = packet::pair(Blocking::Yes).map_err(fork_error("socket"))?;
     let pause = match clone3(witness, namespaces, None).map_err(fork_error("pause"))? {
         Cloned::Child => become_pause(plan, theirs),
@@ -56,6 +55,16 @@ pub(crate) fn fork_pause(witness: &SingleThreaded, plan: &SandboxPlan) -> Result
             let _ = pidfd_send_signal(&pause.pidfd, Signal::KILL);
             Err(failure)
         }
+    }
+}
+
+/// The new namespaces that all containers of the pod are in.
+pub(crate) fn shared_namespaces(plan: &SandboxPlan) -> NewNamespaces {
+    NewNamespaces {
+        net: plan.net == Sharing::Own,
+        ipc: plan.ipc == Sharing::Own,
+        uts: plan.hostname.is_some(),
+        ..NewNamespaces::default()
     }
 }
 

@@ -31,7 +31,7 @@ use crate::plan::{LaunchPlan, ProcessPlan, Sharing};
 use crate::protocol::ResolvedUser;
 use crate::root_dir::RootDir;
 use crate::rootfs::{self, MountError};
-use crate::user;
+use crate::{user, user_namespace};
 
 /// The exit code of a child that failed before its workload ran, as containerd reports it.
 pub const START_ERROR_CODE: i32 = 128;
@@ -212,7 +212,7 @@ fn run(
     // What takes the host's rights before these may end: in a user namespace no layer can be read as it is and no device
     // be made.
     if let Some(user) = &entrance.user {
-        mapped::map_layers(plan, user.namespace).map_err(StageError::mount(Stage::MountRoot))?;
+        mapped::map_layers(plan, user).map_err(StageError::mount(Stage::MountRoot))?;
     }
     let staging = &plan.rootfs.staging;
     open_images(&plan.mounts, &mut sources, staging).map_err(StageError::mount(Stage::OpenImage))?;
@@ -243,6 +243,7 @@ fn run(
 
     // In the new root, where no path can lead to the host.
     let user = find_user(&plan.process)?;
+    entrance.user.map_or(Ok(()), |users| user_namespace::check_user(&user, users.maps))?;
     let terminal = become_workload(&plan.process, &user, streams, terminal)?;
     wait_then_execute(&plan.process, gate, user, warnings, terminal)
 }

@@ -1,8 +1,10 @@
 //! What a pod with a user namespace shows with its own ids, and what can only be made outside of it.
 //!
-//! All of this runs with the host's rights, in a private copy of the host's mounts. Directories are mapped by laying a
-//! mapped copy of the mount over each: every path to them then leads to the copy, so overlayfs takes it as its layer on
-//! every kernel. Overlayfs itself is mounted by the host's root, since the layers' whiteouts are not for others to read.
+//! All of this runs with the host's rights, in a private copy of the host's mounts. Layers, which pods share, are mapped by
+//! laying a mapped copy of the mount over each: every path to them then leads to the copy, so overlayfs takes it as its layer
+//! on every kernel. What is the container's own is given to the pod's root instead: overlayfs works in the writable
+//! directory as the host's root, which a mapped one would not know. It is mounted by the host's root, since the layers'
+//! whiteouts are not for others to read.
 //! Source: mount_setattr(2), "ID-mapped mounts"; overlayfs takes mapped layers since Linux 5.19.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -31,9 +33,8 @@ pub(crate) fn map(tree: BorrowedFd<'_>, shown_as: &Path, user_namespace: Borrowe
     }
 }
 
-/// Maps every directory that overlayfs will be mounted from: the layers of all images, and the writable one, which has to
-/// be on one mount with its scratch directory.
-pub(crate) fn map_layers(plan: &LaunchPlan, user_namespace: BorrowedFd<'_>) -> Result<()> {
+/// Maps the layers of all images of the plan, and gives the writable directory to the pod's root.
+pub(crate) fn map_layers(plan: &LaunchPlan, users: &PodUsers<'_>) -> Result<()> {
     let mut directories: Vec<&Path> = plan.rootfs.lower.iter().map(PathBuf::as_path).collect();
     for mount in &plan.mounts {
         if let MountSource::Image { layers, .. } = &mount.source {
@@ -42,8 +43,15 @@ pub(crate) fn map_layers(plan: &LaunchPlan, user_namespace: BorrowedFd<'_>) -> R
     }
     directories.sort_unstable();
     directories.dedup();
-    directories.extend(plan.rootfs.upper.parent());
-    directories.into_iter().try_for_each(|directory| lay_over(directory, user_namespace))
+    directories.into_iter().try_for_each(|directory| lay_over(directory, users.namespace))?;
+    give(&plan.rootfs.upper, users)
+}
+
+/// Gives a directory of the container's own to the pod's root.
+pub(crate) fn give(directory: &Path, users: &PodUsers<'_>) -> Result<()> {
+    let (uid, gid) = (users.maps.uids.host_root(), users.maps.gids.host_root());
+    let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+    on(directory, chownat(CWD, directory, uid, gid, AtFlags::SYMLINK_NOFOLLOW))
 }
 
 fn lay_over(directory: &Path, user_namespace: BorrowedFd<'_>) -> Result<()> {

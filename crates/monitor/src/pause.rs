@@ -13,6 +13,7 @@ use std::io::{Error as IoError, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use berth_sys::clone::{SingleThreaded, unshare};
 use berth_sys::exec::{close_from, exit_now, ignore_children};
 use berth_sys::mountattr::{MountAttributes, Reach, set_attributes};
 use berth_sys::seccomp::{self, Instruction};
@@ -22,6 +23,7 @@ use rustix::mount::UnmountFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
+use crate::fork::shared_namespaces;
 use crate::handshake::Gate;
 use crate::idmap::{IdMaps, IdRange};
 use crate::launch::{Stage, StageError};
@@ -55,6 +57,11 @@ fn prepare(plan: &SandboxPlan, gate: &Gate) -> Result<Vec<OwnedFd>, StageError> 
     let fail = |object: &'static str| StageError::at(Stage::JoinPod, object);
     berth_sys::title::set(c"pause", &format!("pause: {}", plan.pod));
     ignore_children();
+    if plan.user_namespace.is_some() {
+        gate.await_word().map_err(fail("maps of the user namespace"))?;
+        let witness = SingleThreaded::verify().ok_or(Errno::BUSY).map_err(fail("threads"))?;
+        unshare(&witness, shared_namespaces(plan)).map_err(fail("new namespaces"))?;
+    }
     if let Some(hostname) = &plan.hostname {
         rustix::system::sethostname(hostname.as_bytes()).map_err(fail("hostname"))?;
     }
@@ -68,7 +75,6 @@ fn prepare(plan: &SandboxPlan, gate: &Gate) -> Result<Vec<OwnedFd>, StageError> 
     let place = open(&plan.directory, directory, Mode::empty()).map_err(fail("directory of the pod"))?;
     let mut sysctls: Vec<&Sysctl> = plan.sysctls.iter().collect();
     if plan.user_namespace.is_some() {
-        gate.await_word().map_err(fail("maps of the user namespace"))?;
         // Before Linux 6.10 the parameters of an IPC namespace are for the host's root to set, after that for the owner's.
         sysctls.retain(|sysctl| write_sysctl(sysctl).is_err());
         user_namespace::become_root()?;

@@ -58,7 +58,11 @@ pub(crate) fn open_sources(
 ) -> Result<Vec<Option<OwnedFd>>> {
     let open = |mount: &Mount| match &mount.source {
         MountSource::Bind(source) => open_bind(source, mount, users.filter(|_| mount.idmapped)).map(Some),
-        MountSource::ImageVolume(source) => open_bind(source, mount, users).map(Some),
+        MountSource::ImageVolume(source) => {
+            let tree = open_bind(source, mount, None)?;
+            users.map_or(Ok(()), |users| mapped::give(source, users))?;
+            Ok(Some(tree))
+        }
         MountSource::PodShm => on(&mount.target, pod_shm()).map(Some),
         MountSource::Proc
         | MountSource::Sysfs

@@ -16,6 +16,7 @@ use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use crate::idmap::IdMaps;
 use crate::launch::{Stage, StageError, Streams};
+use crate::protocol::ResolvedUser;
 
 /// Gives the user namespace into which `pause` was born its ids, and takes hold of it. The child has to be unreaped, so
 /// that its number can't be another's.
@@ -42,6 +43,21 @@ pub(crate) fn become_root() -> Result<(), StageError> {
         set_thread_res_uid(uid, uid, uid)
     };
     switch().map_err(StageError::at(Stage::JoinPod, "root of the user namespace"))
+}
+
+/// Refuses a user or group that the namespace does not have: nobody can become it.
+pub(crate) fn check_user(user: &ResolvedUser, maps: &IdMaps) -> Result<(), StageError> {
+    let groups = [user.gid].into_iter().chain(user.groups.iter().copied());
+    let strange = std::iter::once((user.uid, maps.uids))
+        .chain(groups.map(|gid| (gid, maps.gids)))
+        .find(|(id, range)| range.host_id(*id).is_none());
+    match strange {
+        None => Ok(()),
+        Some((id, range)) => {
+            let object = format!("id {id} is not in the pod's user namespace, which has {}", range.length());
+            Err(StageError { stage: Stage::FindUser, object, errno: None })
+        }
+    }
 }
 
 /// Gives pipes to root inside, from where they can be given on to any user inside; what the host's root has made can't be.

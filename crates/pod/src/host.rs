@@ -25,6 +25,7 @@ use crate::confinement::Confinement;
 use crate::devices::DeviceSettings;
 use crate::error::{Error, Result};
 use crate::events::EventFeed;
+use crate::id_maps;
 use crate::layers::Layers;
 use crate::meters::Meters;
 use crate::view::{PodView, Snapshot};
@@ -71,6 +72,8 @@ pub struct Host {
     /// The lowest score for the out-of-memory killer that this process can give; `None` for any.
     pub(crate) least_oom_score: Option<i32>,
     pub(crate) confinement: Confinement,
+    /// Whether pods can have user namespaces.
+    pub(crate) maps_ids: bool,
     pub(crate) events: EventFeed,
     pub(crate) meters: Meters,
     pub(crate) layers: Layers,
@@ -105,6 +108,7 @@ impl Host {
             capabilities: own_capabilities(),
             least_oom_score: least_oom_score(),
             confinement: Confinement::detect(settings.unset_seccomp.clone()),
+            maps_ids: id_maps::are_supported(&settings.root),
             events: EventFeed::default(),
             meters: Meters::new(cgroups.clone()),
             layers: Layers::default(),

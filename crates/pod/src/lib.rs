@@ -38,6 +38,7 @@ mod devices;
 mod driver;
 mod exec;
 mod files;
+mod id_maps;
 mod layers;
 mod link;
 mod meters;

@@ -91,6 +91,11 @@ impl Pods {
         self.0.host.events.subscribe()
     }
 
+    /// Whether pods can have user namespaces on this node.
+    pub fn has_user_namespaces(&self) -> bool {
+        self.0.host.maps_ids
+    }
+
     /// Whether pods can be attached to the network, or why not.
     ///
     /// # Errors

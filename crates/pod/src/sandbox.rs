@@ -28,6 +28,7 @@ use crate::error::{Error, Result};
 use crate::events::EventKind;
 use crate::files::{hostname_of, write_files};
 use crate::host::{Host, blocking};
+use crate::id_maps::give_files;
 use crate::link::{Greeting, Link, News};
 use crate::record::{SandboxPhase, SandboxRecord};
 use crate::spec::{PodPid, SandboxSpec};
@@ -313,6 +314,7 @@ async fn make_files(
             std::fs::create_dir_all(directory).map_err(Error::file("create directory", directory))?;
         }
         write_files(&files, &spec, &addresses)?;
+        spec.user_namespace.as_ref().map_or(Ok(()), |maps| give_files(&files, maps))?;
         match &spec.log_directory {
             Some(logs) => std::fs::create_dir_all(logs).map_err(Error::file("create log directory", logs)),
             None => Ok(()),

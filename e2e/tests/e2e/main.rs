@@ -28,3 +28,4 @@ mod seccomp;
 mod session;
 mod streams;
 mod updates;
+mod userns;
