@@ -44,6 +44,12 @@ impl Node {
         Self::without_agent().started()
     }
 
+    /// A running agent with the test images imported, and with these settings of images besides.
+    #[track_caller]
+    pub fn start_with_images(settings: &str) -> Self {
+        Self::prepare(Arc::new(Site::new()), &format!("{}\n{settings}", import_images())).started()
+    }
+
     /// One more agent, in the network namespace of this one.
     #[track_caller]
     pub fn start_beside(&self) -> Self {

@@ -10,6 +10,9 @@ pub const BUSYBOX: &str = "localhost/berth/busybox:latest";
 /// The image with a web server on port 8080.
 pub const WEB: &str = "localhost/berth/web:latest";
 
+/// The same with paths that its image calls volumes.
+pub const VOLUMES: &str = "localhost/berth/web:zstd";
+
 /// A pod with its own network and IPC namespace, whose containers have pid namespaces of their own.
 pub fn sandbox(name: &str, logs: &Path) -> PodSandboxConfig {
     let options = NamespaceOption { pid: NamespaceMode::Container.into(), ..Default::default() };

@@ -34,6 +34,7 @@ def base_files(busybox):
 def web_files():
     yield directory("www")
     yield file("www/index.html", "hello from web\n")
+    yield link("www/start.html", "index.html")
     yield file("bin/serve", SERVE, 0o755)
     yield file("etc/.wh.motd", "")
 
@@ -44,7 +45,7 @@ def main(busybox, architecture, out):
     shell = {"Cmd": ["sh"]}
     serve = {"Cmd": ["serve"], "ExposedPorts": {"8080/tcp": {}}, "Labels": labels, "StopSignal": "SIGQUIT"}
     unprivileged = {**serve, "User": "web", "WorkingDir": "/home/web"}
-    volume = {**serve, "Volumes": {"/data": {}}}
+    volume = {**serve, "Volumes": {"/data": {}, "/home/web": {}, "/www": {}}}
     for directory_name, name, layers, compression, config in [
         ("busybox", "busybox:latest", [base], "gzip", shell),
         ("web", "web:latest", [base, web], "gzip", serve),

@@ -246,6 +246,8 @@ fn failure_kind(failure: &Failure) -> ErrorKind {
         Failure::Unknown { .. } => ErrorKind::NotFound,
         Failure::WrongState { .. } => ErrorKind::WrongState,
         Failure::Launch { stage: LaunchStage::FindUser | LaunchStage::OpenImage, .. } => ErrorKind::Invalid,
+        // Without an errno it is not the kernel that refused.
+        Failure::Launch { stage: LaunchStage::OpenVolumes, errno: None, .. } => ErrorKind::Invalid,
         Failure::Launch { .. } | Failure::Other { .. } => ErrorKind::Internal,
     }
 }
