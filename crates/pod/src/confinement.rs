@@ -86,7 +86,7 @@ pub(crate) async fn confine(
 }
 
 /// The first two numbers of a kernel's release; what can't be read counts as old.
-fn version_of(release: &str) -> (u32, u32) {
+pub(crate) fn version_of(release: &str) -> (u32, u32) {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|digits| digits.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use berth_monitor::idmap::IdMaps;
 use rustix::fs::statfs;
 
+use crate::confinement::version_of;
 use crate::error::{Error, Result};
 
 /// Overlayfs takes id-mapped layers since this version.
@@ -29,8 +30,7 @@ pub(crate) fn are_supported(root: &Path) -> bool {
 }
 
 fn can_map(release: &str, filesystem: u64) -> bool {
-    let mut numbers = release.split(['.', '-']).map(|number| number.parse().unwrap_or(0));
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let version = version_of(release);
     let since = FILESYSTEMS.iter().find(|(magic, _)| *magic == filesystem).map(|(_, since)| *since);
     version >= KERNEL && since.is_some_and(|since| version >= since)
 }
