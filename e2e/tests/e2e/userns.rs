@@ -198,12 +198,15 @@ fn users() -> UserNamespace {
     UserNamespace { mode: NamespaceMode::Pod.into(), uids: mapping.clone(), gids: mapping }
 }
 
+/// Makes the request for a shell in a pod: name and script.
+type Requests = Box<dyn Fn(&str, &str) -> ContainerConfig>;
+
 /// A pod with a user namespace, and what makes requests for shells in it.
 fn pod_with_users<'a>(
     node: &'a Node,
     name: &str,
     change: impl FnOnce(&mut PodSandboxConfig),
-) -> (Pod<'a>, Box<dyn Fn(&str, &str) -> ContainerConfig>) {
+) -> (Pod<'a>, Requests) {
     let mut config = node.sandbox(name);
     sandbox_namespaces(&mut config).userns_options = Some(users());
     change(&mut config);
