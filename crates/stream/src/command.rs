@@ -93,7 +93,7 @@ impl Session {
         protocol: CommandProtocol,
         start: impl Future<Output = Result<Process, BackendError>>,
     ) {
-        let Limits { idle, stream_creation } = self.limits;
+        let Limits { idle, stream_creation, .. } = self.limits;
         let terms = Terms { carrier: Carrier::Plain, idle, sharing: Sharing::OneProcess };
         let mut connection = Connection::open(client.socket, &client.received, terms).await;
         let names = self.stream_names(protocol);

@@ -25,6 +25,9 @@ pub struct StreamingConfig {
     pub idle_timeout_seconds: u64,
     /// How long a client may take to open all streams of a session.
     pub stream_creation_timeout_seconds: u64,
+    /// How long one forwarded connection whose port takes nothing may keep the others of the same client waiting. Then
+    /// it is reset. One that is alone may wait for ever.
+    pub stalled_stream_timeout_seconds: u64,
 }
 
 impl Default for StreamingConfig {
@@ -36,6 +39,7 @@ impl Default for StreamingConfig {
             tls_key_file: None,
             idle_timeout_seconds: 4 * 60 * 60,
             stream_creation_timeout_seconds: 30,
+            stalled_stream_timeout_seconds: 30,
         }
     }
 }
@@ -52,19 +56,22 @@ impl StreamingConfig {
             (None, Some(_)) => return wrong("tls_cert_file", "must be set with tls_key_file"),
             (None, None) | (Some(_), Some(_)) => {}
         }
-        if self.idle_timeout_seconds == 0 {
-            return wrong("idle_timeout_seconds", "must be at least 1");
+        let times = [
+            (self.idle_timeout_seconds, "idle_timeout_seconds"),
+            (self.stream_creation_timeout_seconds, "stream_creation_timeout_seconds"),
+            (self.stalled_stream_timeout_seconds, "stalled_stream_timeout_seconds"),
+        ];
+        match times.iter().find(|(seconds, _)| *seconds == 0) {
+            Some((_, key)) => wrong(key, "must be at least 1"),
+            None => Ok(()),
         }
-        if self.stream_creation_timeout_seconds == 0 {
-            return wrong("stream_creation_timeout_seconds", "must be at least 1");
-        }
-        Ok(())
     }
 
     pub(crate) fn limits(&self) -> Limits {
         Limits {
             idle: Duration::from_secs(self.idle_timeout_seconds),
             stream_creation: Duration::from_secs(self.stream_creation_timeout_seconds),
+            stalled_stream: Duration::from_secs(self.stalled_stream_timeout_seconds),
         }
     }
 }
@@ -74,6 +81,7 @@ impl StreamingConfig {
 pub(crate) struct Limits {
     pub(crate) idle: Duration,
     pub(crate) stream_creation: Duration,
+    pub(crate) stalled_stream: Duration,
 }
 
 #[cfg(test)]
@@ -90,8 +98,12 @@ mod tests {
             (StreamingConfig { tls_key_file: path(), ..good.clone() }, Some("tls_cert_file")),
             (StreamingConfig { idle_timeout_seconds: 0, ..good.clone() }, Some("idle_timeout_seconds")),
             (
-                StreamingConfig { stream_creation_timeout_seconds: 0, ..good },
+                StreamingConfig { stream_creation_timeout_seconds: 0, ..good.clone() },
                 Some("stream_creation_timeout_seconds"),
+            ),
+            (
+                StreamingConfig { stalled_stream_timeout_seconds: 0, ..good },
+                Some("stalled_stream_timeout_seconds"),
             ),
         ];
         for (config, expected) in cases {

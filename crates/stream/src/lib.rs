@@ -19,6 +19,8 @@ mod command;
 mod config;
 mod ends;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod http;
 mod negotiate;
 mod port_forward;

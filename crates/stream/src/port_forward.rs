@@ -89,7 +89,7 @@ async fn serve_spdy<B: Backend>(
     carrier: Carrier,
     limits: Limits,
 ) {
-    let terms = Terms { carrier, idle: limits.idle, sharing: Sharing::Strangers };
+    let terms = Terms { carrier, idle: limits.idle, sharing: Sharing::Strangers(limits.stalled_stream) };
     let mut connection = Connection::open(client.socket, &client.received, terms).await;
     let forward = Forward { backend, pod: request.pod.into() };
     let (mut halves, mut forwards) = (Halves::default(), JoinSet::new());

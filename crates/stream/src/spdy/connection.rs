@@ -41,9 +41,6 @@ const STREAM_WINDOW: u32 = 512 * 1024;
 /// The same for all streams of a connection. What limits them is the memory that is set apart for what waits.
 const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 
-/// How long one stream may keep others from being read.
-const PATIENCE: Duration = Duration::from_secs(30);
-
 /// A connection whose client opens streams.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -70,8 +67,8 @@ pub(crate) struct Terms {
 pub(crate) enum Sharing {
     /// They are the ends of one process. One that is not read keeps the others waiting, for as long as it takes.
     OneProcess,
-    /// They are connections of their own. One that is not read must not keep the others waiting for long.
-    Strangers,
+    /// They are connections of their own. One that is not read may keep the others waiting for so long.
+    Strangers(Duration),
 }
 
 /// A stream that the client has opened and waits to be accepted. One that is dropped is never answered.
@@ -475,9 +472,13 @@ impl Reader {
     async fn put(&self, stream: u32, bytes: Bytes) -> Put {
         let Some(Entry { feed: Some(feed), .. }) = self.streams.get(&stream) else { return Put::Done };
         let mut put = pin!(feed.put(bytes));
-        while timeout(PATIENCE, &mut put).await.is_err() {
+        let Sharing::Strangers(patience) = self.sharing else {
+            put.await;
+            return Put::Done;
+        };
+        while timeout(patience, &mut put).await.is_err() {
             let mut others = self.streams.iter().filter(|(id, entry)| **id != stream && entry.feed.is_some());
-            if self.sharing == Sharing::Strangers && others.any(|(_, entry)| !entry.has_ended()) {
+            if others.any(|(_, entry)| !entry.has_ended()) {
                 return Put::KeepsOthersWaiting;
             }
         }

@@ -1,0 +1,216 @@
+//! Clients that do wrong, or nothing: each gets a clear end, holds bounded memory, and harms nobody else.
+
+use std::sync::atomic::Ordering;
+
+use berth_stream::StreamingConfig;
+use berth_stream::spdy::frame::{Frame, GoAwayStatus};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Duration, timeout};
+
+use crate::support::spdy::Client;
+use crate::support::websocket::{self, BINARY, CLOSE};
+use crate::support::{Running, split, start, start_with, within};
+
+const ALL: [&str; 4] = ["error", "stdin", "stdout", "stderr"];
+
+/// What is still well after a client has done its worst.
+async fn serves_others(server: &Running) {
+    let mut client = Client::connect(&server.exec(&["cat"]), "v4.channel.k8s.io").await;
+    let streams = client.open_all(&ALL).await;
+    client.data(streams[1], b"well", true).await;
+    assert_eq!(client.collect().await[&streams[2]].text(), "well");
+}
+
+#[tokio::test]
+async fn what_is_no_spdy_ends_the_connection_with_a_reason() {
+    let server = start().await;
+    let bad: [&[u8]; 4] = [
+        &[0x80, 2, 0, 1, 0, 0, 0, 0],
+        // A header block of 16 MiB, one that is no zlib, and data for no stream.
+        &[0x80, 3, 0, 1, 0, 0xff, 0xff, 0xff],
+        &[0x80, 3, 0, 1, 0, 0, 0, 14, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4],
+        &[0, 0, 0, 0, 0, 0, 0, 0],
+    ];
+    for bytes in bad {
+        let mut client = Client::connect(&server.exec(&["cat"]), "v4.channel.k8s.io").await;
+        client.socket.write_all(bytes).await.unwrap();
+        let mut reason = None;
+        while let Some(frame) = client.frame().await {
+            if let Frame::GoAway { status, .. } = frame {
+                reason = reason.or(Some(status));
+            }
+        }
+        assert_eq!(reason, Some(GoAwayStatus::Protocol), "{bytes:?}");
+    }
+    serves_others(&server).await;
+}
+
+#[tokio::test]
+async fn what_is_no_websocket_ends_the_connection_with_a_reason() {
+    let server = start().await;
+    let bad: [&[u8]; 3] = [&[0x82, 0x01, 0], &[0xf2, 0x80, 0, 0, 0, 0], &[0x88, 0xfe, 1, 0, 0, 0, 0, 0]];
+    for bytes in bad {
+        let mut client = websocket::Client::connect(&server.exec(&["cat"]), "v5.channel.k8s.io").await;
+        client.socket.write_all(bytes).await.unwrap();
+        let mut close = None;
+        while let Some(frame) = client.frame().await {
+            if frame.opcode == CLOSE {
+                close = close.or(Some(frame.payload));
+            }
+        }
+        assert_eq!(close, Some(vec![3, 234]), "{bytes:?}");
+    }
+    serves_others(&server).await;
+}
+
+#[tokio::test]
+async fn heads_without_end_and_of_any_length_are_cut_off() {
+    let server = start().await;
+    let url = server.exec(&["cat"]);
+    let (address, path) = split(&url);
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    let mut sent = 0;
+    let _ = socket.write_all(format!("GET {path} HTTP/1.1\r\n").as_bytes()).await;
+    while sent < 1 << 20 && socket.write_all(b"X-Header: value and more value\r\n").await.is_ok() {
+        sent += 32;
+    }
+    let mut answer = Vec::new();
+    let _ = within(socket.read_to_end(&mut answer)).await;
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    serves_others(&server).await;
+}
+
+#[tokio::test]
+async fn a_flood_of_streams_is_refused_beyond_a_bound() {
+    let server = start().await;
+    let mut client = Client::connect(&server.ports(&[]), "portforward.k8s.io").await;
+    let (mut accepted, mut refused) = (0, 0);
+    for number in 0..10_000 {
+        let request = number.to_string();
+        let headers = [("streamtype", "data"), ("port", "80"), ("requestid", request.as_str())];
+        match client.open(&headers).await {
+            Ok(_) => accepted += 1,
+            Err(_) => refused += 1,
+        }
+    }
+    assert_eq!((accepted, refused), (1024, 10_000 - 1024));
+    serves_others(&server).await;
+}
+
+#[tokio::test]
+async fn a_flood_of_silent_connections_keeps_nobody_out() {
+    let server = start().await;
+    let url = server.exec(&["cat"]);
+    let mut silent = Vec::new();
+    for _ in 0..600 {
+        silent.push(TcpStream::connect(split(&url).0).await.unwrap());
+    }
+    serves_others(&server).await;
+    // Those that had waited longest were closed for it.
+    let mut nothing = [0];
+    assert_eq!(within(silent[0].read(&mut nothing)).await.unwrap_or(0), 0);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_holds_the_process_back() {
+    let server = start().await;
+    for protocol in ["v4.channel.k8s.io", "v5.channel.k8s.io"] {
+        let mut spdy = None;
+        let mut websocket = None;
+        let url = server.exec(&["yes"]);
+        let before = server.backend.written.load(Ordering::SeqCst);
+        if protocol.starts_with("v4") {
+            let mut client = Client::connect(&url, protocol).await;
+            client.open_all(&ALL).await;
+            spdy = Some(client);
+        } else {
+            websocket = Some(websocket::Client::connect(&url, protocol).await);
+        }
+        let written = settled(|| server.backend.written.load(Ordering::SeqCst)).await - before;
+        // Sockets take some megabytes on their own; without a bound it would be hundreds.
+        assert!(written < 32 << 20, "{protocol}: {written}");
+        drop((spdy, websocket));
+    }
+    serves_others(&server).await;
+}
+
+/// The value, when it has not changed for a while.
+async fn settled(value: impl Fn() -> usize) -> usize {
+    let mut last = usize::MAX;
+    within(async {
+        while last != value() {
+            last = value();
+            let _ = timeout(Duration::from_millis(300), std::future::pending::<()>()).await;
+        }
+    })
+    .await;
+    last
+}
+
+#[tokio::test]
+async fn input_that_the_process_does_not_read_holds_the_client_back_and_the_exit_ends_it() {
+    let server = start().await;
+    let mut client = Client::connect(&server.exec(&["deaf"]), "v4.channel.k8s.io").await;
+    let streams = client.open_all(&ALL).await;
+    let mut head = streams[1].to_be_bytes().to_vec();
+    head.extend([0, 0, 0xff, 0xff]);
+    head.resize(8 + 0xffff, b'i');
+    let mut sent = 0;
+    while let Ok(outcome) = timeout(Duration::from_secs(1), client.socket.write_all(&head)).await {
+        outcome.unwrap();
+        sent += head.len();
+        assert!(sent < 64 << 20, "{sent}");
+    }
+    server.backend.let_go.notify_one();
+    let received = client.collect().await;
+    assert_eq!(received[&streams[0]].text(), r#"{"status":"Success"}"#);
+}
+
+#[tokio::test]
+async fn a_port_that_does_not_read_keeps_others_waiting_for_a_bounded_time_only() {
+    let config = StreamingConfig { stalled_stream_timeout_seconds: 1, ..Default::default() };
+    let server = start_with(config).await;
+    let mut client = Client::connect(&server.ports(&[]), "portforward.k8s.io").await;
+    let mut open = async |port, request| {
+        let headers = |kind| [("streamtype", kind), ("port", port), ("requestid", request)];
+        client.begin(&headers("error")).await;
+        client.begin(&headers("data")).await
+    };
+    let (deaf, echo) = (open("3", "0").await, open("80", "1").await);
+    client.data(echo, b"one", false).await;
+    // More than it takes: eight pieces and a pipe. What is beyond stands in the socket.
+    for _ in 0..40 {
+        client.data(deaf, &[b'd'; 16 * 1024], false).await;
+    }
+    client.data(echo, b"two", false).await;
+    let mut got = Vec::new();
+    let mut is_reset = false;
+    while !(got == b"onetwo" && is_reset) {
+        match client.frame().await.unwrap() {
+            Frame::Data { stream, bytes, .. } if stream == echo => got.extend_from_slice(&bytes),
+            Frame::Reset { stream, .. } => {
+                assert_eq!(stream, deaf);
+                is_reset = true;
+            }
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn channels_that_there_are_not_and_base64_that_is_none_do_no_harm() {
+    let server = start().await;
+    let mut client = websocket::Client::connect(&server.exec(&["cat"]), "v5.channel.k8s.io").await;
+    for message in [&b"\x09unknown"[..], b"\x01output", b"", &[255, 77]] {
+        client.send(BINARY, message).await;
+    }
+    client.send(BINARY, b"\x00well").await;
+    client.send(BINARY, &[255, 0]).await;
+    assert_eq!(client.collect().await[1], b"well");
+    let mut client = websocket::Client::connect(&server.exec(&["cat"]), "v4.base64.channel.k8s.io").await;
+    client.send(websocket::TEXT, b"0not base64!").await;
+    within(async { while client.frame().await.is_some() {} }).await;
+    serves_others(&server).await;
+}
