@@ -28,6 +28,8 @@ mod digest;
 mod endpoint;
 mod error;
 mod flight;
+#[doc(hidden)]
+pub mod fuzzing;
 mod gc;
 mod hosts;
 mod image;
