@@ -1,37 +1,68 @@
 //! GetContainerEvents: what happens from now on, each event with its pod as it was then.
 //!
-//! A client that falls too far behind is cut off with an error, so that it reads the state anew and follows again: no
-//! event is dropped in silence. The streams end when the agent stops, which could otherwise wait for them forever.
+//! A client that falls too far behind is told how everything stands, as events, and follows on from there. The same
+//! process that hangs up and comes back soon hears what it missed, in place of "from now on": the socket tells who it
+//! is. The streams end when the agent stops, which could otherwise wait for them forever.
+
+use std::collections::VecDeque;
 
 use berth_cri_proto::v1::{ContainerEventResponse, ContainerEventType};
-use berth_pod::events::{EventKind, Events, Heard, PodEvent};
+use berth_pod::events::{EventKind, Events, Heard, ListenerId, PodEvent};
 use berth_store::ErrorKind;
 use futures_util::StreamExt;
 use futures_util::stream;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
+use tonic::transport::server::UdsConnectInfo;
+use tonic::{Extensions, Status};
 
 use crate::convert::container_status::container_statuses_of;
 use crate::convert::pod_status::sandbox_status_of;
 use crate::stream::Answers;
 use crate::{Edge, Failure};
 
-pub(crate) async fn handle(edge: &Edge) -> Result<Answers<ContainerEventResponse>, Failure> {
-    let events = Some((edge.pods.subscribe(), edge.stopping.clone()));
-    Ok(stream::unfold(events, |events| async { next(events?).await }).boxed())
+/// `who` asks, as far as the connection tells.
+pub(crate) async fn handle(
+    edge: &Edge,
+    who: Option<ListenerId>,
+) -> Result<Answers<ContainerEventResponse>, Failure> {
+    let listening = Listening {
+        events: edge.pods.subscribe(who),
+        ahead: VecDeque::new(),
+        stopping: edge.stopping.clone(),
+    };
+    Ok(stream::unfold(Some(listening), |listening| async { next(listening?).await }).boxed())
 }
 
-type Listening = Option<(Events, CancellationToken)>;
+/// The process at the other end of the connection that a request came over.
+pub(crate) fn process_of(extensions: &Extensions) -> Option<ListenerId> {
+    extensions.get::<UdsConnectInfo>()?.peer_cred?.pid()
+}
 
-async fn next(
-    (mut events, stopping): (Events, CancellationToken),
-) -> Option<(Result<ContainerEventResponse, Status>, Listening)> {
-    let heard = stopping.clone().run_until_cancelled_owned(events.next()).await??;
-    match heard {
-        Heard::Event(event) => Some((Ok(event_of(&event)), Some((events, stopping)))),
-        Heard::Missed(count) => {
-            let text = format!("{count} events missed: read the state anew, then follow again");
-            Some((Err(Failure::new(ErrorKind::Exhausted, text).into()), None))
+struct Listening {
+    events: Events,
+    /// What is to be told before anything else is heard.
+    ahead: VecDeque<PodEvent>,
+    stopping: CancellationToken,
+}
+
+type Next = Option<(Result<ContainerEventResponse, Status>, Option<Listening>)>;
+
+async fn next(mut listening: Listening) -> Next {
+    loop {
+        if let Some(event) = listening.ahead.pop_front() {
+            return Some((Ok(event_of(&event)), Some(listening)));
+        }
+        let stopping = listening.stopping.clone();
+        match stopping.run_until_cancelled_owned(listening.events.next()).await? {
+            Heard::Event(event) => listening.ahead.push_back(event),
+            Heard::Resync(state) => {
+                tracing::warn!(events = state.len(), "listener overtaken; it is told how things stand");
+                listening.ahead.extend(state);
+            }
+            Heard::Lost => {
+                let text = "too many events missed: read the state anew, then follow again";
+                return Some((Err(Failure::new(ErrorKind::Exhausted, text).into()), None));
+            }
         }
     }
 }
@@ -43,13 +74,13 @@ fn event_of(event: &PodEvent) -> ContainerEventResponse {
         EventKind::Stopped => ContainerEventType::ContainerStoppedEvent,
         EventKind::Deleted => ContainerEventType::ContainerDeletedEvent,
     };
-    let is_gone = event.kind == EventKind::Deleted && event.id == event.pod.id.as_str();
+    let pod = event.pod.as_deref();
     ContainerEventResponse {
         container_id: event.id.clone(),
         container_event_type: kind.into(),
         created_at: event.at_ns,
-        pod_sandbox_status: (!is_gone).then(|| sandbox_status_of(&event.pod)),
-        containers_statuses: container_statuses_of(&event.pod),
+        pod_sandbox_status: pod.map(sandbox_status_of),
+        containers_statuses: pod.map(container_statuses_of).unwrap_or_default(),
     }
 }
 
@@ -61,15 +92,13 @@ mod tests {
     use crate::convert::testing::pod_view;
 
     #[test]
-    fn a_removed_sandbox_has_no_status() {
-        let pod = Arc::new(pod_view());
-        let check = |id: &str, kind, has_status: bool| {
-            let event = PodEvent { id: id.to_owned(), kind, at_ns: 7, pod: pod.clone() };
+    fn what_is_gone_has_no_status() {
+        let check = |pod: Option<_>, has_status: bool| {
+            let event = PodEvent { id: "c".to_owned(), kind: EventKind::Deleted, at_ns: 7, pod };
             let told = event_of(&event);
-            assert_eq!((told.created_at, told.pod_sandbox_status.is_some()), (7, has_status), "{kind:?}");
+            assert_eq!((told.created_at, told.pod_sandbox_status.is_some()), (7, has_status));
         };
-        check(pod.id.as_str(), EventKind::Stopped, true);
-        check(pod.id.as_str(), EventKind::Deleted, false);
-        check("c", EventKind::Deleted, true);
+        check(Some(Arc::new(pod_view())), true);
+        check(None, false);
     }
 }

@@ -241,9 +241,10 @@ impl RuntimeService for Edge {
     type GetContainerEventsStream = Answers<ContainerEventResponse>;
     async fn get_container_events(
         &self,
-        _request: Request<GetEventsRequest>,
+        request: Request<GetEventsRequest>,
     ) -> Result<Response<Answers<ContainerEventResponse>>, Status> {
-        call(Rpc::Routine("GetContainerEvents"), get_container_events::handle(self)).await
+        let who = get_container_events::process_of(request.extensions());
+        call(Rpc::Routine("GetContainerEvents"), get_container_events::handle(self, who)).await
     }
 
     async fn list_metric_descriptors(

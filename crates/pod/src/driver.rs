@@ -208,8 +208,7 @@ impl Driver {
 
     /// Tells listeners, with the pod as it has just been published.
     pub(crate) fn tell(&self, id: String, kind: EventKind) {
-        let pod = self.host.snapshot().pods.get(&self.id).cloned().unwrap_or_else(|| Arc::new(self.view()));
-        self.host.events.tell(id, kind, pod);
+        self.host.events.tell(id, kind, &self.id);
     }
 
     /// Runs one step under a stage's deadline, and notes how it went.

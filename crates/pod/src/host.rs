@@ -81,7 +81,7 @@ pub struct Host {
     _claims: [OwnedFd; 2],
     leases: Mutex<AddressPool>,
     ports: Mutex<PortClaims>,
-    published: ArcSwap<Snapshot>,
+    published: Arc<ArcSwap<Snapshot>>,
 }
 
 impl Host {
@@ -101,6 +101,7 @@ impl Host {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(&directory);
             made.map_err(Error::file("create directory", directory))?;
         }
+        let published = Arc::<ArcSwap<Snapshot>>::default();
         Ok(Self {
             leases: Mutex::new(AddressPool::new(&network.subnets())),
             ports: Mutex::default(),
@@ -109,11 +110,11 @@ impl Host {
             least_oom_score: least_oom_score(),
             confinement: Confinement::detect(settings.unset_seccomp.clone()),
             maps_ids: id_maps::are_supported(&settings.root),
-            events: EventFeed::default(),
+            events: EventFeed::new(published.clone()),
             meters: Meters::new(cgroups.clone()),
             layers: Layers::default(),
             _claims: claims,
-            published: ArcSwap::default(),
+            published,
             settings,
             store,
             images,

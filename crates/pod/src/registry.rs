@@ -20,7 +20,7 @@ use tracing::Instrument;
 
 use crate::driver::{Driver, INBOX, Order, Reply};
 use crate::error::{Error, Result};
-use crate::events::Events;
+use crate::events::{Events, ListenerId};
 use crate::host::Host;
 use crate::layers::{Walking, start_walking};
 use crate::link::Link;
@@ -86,9 +86,10 @@ impl Pods {
         self.0.host.snapshot()
     }
 
-    /// A listener for all that happens from now on.
-    pub fn subscribe(&self) -> Events {
-        self.0.host.events.subscribe()
+    /// A listener for all that happens from now on. One that says who it is hears first what it has missed since it hung
+    /// up, if that was not long ago.
+    pub fn subscribe(&self, who: Option<ListenerId>) -> Events {
+        self.0.host.events.subscribe(who)
     }
 
     /// Whether pods can have user namespaces on this node.
