@@ -8,7 +8,7 @@ use berth_cri_proto::v1::runtime_service_client::RuntimeServiceClient;
 use berth_cri_proto::v1::*;
 use tokio::runtime::Runtime;
 use tonic::transport::Channel;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -21,6 +21,22 @@ pub struct Cri {
     thread: Runtime,
     runtime: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
+}
+
+/// Container events as they come.
+#[derive(Debug)]
+pub struct EventStream {
+    cri: Cri,
+    events: Streaming<ContainerEventResponse>,
+}
+
+impl EventStream {
+    /// The next event; `None` if none comes for so long.
+    #[track_caller]
+    pub fn next(&mut self, patience: Duration) -> Option<ContainerEventResponse> {
+        let next = async { tokio::time::timeout(patience, self.events.message()).await };
+        self.cri.thread.block_on(next).ok().map(|event| event.unwrap().expect("the stream goes on"))
+    }
 }
 
 /// Makes a method that sends a request of the runtime service as it is and returns the reply as it is.
@@ -80,6 +96,26 @@ calls! {
     runtime.attach(AttachRequest) -> AttachResponse;
     /// CRI `PortForward`.
     runtime.port_forward(PortForwardRequest) -> PortForwardResponse;
+    /// CRI `ContainerStats`.
+    runtime.container_stats(ContainerStatsRequest) -> ContainerStatsResponse;
+    /// CRI `ListContainerStats`.
+    runtime.list_container_stats(ListContainerStatsRequest) -> ListContainerStatsResponse;
+    /// CRI `StreamContainerStats`.
+    runtime.stream_container_stats(StreamContainerStatsRequest) -> Streaming<StreamContainerStatsResponse>;
+    /// CRI `PodSandboxStats`.
+    runtime.pod_sandbox_stats(PodSandboxStatsRequest) -> PodSandboxStatsResponse;
+    /// CRI `ListPodSandboxStats`.
+    runtime.list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> ListPodSandboxStatsResponse;
+    /// CRI `StreamPodSandboxStats`.
+    runtime.stream_pod_sandbox_stats(StreamPodSandboxStatsRequest) -> Streaming<StreamPodSandboxStatsResponse>;
+    /// CRI `ListMetricDescriptors`.
+    runtime.list_metric_descriptors(ListMetricDescriptorsRequest) -> ListMetricDescriptorsResponse;
+    /// CRI `ListPodSandboxMetrics`.
+    runtime.list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> ListPodSandboxMetricsResponse;
+    /// CRI `StreamPodSandboxMetrics`.
+    runtime.stream_pod_sandbox_metrics(StreamPodSandboxMetricsRequest) -> Streaming<StreamPodSandboxMetricsResponse>;
+    /// CRI `ImageFsInfo`.
+    images.image_fs_info(ImageFsInfoRequest) -> ImageFsInfoResponse;
     /// CRI `PullImage`.
     images.pull_image(PullImageRequest) -> PullImageResponse;
     /// CRI `ListImages`.
@@ -109,6 +145,27 @@ impl Cri {
         let mut client = self.runtime.clone();
         let call = async { tokio::time::timeout(patience, client.run_pod_sandbox(request)).await };
         let _ = self.thread.block_on(call);
+    }
+
+    /// All messages of an answer that comes in several.
+    #[allow(clippy::result_large_err, reason = "the caller looks into it")]
+    pub fn collect<T>(&self, mut parts: Streaming<T>) -> Answer<Vec<T>> {
+        self.thread.block_on(async {
+            let mut collected = Vec::new();
+            while let Some(part) = parts.message().await? {
+                collected.push(part);
+            }
+            Ok(collected)
+        })
+    }
+
+    /// Listens for container events, over this connection.
+    #[track_caller]
+    pub fn into_events(self) -> EventStream {
+        let mut client = self.runtime.clone();
+        let call = async { client.get_container_events(GetEventsRequest {}).await };
+        let events = self.thread.block_on(call).unwrap().into_inner();
+        EventStream { cri: self, events }
     }
 
     /// A sandbox's status.

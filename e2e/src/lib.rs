@@ -30,7 +30,7 @@ mod site;
 mod terminal;
 mod tools;
 
-pub use cri::Cri;
+pub use cri::{Cri, EventStream};
 pub use leftovers::Snapshot;
 pub use log::{Line, read_log, whole_lines};
 pub use node::Node;
