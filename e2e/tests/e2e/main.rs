@@ -29,7 +29,7 @@ mod recovery;
 mod rights;
 mod seccomp;
 mod session;
-mod streams;
 mod stats;
+mod streams;
 mod updates;
 mod userns;
