@@ -16,7 +16,7 @@ use berth_monitor::id::ContainerId;
 use berth_monitor::memfd_of;
 use berth_monitor::plan::ExecPlan;
 use berth_monitor::protocol::Failure;
-use tokio::io::{AsyncReadExt, Interest};
+use tokio::io::{AsyncReadExt, Interest, copy, sink};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -168,6 +168,11 @@ fn terminal_streams(master: Option<OwnedFd>, wanted: Wanted) -> Result<Streams> 
         Error::Monitor(Failure::Other { detail })
     })?;
     let terminal = Terminal::new(master, Interest::READABLE | Interest::WRITABLE)?;
+    if !wanted.stdout {
+        // A command must not wait for somebody to look at its screen.
+        let mut screen = Output::terminal(terminal.clone());
+        tokio::spawn(async move { copy(&mut screen, &mut sink()).await });
+    }
     Ok(Streams {
         stdin: wanted.stdin.then(|| Input::terminal(terminal.clone())),
         stdout: wanted.stdout.then(|| Output::terminal(terminal.clone())),

@@ -243,3 +243,88 @@ pub(crate) fn null() -> Result<OwnedFd> {
 fn spawn_error(errno: Errno) -> Error {
     Error::Spawn(errno.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{Read, Write};
+
+    use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
+    use rustix::termios::tcgetwinsize;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn output_ends_with_the_last_writer() {
+        let (read, write) = pipe().unwrap();
+        let mut output = Output::command(read, CancellationToken::new()).unwrap();
+        File::from(write).write_all(b"all of it").unwrap();
+        let mut text = String::new();
+        output.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "all of it");
+    }
+
+    #[tokio::test]
+    async fn output_ends_with_the_command_although_another_goes_on_writing() {
+        let (read, write) = pipe().unwrap();
+        let (ended, mut writer) = (CancellationToken::new(), File::from(write));
+        let mut output = Output::command(read, ended.clone()).unwrap();
+        writer.write_all(&[b'a'; 60_000]).unwrap();
+        let mut first = [0; 10];
+        output.read_exact(&mut first).await.unwrap();
+        ended.cancel();
+        let mut rest = Vec::new();
+        let mut buffer = [0; 1000];
+        while let length @ 1.. = output.read(&mut buffer).await.unwrap() {
+            rest.extend_from_slice(&buffer[..length]);
+            writer.write_all(b"b").unwrap();
+        }
+        assert_eq!(rest, vec![b'a'; 59_990]);
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_waits_hears_of_the_commands_end() {
+        let (read, _write) = pipe().unwrap();
+        let ended = CancellationToken::new();
+        let mut output = Output::command(read, ended.clone()).unwrap();
+        let waiting = tokio::spawn(async move { output.read(&mut [0; 10]).await });
+        tokio::task::yield_now().await;
+        ended.cancel();
+        assert_eq!(waiting.await.unwrap().unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn input_that_is_shut_down_has_ended_for_the_process() {
+        let (read, write) = pipe().unwrap();
+        let mut input = Input::pipe(write).unwrap();
+        input.write_all(b"words").await.unwrap();
+        input.shutdown().await.unwrap();
+        let mut text = String::new();
+        File::from(read).read_to_string(&mut text).unwrap();
+        assert_eq!(text, "words");
+        assert_eq!(input.write(b"more").await.unwrap_err().kind(), std::io::ErrorKind::BrokenPipe);
+    }
+
+    #[tokio::test]
+    async fn a_terminal_takes_input_and_size_and_ends_when_it_hangs_up() {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let master = openpt(flags).unwrap();
+        unlockpt(&master).unwrap();
+        let mut slave = File::from(ioctl_tiocgptpeer(&master, flags).unwrap());
+        let terminal = Terminal::new(master, Interest::READABLE | Interest::WRITABLE).unwrap();
+        let (mut input, mut output) = (Input::terminal(terminal.clone()), Output::terminal(terminal.clone()));
+        terminal.resize(91, 37);
+        let size = tcgetwinsize(&slave).unwrap();
+        assert_eq!((size.ws_col, size.ws_row), (91, 37));
+        input.write_all(b"typed\n").await.unwrap();
+        let mut line = [0; 6];
+        slave.read_exact(&mut line).unwrap();
+        assert_eq!(&line, b"typed\n");
+        slave.write_all(b"shown\n").unwrap();
+        drop(slave);
+        let mut screen = String::new();
+        output.read_to_string(&mut screen).await.unwrap();
+        assert_eq!(screen, "typed\r\nshown\r\n");
+    }
+}

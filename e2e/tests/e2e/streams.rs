@@ -285,13 +285,21 @@ fn an_attached_client_can_have_the_containers_terminal() {
             other.type_text("echo tw''o\r");
             other.screen().contains("\r\ntwo\r\n").then_some(())
         });
+        // Its log can be rotated like any other.
+        let log = pod.log_path(transport);
+        fs::rename(&log, log.with_extension("old")).unwrap();
+        node.cri().reopen_container_log(ReopenContainerLogRequest { container_id: id.clone() }).unwrap();
+        other.type_text("echo thr''ee\r");
+        other.await_text("\r\nthree\r\n");
         other.type_text("exit 6\r");
         let (status, screen) = other.end();
         assert!(status.success(), "{transport}: {screen}");
         assert_eq!(pod.end_of(&id).exit_code, 6);
-        let lines = read_log(&pod.log_path(transport));
-        assert!(lines.iter().all(|line| line.stream == "stdout"), "{lines:?}");
-        assert!(lines.iter().any(|line| line.text.trim_end() == "two"), "{lines:?}");
+        for (file, word) in [(log.with_extension("old"), "two"), (log, "three")] {
+            let lines = read_log(&file);
+            assert!(lines.iter().all(|line| line.stream == "stdout"), "{lines:?}");
+            assert!(lines.iter().any(|line| line.text.trim_end() == word), "{lines:?}");
+        }
     }
 }
 
