@@ -228,6 +228,12 @@ impl Error {
         }
     }
 
+    /// Whether the same content could be had from another source.
+    pub(crate) fn is_of_the_source(&self) -> bool {
+        let kinds = [ErrorKind::Unavailable, ErrorKind::DeadlineExceeded, ErrorKind::NotFound];
+        matches!(self, Self::Refused { .. }) || kinds.contains(&self.kind())
+    }
+
     /// For `map_err` on what is done with files.
     pub(crate) fn io<E: Into<io::Error>>(
         action: &'static str,

@@ -5,14 +5,16 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
+use tokio::task::JoinHandle;
+
 use crate::{
     Digest, Error, Platform, Result,
     archive::Archive,
-    blob::{Expected, pipe},
+    blob::{Expected, PipeReader, pipe},
     layer::{Layout, StagedLayer, Working},
     manifest::{ConfigFile, Descriptor, Document, Manifest, choose},
     progress::Counters,
-    registry::Session,
+    registry::{Delivery, Session},
 };
 
 /// An index that points to an index that points to a manifest: deeper nesting has no use.
@@ -101,14 +103,13 @@ impl LayerSource {
         let layer = self.digest(&diff_id);
         let staged = match self {
             Self::Registry { session, blob } => {
-                let expected = Expected { digest: Some(blob.digest.clone()), size: blob.size };
-                let (writer, reader) = pipe();
-                let unpack = tokio::task::spawn_blocking(move || {
-                    layout.stage_layer(reader, &expected, &diff_id, limit, working)
-                });
-                let (sent, staged) = tokio::join!(session.stream_blob(&blob, writer, counters), unpack);
-                // A download that failed is also why the unpacking did.
-                sent.and_then(|()| staged.map_err(|_| Error::Gone("unpack layer"))?)
+                stage_from_registry(&session, &blob, counters, |reader, expected| {
+                    let (layout, diff_id, working) = (layout.clone(), diff_id.clone(), working.clone());
+                    tokio::task::spawn_blocking(move || {
+                        layout.stage_layer(reader, &expected, &diff_id, limit, working)
+                    })
+                })
+                .await
             }
             Self::Archive { archive, member, expected } => {
                 counters.bytes_done.fetch_add(expected.size, Ordering::Relaxed);
@@ -135,6 +136,39 @@ impl LayerSource {
             Self::Archive { expected, .. } => expected.digest.clone().unwrap_or_else(|| diff_id.clone()),
         }
     }
+}
+
+/// From the first place that has the whole blob, and the right one.
+async fn stage_from_registry(
+    session: &Session,
+    blob: &Descriptor,
+    counters: &Counters,
+    unpack: impl Fn(PipeReader, Expected) -> JoinHandle<Result<StagedLayer>>,
+) -> Result<StagedLayer> {
+    let path = blob.digest.as_str();
+    let mut sources = session.sources()?.into_iter().peekable();
+    let mut staged = Err(Error::Gone("download from no source"));
+    while let Some(place) = sources.next() {
+        let expected = Expected { digest: Some(blob.digest.clone()), size: blob.size };
+        let (writer, reader) = pipe();
+        let delivery = Delivery::new(counters);
+        let (sent, unpacked) =
+            tokio::join!(session.stream_blob(place, blob, writer, &delivery), unpack(reader, expected));
+        // A download that failed is also why the unpacking did.
+        staged = sent.and_then(|()| unpacked.map_err(|_| Error::Gone("unpack layer"))?);
+        match &staged {
+            Err(error) if error.is_of_the_source() => place.has_failed(path, error),
+            Err(_) => break,
+            Ok(_) => {
+                place.has_served(path);
+                break;
+            }
+        }
+        if sources.peek().is_some() {
+            delivery.take_back();
+        }
+    }
+    staged
 }
 
 fn resolved(

@@ -47,8 +47,15 @@ pub(crate) struct Session {
     places: Vec<Place>,
 }
 
+/// How much of one blob has come, and for which pull.
+pub(crate) struct Delivery<'a> {
+    counters: &'a Counters,
+    bytes: AtomicU64,
+}
+
+/// An endpoint as one pull uses it.
 #[derive(Debug)]
-struct Place {
+pub(crate) struct Place {
     endpoint: Endpoint,
     client: Client,
     auth: Option<Auth>,
@@ -113,17 +120,25 @@ impl Session {
         served.join(", ")
     }
 
-    /// Sends a blob into a pipe; the reading end verifies it. Ends early, without an error, when the reader has
-    /// gone, because then the reader knows why.
+    /// Those that blobs can be had from, in the order of trying.
+    ///
+    /// Errors: there are none.
+    pub(crate) fn sources(&self) -> Result<Vec<&Place>> {
+        let sources: Vec<_> = self.capable_of(Capability::Pull).collect();
+        if sources.is_empty() { Err(self.incapable_of(Capability::Pull)) } else { Ok(sources) }
+    }
+
+    /// Sends a blob from one place into a pipe; the reading end verifies it. Ends early, without an error, when the
+    /// reader has gone: then the reader knows why.
     pub(crate) async fn stream_blob(
         &self,
+        place: &Place,
         blob: &Descriptor,
         pipe: PipeWriter,
-        counters: &Counters,
+        delivery: &Delivery<'_>,
     ) -> Result<()> {
         let path = format!("blobs/{}", blob.digest);
-        let (response, place) =
-            self.first_answer(&path, Capability::Pull, |response| async { Ok(response) }.boxed()).await?;
+        let response = place.get(&self.repository, &path, None).await?;
         let mut response = checked_length(response, &path, blob.size)?;
         let (mut sent, mut stalls) = (0u64, 0);
         loop {
@@ -131,7 +146,7 @@ impl Session {
                 Ok(Some(chunk)) => {
                     sent += chunk.len() as u64;
                     stalls = 0;
-                    counters.bytes_done.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+                    delivery.add(chunk.len() as u64);
                     if pipe.send(chunk).await.is_err() {
                         return Ok(());
                     }
@@ -154,6 +169,15 @@ impl Session {
         Ok(())
     }
 
+    fn capable_of(&self, need: Capability) -> impl Iterator<Item = &Place> {
+        self.places.iter().filter(move |place| place.endpoint.capabilities.contains(&need))
+    }
+
+    fn incapable_of(&self, need: Capability) -> Error {
+        let reason = format!("none of its endpoints has the capability to {need:?}").to_lowercase();
+        Error::Config { host: self.host.clone(), reason }
+    }
+
     /// A mirror that sends the wrong document is as bad as one that sends none.
     async fn document(&self, path: String, expected: Option<Digest>, need: Capability) -> Result<Vec<u8>> {
         let read = |response| {
@@ -165,7 +189,7 @@ impl Session {
             }
             .boxed()
         };
-        Ok(self.first_answer(&path, need, read).await?.0)
+        self.first_answer(&path, need, read).await
     }
 
     /// Asks each place that may be asked in turn; the first good answer counts, and the last failure, which is the
@@ -175,35 +199,59 @@ impl Session {
         path: &str,
         need: Capability,
         read: impl Fn(Response) -> BoxFuture<'static, Result<T>>,
-    ) -> Result<(T, &Place)> {
+    ) -> Result<T> {
         let mut failure = None;
-        for place in self.places.iter().filter(|place| place.endpoint.capabilities.contains(&need)) {
+        for place in self.capable_of(need) {
             let answer = match place.get(&self.repository, path, None).await {
                 Ok(response) => read(response).await,
                 Err(error) => Err(error),
             };
             match answer {
                 Ok(answer) => {
-                    debug!(endpoint = place.endpoint.api, path, "registry answered");
-                    place.served.fetch_add(1, Ordering::Relaxed);
-                    return Ok((answer, place));
+                    place.has_served(path);
+                    return Ok(answer);
                 }
                 Err(error) => {
-                    if !place.endpoint.is_origin {
-                        warn!(endpoint = place.endpoint.api, path, error = chain(&error), "mirror failed");
-                    }
+                    place.has_failed(path, &error);
                     failure = Some(error);
                 }
             }
         }
-        Err(failure.unwrap_or_else(|| Error::Config {
-            host: self.host.clone(),
-            reason: format!("none of its endpoints has the capability to {need:?}").to_lowercase(),
-        }))
+        Err(failure.unwrap_or_else(|| self.incapable_of(need)))
+    }
+}
+
+impl<'a> Delivery<'a> {
+    /// Of nothing yet.
+    pub(crate) fn new(counters: &'a Counters) -> Self {
+        Self { counters, bytes: AtomicU64::new(0) }
+    }
+
+    fn add(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.counters.bytes_done.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// What came was worth nothing, and is not progress.
+    pub(crate) fn take_back(self) {
+        self.counters.bytes_done.fetch_sub(self.bytes.into_inner(), Ordering::Relaxed);
     }
 }
 
 impl Place {
+    /// Counts what came from here, for the log.
+    pub(crate) fn has_served(&self, path: &str) {
+        debug!(endpoint = self.endpoint.api, path, "registry answered");
+        self.served.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Another place may do better; the registry's own failure is the caller's to report.
+    pub(crate) fn has_failed(&self, path: &str, error: &Error) {
+        if !self.endpoint.is_origin {
+            warn!(endpoint = self.endpoint.api, path, error = chain(error), "mirror failed");
+        }
+    }
+
     /// Sends one GET, answering a challenge once. Any status but success is an error.
     async fn get(&self, repository: &str, path: &str, from: Option<u64>) -> Result<Response> {
         let Endpoint { api, prefix, .. } = &self.endpoint;

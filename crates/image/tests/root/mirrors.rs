@@ -90,6 +90,37 @@ async fn a_mirror_is_asked_only_for_what_it_is_capable_of() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root: unpacks owners"]
+async fn a_mirror_that_breaks_off_or_lies_in_a_layer_is_passed_over() {
+    let (mirror, server) = (Liar::start().await, Liar::start().await);
+    let (image, other) = (TestImage::small("true"), TestImage::small("false"));
+    let layer = &image.layers[1];
+    mirror.serve("app", "v1", &image);
+    server.serve("app", "v1", &image);
+    let hosts = HostsDirectory::new();
+    let text = format!("server = 'http://{}'\n[host.'http://{}']", server.host, mirror.host);
+    hosts.write("registry.example", &text);
+    let mut wrong = layer.clone();
+    let middle = wrong.len() / 2;
+    wrong[middle] ^= 1;
+    let replies = [
+        Reply::Hang(layer.clone(), 10),
+        Reply::Body(wrong),
+        Reply::Body(other.layers[1].clone()),
+        Reply::Silent,
+    ];
+    for reply in replies {
+        mirror.reply(&blob_path("app", layer), reply);
+        let asked = server.requests().len();
+        let fixture = Fixture::new(hosts.config()).await;
+        assert_eq!(pull(&fixture.images, REFERENCE).await.unwrap(), image.id());
+        assert_eq!(server.requests().len(), asked + 1, "only the layer came from the registry");
+        fixture.images.remove(REFERENCE).await.unwrap();
+        assert_eq!(fixture.leftovers(), "");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: unpacks owners"]
 async fn a_path_of_its_own_and_headers_go_with_every_request() {
     let mirror = Liar::start().await;
     let image = TestImage::small("headers");
