@@ -12,6 +12,8 @@ use k8s_openapi::api::core::v1::{
     AppArmorProfile, Container, PodSecurityContext, PodSpec, SELinuxOptions, SeccompProfile, SecurityContext,
 };
 
+use std::path::{Component, Path};
+
 use crate::{
     error::FieldError,
     parse::{check_choice, containers},
@@ -31,6 +33,9 @@ const MASKED_PATHS: &[&str] = &[
     "/sys/firmware",
     "/sys/devices/virtual/powercap",
 ];
+
+/// Where a kubelet looks for the node's own profiles.
+const SECCOMP_PROFILES: &str = "/var/lib/kubelet/seccomp";
 
 const READONLY_PATHS: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
@@ -175,12 +180,21 @@ fn seccomp(
         Some(own) => (Some(own), path),
         None => (pod.seccomp_profile.as_ref(), "spec.securityContext"),
     };
-    match chosen.map(|profile| profile.type_.as_str()) {
-        None | Some("Unconfined") => Ok(profile(ProfileType::Unconfined, "")),
-        Some("RuntimeDefault") => Ok(profile(ProfileType::RuntimeDefault, "")),
-        Some(other) => {
-            let reason = format!("{other:?} is not one of RuntimeDefault, Unconfined");
-            Err(FieldError::new(format!("{path}.seccompProfile.type"), reason))
+    let Some(chosen) = chosen else { return Ok(profile(ProfileType::Unconfined, "")) };
+    match (chosen.type_.as_str(), chosen.localhost_profile.as_deref()) {
+        ("Unconfined", None) => Ok(profile(ProfileType::Unconfined, "")),
+        ("RuntimeDefault", None) => Ok(profile(ProfileType::RuntimeDefault, "")),
+        ("Localhost", Some(name)) => {
+            let below = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
+            if name.is_empty() || !below {
+                let reason = format!("{name:?} is no path below {SECCOMP_PROFILES}");
+                return Err(FieldError::new(format!("{path}.seccompProfile.localhostProfile"), reason));
+            }
+            Ok(profile(ProfileType::Localhost, &format!("{SECCOMP_PROFILES}/{name}")))
+        }
+        (kind, _) => {
+            let reason = format!("type {kind:?} and localhostProfile don't go together");
+            Err(FieldError::new(format!("{path}.seccompProfile"), reason))
         }
     }
 }
@@ -245,6 +259,8 @@ mod tests {
         assert_eq!(merged.seccomp.unwrap().profile_type(), ProfileType::RuntimeDefault);
         let own = convert(pod, "seccompProfile: {type: Unconfined}");
         assert_eq!(own.seccomp.unwrap().profile_type(), ProfileType::Unconfined);
+        let nodes = convert(pod, "seccompProfile: {type: Localhost, localhostProfile: web/x.json}");
+        assert_eq!(nodes.seccomp.unwrap().localhost_ref, "/var/lib/kubelet/seccomp/web/x.json");
     }
 
     #[test]
@@ -275,9 +291,14 @@ mod tests {
             (
                 "",
                 "seccompProfile: {type: Localhost}",
-                "spec.containers[0].securityContext.seccompProfile.type",
+                "spec.containers[0].securityContext.seccompProfile",
             ),
-            ("securityContext: {seccompProfile: {type: X}}", "", "spec.securityContext.seccompProfile.type"),
+            (
+                "",
+                "seccompProfile: {type: Localhost, localhostProfile: ../x}",
+                "spec.containers[0].securityContext.seccompProfile.localhostProfile",
+            ),
+            ("securityContext: {seccompProfile: {type: X}}", "", "spec.securityContext.seccompProfile"),
             ("", "appArmorProfile: {type: Localhost}", "spec.containers[0].securityContext.appArmorProfile"),
             (
                 "",

@@ -22,7 +22,8 @@ use crate::arch::{ARM_PRIVATE, Arch, X32_BIT};
 use crate::bpf::{self, Instruction, Test, branch, load, ret};
 use crate::condition::{Comparison, Condition};
 use crate::error::{Error, Result};
-use crate::profile::{Profile, Rule};
+use crate::multiplexed::other_way;
+use crate::profile::Profile;
 
 /// The kernel's limit. Source: `BPF_MAXINSNS` in linux/bpf_common.h.
 const MAX_INSTRUCTIONS: usize = 4096;
@@ -86,8 +87,13 @@ impl Outcomes {
         let mut outcomes =
             Self { default: profile.default, by_number: BTreeMap::new(), newest: None, choices: 0 };
         for rule in &profile.rules {
-            for number in rule.names.iter().filter_map(|name| arch.number(name)) {
-                outcomes.add(number, rule);
+            for name in &rule.names {
+                if let Some(number) = arch.number(name) {
+                    outcomes.add(number, rule.action, &rule.conditions);
+                }
+                if let (true, Some((number, condition))) = (rule.conditions.is_empty(), other_way(arch, name)) {
+                    outcomes.add(number, rule.action, &[condition]);
+                }
                 // Names times conditions grow faster than a file does.
                 if outcomes.choices > MAX_INSTRUCTIONS {
                     return Err(Error::TooLong { instructions: outcomes.choices });
@@ -95,26 +101,27 @@ impl Outcomes {
             }
         }
         // ARM's private calls are not the newest ones.
-        let numbers = profile.rules.iter().flat_map(|rule| &rule.names).filter_map(|name| arch.number(name));
+        let named = profile.rules.iter().flat_map(|rule| &rule.names).filter_map(|name| arch.number(name));
+        let numbers = named.chain(outcomes.by_number.keys().copied());
         outcomes.newest = numbers.filter(|number| arch != Arch::Arm || *number < ARM_PRIVATE).max();
         Ok(outcomes)
     }
 
-    fn add(&mut self, number: u32, rule: &Rule) {
-        if rule.action == self.default {
+    fn add(&mut self, number: u32, action: Action, conditions: &[Condition]) {
+        if action == self.default {
             return;
         }
         let outcome = self.by_number.entry(number).or_insert_with(|| Outcome::FirstOf(Vec::new()));
         let Outcome::FirstOf(choices) = outcome else { return };
         let before = choices.len();
-        if has_alternatives(&rule.conditions) {
-            choices.extend(rule.conditions.iter().map(|condition| (vec![*condition], rule.action)));
+        if has_alternatives(conditions) {
+            choices.extend(conditions.iter().map(|condition| (vec![*condition], action)));
         } else {
-            choices.push((rule.conditions.clone(), rule.action));
+            choices.push((conditions.to_vec(), action));
         }
         self.choices += choices.len() - before;
-        if rule.conditions.is_empty() {
-            *outcome = Outcome::Always(rule.action);
+        if conditions.is_empty() {
+            *outcome = Outcome::Always(action);
         }
     }
 

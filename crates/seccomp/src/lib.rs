@@ -25,6 +25,7 @@ mod default;
 mod document;
 mod error;
 mod filters;
+mod multiplexed;
 mod profile;
 
 pub use action::Action;

@@ -193,6 +193,23 @@ fn rules_for_one_call_are_weighed_as_by_libseccomp() {
 }
 
 #[test]
+fn a_call_of_32_bit_x86_is_filtered_on_its_other_way_too() {
+    let text = br#"{"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86"],
+        "syscalls": [{"names": ["socket", "shmget"], "action": "SCMP_ACT_ERRNO"}]}"#;
+    let program = compile(&Document::parse(text).unwrap().resolve(&facts(Arch::X86_64, &[]))).unwrap();
+    for (name, args, want) in [
+        ("socket", &[2][..], EPERM),
+        ("socketcall", &[1], EPERM),
+        ("socketcall", &[2], ALLOW),
+        ("ipc", &[23], EPERM),
+        ("ipc", &[0x1_0017], EPERM),
+        ("ipc", &[24], ALLOW),
+    ] {
+        check(&program, Arch::X86, name, args, want);
+    }
+}
+
+#[test]
 fn a_program_that_the_kernel_would_refuse_is_refused_here() {
     let args: Vec<_> =
         (0..2000).map(|value| format!(r#"{{"index": 0, "value": {value}, "op": "SCMP_CMP_EQ"}}"#)).collect();
