@@ -169,6 +169,7 @@ pub fn plan_launch(
         links: if has_own_dev { default_links() } else { Vec::new() },
         masked_paths: if privileged { Vec::new() } else { spec.security.masked_paths.clone() },
         readonly_paths: if privileged { Vec::new() } else { readonly_paths },
+        file_label: None,
         process,
         stdio: StdioPlan {
             stdin: spec.stdin,

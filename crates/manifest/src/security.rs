@@ -288,11 +288,7 @@ mod tests {
         for (pod, own, path) in [
             ("hostPID: true, shareProcessNamespace: true", "", "spec.shareProcessNamespace"),
             ("", "procMount: Odd", "spec.containers[0].securityContext.procMount"),
-            (
-                "",
-                "seccompProfile: {type: Localhost}",
-                "spec.containers[0].securityContext.seccompProfile",
-            ),
+            ("", "seccompProfile: {type: Localhost}", "spec.containers[0].securityContext.seccompProfile"),
             (
                 "",
                 "seccompProfile: {type: Localhost, localhostProfile: ../x}",

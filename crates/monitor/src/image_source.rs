@@ -31,7 +31,7 @@ fn open_image(layers: &[PathBuf], sub_path: Option<&Path>, staging: &Path) -> Re
             on(staging, rootfs::attach(tree.as_fd(), CWD, staging))?;
             RootDir::new(tree)
         }
-        layers => rootfs::mount_layers(layers, None, staging)?,
+        layers => rootfs::mount_layers(layers, None, staging, None)?,
     };
     let shown = sub_path.unwrap_or(Path::new("."));
     let shown_name = format!("directory {} of the image", shown.display());

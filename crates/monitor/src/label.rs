@@ -1,12 +1,12 @@
-//! The label that a workload is to run under: asked for here, in force with the next exec.
+//! The label that a workload is to run under: asked for here, in force with the next exec; and that of a file.
 //!
-//! Runs while `/proc` is the host's and nothing of the container is mounted; even so each file is checked to be of procfs:
+//! [`ask_for`] runs while `/proc` is the host's and nothing of the container is mounted; even so each file is checked to be of procfs:
 //! a write that lands in another file would leave the workload without confinement, and could do worse
 //! (CVE-2025-52881). Source: proc_pid_attr(5), apparmor(7), setexeccon(3).
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags, PROC_SUPER_MAGIC, fstatfs, open};
+use rustix::fs::{Mode, OFlags, PROC_SUPER_MAGIC, XattrFlags, fstatfs, open, setxattr};
 use rustix::io::Errno;
 
 use crate::launch::{Stage, StageError};
@@ -30,6 +30,14 @@ pub(crate) fn ask_for(process: &ProcessPlan) -> Result<(), StageError> {
         ask().map_err(StageError::at(Stage::SetLabel, format!("SELinux label {label:?}")))?;
     }
     Ok(())
+}
+
+/// Gives the directory behind a descriptor an SELinux label.
+pub(crate) fn relabel(directory: BorrowedFd<'_>, label: Option<&str>) -> Result<(), Errno> {
+    let Some(label) = label else { return Ok(()) };
+    // The descriptor may be one that only names its file, which fsetxattr(2) does not take.
+    let path = format!("/proc/self/fd/{}", directory.as_raw_fd());
+    setxattr(path, "security.selinux", label.as_bytes(), XattrFlags::empty())
 }
 
 fn open_attribute(name: &str) -> Result<OwnedFd, Errno> {

@@ -218,7 +218,8 @@ fn run(
     open_images(&plan.mounts, &mut sources, staging).map_err(StageError::mount(Stage::OpenImage))?;
     let nodes = entrance.user.as_ref().map(|user| mapped::make_nodes(&plan.devices, staging, user));
     let nodes = nodes.transpose().map_err(StageError::mount(Stage::MakeDevices))?;
-    let root = rootfs::mount_overlay(&plan.rootfs).map_err(StageError::mount(Stage::MountRoot))?;
+    let root = rootfs::mount_overlay(&plan.rootfs, plan.file_label.as_deref())
+        .map_err(StageError::mount(Stage::MountRoot))?;
 
     // The pod's namespaces before proc, sysfs and mqueue are mounted: each shows the namespaces of its mounter.
     let root = enter_pod(entrance, plan, gate, &streams, root)?;
@@ -227,7 +228,8 @@ fn run(
     if plan.cgroup_namespace == Sharing::Own {
         new_cgroup_namespace().map_err(StageError::at(Stage::JoinCgroup, "cgroup namespace"))?;
     }
-    rootfs::mount_all(&root, &plan.mounts, sources).map_err(StageError::mount(Stage::Mount))?;
+    rootfs::mount_all(&root, &plan.mounts, sources, plan.file_label.as_deref())
+        .map_err(StageError::mount(Stage::Mount))?;
     match nodes {
         None => rootfs::make_devices(&root, &plan.devices),
         Some(nodes) => rootfs::mount_devices(&root, &plan.devices, &nodes),

@@ -86,6 +86,9 @@ pub struct LaunchPlan {
     pub masked_paths: Vec<PathBuf>,
     /// Made read-only with everything below; absent ones are skipped.
     pub readonly_paths: Vec<PathBuf>,
+    /// The SELinux label of files in the container's own filesystems; `None` for those that they have.
+    #[serde(default)]
+    pub file_label: Option<String>,
     /// The workload.
     pub process: ProcessPlan,
     /// Its standard streams.

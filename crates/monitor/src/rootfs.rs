@@ -30,6 +30,7 @@ use rustix::mount::{
 
 use crate::birth::PodUsers;
 use crate::copy::copy_tree;
+use crate::label;
 use crate::plan::{Access, Device, DeviceKind, Mount, MountPropagation, MountSource, Rootfs};
 use crate::root_dir::{Make, RootDir, is_directory};
 use crate::{mapped, propagation};
@@ -107,9 +108,9 @@ pub(crate) fn make_private() -> Result<()> {
 }
 
 /// Mounts the image's layers under the writable layer, over the staging directory.
-pub(crate) fn mount_overlay(rootfs: &Rootfs) -> Result<RootDir> {
+pub(crate) fn mount_overlay(rootfs: &Rootfs, label: Option<&str>) -> Result<RootDir> {
     let writable = Writable { upper: &rootfs.upper, work: &rootfs.work };
-    mount_layers(&rootfs.lower, Some(writable), &rootfs.staging)
+    mount_layers(&rootfs.lower, Some(writable), &rootfs.staging, label)
 }
 
 /// The directory that takes the changes to layers, and overlayfs's scratch directory.
@@ -119,16 +120,17 @@ pub(crate) struct Writable<'a> {
     work: &'a Path,
 }
 
-/// Mounts layers, topmost first, over `place`; at least two where nothing is writable.
+/// Mounts layers, topmost first, over `place`; at least two where nothing is writable. With a label, all files show it.
 pub(crate) fn mount_layers(
     lower: &[PathBuf],
     writable: Option<Writable<'_>>,
     place: &Path,
+    label: Option<&str>,
 ) -> Result<RootDir> {
     let object = writable.map_or(place, |writable| writable.upper);
-    match overlay_by_layer(lower, writable) {
+    match overlay_by_layer(lower, writable, label) {
         Ok(mount) => on(place, attach(mount.as_fd(), CWD, place))?,
-        Err(Errno::INVAL) => on(object, overlay_in_one_option(lower, writable, place))?,
+        Err(Errno::INVAL) => on(object, overlay_in_one_option(lower, writable, place, label))?,
         Err(errno) => on(object, Err(errno))?,
     }
     let root = open(place, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
@@ -140,6 +142,7 @@ pub(crate) fn mount_layers(
 fn overlay_by_layer(
     lower: &[PathBuf],
     writable: Option<Writable<'_>>,
+    label: Option<&str>,
 ) -> std::result::Result<OwnedFd, Errno> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for layer in lower {
@@ -150,6 +153,7 @@ fn overlay_by_layer(
         fsconfig_set_string(&context, "workdir", work)?;
     }
     fsconfig_set_string(&context, "source", "berth")?;
+    set_label(context.as_fd(), label)?;
     fsconfig_create(&context)?;
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
 }
@@ -159,6 +163,7 @@ fn overlay_in_one_option(
     lower: &[PathBuf],
     writable: Option<Writable<'_>>,
     place: &Path,
+    label: Option<&str>,
 ) -> std::result::Result<(), Errno> {
     let handles: Vec<OwnedFd> = (lower.iter())
         .map(|layer| open(layer, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()))
@@ -168,12 +173,22 @@ fn overlay_in_one_option(
     if let Some(Writable { upper, work }) = writable {
         options += &format!(",upperdir={},workdir={}", upper.display(), work.display());
     }
+    if let Some(label) = label {
+        // Quoted, for the commas of its categories.
+        options += &format!(",context=\"{label}\"");
+    }
     let options = CString::new(options).map_err(|_| Errno::INVAL)?;
     mount("berth", place, "overlay", MountFlags::empty(), Some(options.as_c_str()))
 }
 
-/// Mounts everything of the plan below `root`, in the plan's order; `sources` comes from [`open_sources`].
-pub(crate) fn mount_all(root: &RootDir, mounts: &[Mount], sources: Vec<Option<OwnedFd>>) -> Result<()> {
+/// Mounts everything of the plan below `root`, in the plan's order; `sources` comes from [`open_sources`]. Filesystems that
+/// are made here and kept by no policy of their own get `label`, and so does the pod's `/dev/shm`.
+pub(crate) fn mount_all(
+    root: &RootDir,
+    mounts: &[Mount],
+    sources: Vec<Option<OwnedFd>>,
+    label: Option<&str>,
+) -> Result<()> {
     for (plan, source) in mounts.iter().zip(sources) {
         let target = &plan.target;
         let (mount, place) = match (&plan.source, source) {
@@ -189,8 +204,11 @@ pub(crate) fn mount_all(root: &RootDir, mounts: &[Mount], sources: Vec<Option<Ow
                 on(target, copy_tree(place.as_fd(), tree.as_fd()))?;
                 (tree, Ok(place))
             }
-            (_, Some(tree)) => (tree, plain_place(root, target)),
-            (kind, None) => (on(target, kernel_filesystem(kind))?, plain_place(root, target)),
+            (_, Some(tree)) => {
+                on(target, label::relabel(tree.as_fd(), label))?;
+                (tree, plain_place(root, target))
+            }
+            (kind, None) => (on(target, kernel_filesystem(kind, label))?, plain_place(root, target)),
         };
         let place = on(target, place)?;
         on(target, set_attributes(mount.as_fd(), reach(plan.access), attributes(plan)))?;
@@ -225,7 +243,7 @@ fn plain_place(root: &RootDir, target: &Path) -> std::result::Result<OwnedFd, Er
 }
 
 /// A new instance of a filesystem that the kernel makes.
-fn kernel_filesystem(source: &MountSource) -> std::result::Result<OwnedFd, Errno> {
+fn kernel_filesystem(source: &MountSource, label: Option<&str>) -> std::result::Result<OwnedFd, Errno> {
     let (kind, options): (&str, Vec<(&str, String)>) = match source {
         MountSource::Proc => ("proc", vec![]),
         MountSource::Sysfs => ("sysfs", vec![]),
@@ -249,13 +267,22 @@ fn kernel_filesystem(source: &MountSource) -> std::result::Result<OwnedFd, Errno
     for (key, value) in &options {
         fsconfig_set_string(&context, *key, value.as_str())?;
     }
+    // The policy has labels for what is in the others.
+    if matches!(source, MountSource::Tmpfs { .. } | MountSource::Devpts) {
+        set_label(context.as_fd(), label)?;
+    }
     fsconfig_create(&context)?;
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
 }
 
 /// A new tmpfs that is attached nowhere, as for the pod's `/dev/shm`.
 pub(crate) fn detached_tmpfs(mode: u32, size_bytes: Option<u64>) -> std::result::Result<OwnedFd, Errno> {
-    kernel_filesystem(&MountSource::Tmpfs { mode, size_bytes })
+    kernel_filesystem(&MountSource::Tmpfs { mode, size_bytes }, None)
+}
+
+/// Gives all files of a filesystem that is being made one label. Source: mount(8), "context".
+fn set_label(context: BorrowedFd<'_>, label: Option<&str>) -> std::result::Result<(), Errno> {
+    label.map_or(Ok(()), |label| fsconfig_set_string(context, "context", label))
 }
 
 fn attributes(plan: &Mount) -> MountAttributes {

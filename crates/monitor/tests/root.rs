@@ -130,6 +130,7 @@ impl Host {
             links: vec![("/dev/fd".into(), "/proc/self/fd".into())],
             masked_paths: vec!["/proc/kcore".into(), "/sys/firmware".into()],
             readonly_paths: vec!["/proc/sys".into()],
+            file_label: None,
             process: ProcessPlan {
                 args: vec!["sh".into(), "-c".into(), script.into()],
                 env: vec!["PATH=/bin".into()],

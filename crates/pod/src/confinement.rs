@@ -1,18 +1,18 @@
 //! What holds a container's process back besides namespaces and capabilities: system call filter, AppArmor, SELinux.
 //!
-//! In: what the request says of each. Out: the fields of the process's plan; exec sessions inherit them with it. Which of
+//! In: what the request says of each. Out: fields of the launch plan; exec sessions inherit those of the process. Which of
 //! the two security modules the kernel has is found out once, when the agent starts. A profile that cannot be applied
 //! refuses the container, with the field's name, before anything of it is made.
 
 mod apparmor;
 mod selinux;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use berth_container::capability;
-use berth_container::spec::{ProfileSpec, SecuritySpec};
-use berth_monitor::plan::ProcessPlan;
+use berth_container::spec::{ContainerSpec, ProfileSpec, SecuritySpec, VolumeSource};
+use berth_monitor::plan::LaunchPlan;
 use berth_seccomp::{Arch, Facts, Filter, Filters};
 
 use crate::error::{Error, Result};
@@ -44,15 +44,24 @@ impl Confinement {
         }
     }
 
-    /// Completes a process's plan. Blocks on small files, and once on a program that loads the AppArmor profile.
-    pub(crate) fn apply(&self, security: &SecuritySpec, process: &mut ProcessPlan) -> Result<()> {
+    /// Completes a launch plan; `pod_files` is the directory of the files that the pod's containers share. Blocks on small
+    /// files, on relabelling volumes, and once on a program that loads the AppArmor profile.
+    fn apply(&self, spec: &ContainerSpec, pod_files: &Path, plan: &mut LaunchPlan) -> Result<()> {
+        let (security, process) = (&spec.security, &mut plan.process);
         if let Some(filter) = self.filter(security, process.capabilities.bounding)? {
             process.seccomp = Some(filter.program.clone());
             process.seccomp_flags = filter.flags;
         }
         process.apparmor = self.apparmor.profile_for(security.apparmor.as_ref(), security.privileged)?;
-        if !security.privileged {
-            process.selinux = security.selinux.as_ref().and_then(|parts| self.selinux.process_label(parts));
+        let labels = security.selinux.as_ref().and_then(|parts| self.selinux.labels(parts));
+        if let (Some(labels), false) = (labels, security.privileged) {
+            selinux::relabel(pod_files, &labels.file)?;
+            for volume in spec.mounts.iter().filter(|volume| volume.selinux_relabel) {
+                if let VolumeSource::Host { host_path } = &volume.source {
+                    selinux::relabel_volume(host_path, &labels.file)?;
+                }
+            }
+            (process.selinux, plan.file_label) = (Some(labels.process), Some(labels.file));
         }
         Ok(())
     }
@@ -79,10 +88,11 @@ impl Confinement {
 /// [`Confinement::apply`], on a thread that may wait.
 pub(crate) async fn confine(
     host: Arc<Host>,
-    security: SecuritySpec,
-    mut process: ProcessPlan,
-) -> Result<ProcessPlan> {
-    blocking(move || host.confinement.apply(&security, &mut process).map(|()| process)).await?
+    spec: ContainerSpec,
+    pod_files: PathBuf,
+    mut plan: LaunchPlan,
+) -> Result<LaunchPlan> {
+    blocking(move || host.confinement.apply(&spec, &pod_files, &mut plan).map(|()| plan)).await?
 }
 
 /// The first two numbers of a kernel's release; what can't be read counts as old.

@@ -171,8 +171,8 @@ impl Driver {
         // Before anything is made: whatever can be refused has been refused here.
         let mut planned = plan_launch(&spec, &image_defaults(&images.image), surroundings)?;
         warn_of_raised_score(id, spec.oom_score_adj, planned.launch.process.oom_score_adj);
-        let confined = confine(host.clone(), spec.security.clone(), planned.launch.process);
-        planned.launch.process = self.step(format!("confine container {name}"), confined).await?;
+        let confined = confine(host.clone(), spec.clone(), host.pod_files(&self.id), planned.launch);
+        planned.launch = self.step(format!("confine container {name}"), confined).await?;
 
         let record = ContainerRecord {
             id: id.clone(),

@@ -91,7 +91,8 @@ impl Outcomes {
                 if let Some(number) = arch.number(name) {
                     outcomes.add(number, rule.action, &rule.conditions);
                 }
-                if let (true, Some((number, condition))) = (rule.conditions.is_empty(), other_way(arch, name)) {
+                if let (true, Some((number, condition))) = (rule.conditions.is_empty(), other_way(arch, name))
+                {
                     outcomes.add(number, rule.action, &[condition]);
                 }
                 // Names times conditions grow faster than a file does.

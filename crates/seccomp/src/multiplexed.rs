@@ -54,9 +54,8 @@ pub(crate) fn other_way(arch: Arch, name: &str) -> Option<(u32, Condition)> {
     if arch != Arch::X86 {
         return None;
     }
-    let through = |number: Option<u32>, comparison, value| {
-        Some((number?, Condition { index: 0, comparison, value }))
-    };
+    let through =
+        |number: Option<u32>, comparison, value| Some((number?, Condition { index: 0, comparison, value }));
     if let Some((_, number)) = SOCKET_CALLS.iter().zip(1..).find(|(call, _)| **call == name) {
         return through(arch.number("socketcall"), Comparison::Equal, number);
     }

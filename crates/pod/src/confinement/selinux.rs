@@ -1,61 +1,152 @@
-//! SELinux: the label that a container's process runs under.
+//! SELinux: the labels of a container's process and of its files.
 //!
-//! A container gets a label when its request has options for one and the kernel has SELinux; elsewhere options have no
+//! A container gets labels when its request has options for them and the kernel has SELinux; elsewhere options have no
 //! effect, as with the peers. Parts that the request leaves out are those of the policy's own default for containers.
-//! Categories are not made up: a kubelet that wants pods kept apart sends a level. Source: selinux(8),
-//! container_selinux(8), `contexts/lxc_contexts`.
+//! Categories are not made up: a kubelet that wants pods kept apart sends a level. Filesystems that are made for the
+//! container get the files' label with the mount; what lies on the host gets it here, one file after the other, and
+//! volumes only where the request says so. Source: selinux(8), container_selinux(8), `contexts/lxc_contexts`.
 
+use std::ffi::OsStr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use berth_container::spec::SelinuxSpec;
+use rustix::fs::{Dir, Mode, OFlags, XattrFlags, lsetxattr, open, openat};
+use rustix::io::Errno;
 
-/// Where the default lies when the policy has none.
-const DEFAULT_LABEL: &str = "system_u:system_r:container_t:s0";
+use crate::error::{Error, Result};
+
+/// Where the policy has no defaults.
+const DEFAULT_PROCESS: &str = "system_u:system_r:container_t:s0";
+const DEFAULT_FILE: &str = "system_u:object_r:container_file_t:s0";
+
+/// Directories of the system that are nobody's volume as a whole: with another label the node would not start again.
+const SYSTEM: [&str; 15] = [
+    "/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib64", "/opt", "/root", "/run", "/sbin",
+    "/tmp", "/usr", "/var",
+];
+
+/// Directories within each other that are walked; each holds a descriptor meanwhile.
+const MAX_DEPTH: u32 = 200;
 
 /// SELinux as this node has it.
 #[derive(Debug)]
 pub(super) struct Selinux {
-    /// The policy's label for containers; `None` where there is no SELinux.
-    default: Option<String>,
+    /// The policy's labels for containers; `None` where there is no SELinux.
+    defaults: Option<Labels>,
+}
+
+/// A container's labels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Labels {
+    pub(super) process: String,
+    pub(super) file: String,
 }
 
 impl Selinux {
     pub(super) fn detect() -> Self {
         let is_enabled = Path::new("/sys/fs/selinux/enforce").exists();
-        Self { default: is_enabled.then(policy_default) }
+        Self { defaults: is_enabled.then(policy_defaults) }
     }
 
-    /// The label of a process, put together from the request's parts and the default's.
-    pub(super) fn process_label(&self, parts: &SelinuxSpec) -> Option<String> {
-        let Some(default) = &self.default else {
+    /// The labels put together from the request's parts and the defaults.
+    pub(super) fn labels(&self, parts: &SelinuxSpec) -> Option<Labels> {
+        let Some(defaults) = &self.defaults else {
             tracing::debug!("SELinux options have no effect: this kernel has no SELinux");
             return None;
         };
-        let mut defaults = default.splitn(4, ':');
-        let mut part = |given: &str| {
-            let default = defaults.next().unwrap_or_default();
-            if given.is_empty() { default.to_owned() } else { given.to_owned() }
-        };
-        let label = [part(&parts.user), part(&parts.role), part(&parts.type_), part(&parts.level)];
-        Some(label.join(":"))
+        let process = merged(&defaults.process, [&parts.user, &parts.role, &parts.type_, &parts.level]);
+        Some(Labels { process, file: merged(&defaults.file, ["", "", "", &parts.level]) })
     }
 }
 
-fn policy_default() -> String {
+/// `user:role:type:level`, where what is given replaces the default's part.
+fn merged(default: &str, given: [&str; 4]) -> String {
+    let mut defaults = default.splitn(4, ':');
+    let part = |given: &str| {
+        let default = defaults.next().unwrap_or_default();
+        if given.is_empty() { default.to_owned() } else { given.to_owned() }
+    };
+    given.map(part).join(":")
+}
+
+fn policy_defaults() -> Labels {
     let config = std::fs::read_to_string("/etc/selinux/config").unwrap_or_default();
     let policy =
         config.lines().find_map(|line| line.trim().strip_prefix("SELINUXTYPE=")).unwrap_or("targeted");
     let contexts = Path::new("/etc/selinux").join(policy.trim()).join("contexts/lxc_contexts");
     let contexts = std::fs::read_to_string(contexts).unwrap_or_default();
-    process_of(&contexts).unwrap_or(DEFAULT_LABEL).to_owned()
+    Labels {
+        process: value_of(&contexts, "process").unwrap_or(DEFAULT_PROCESS).to_owned(),
+        file: value_of(&contexts, "file").unwrap_or(DEFAULT_FILE).to_owned(),
+    }
 }
 
 /// `process = "system_u:system_r:container_t:s0"`.
-fn process_of(contexts: &str) -> Option<&str> {
+fn value_of<'a>(contexts: &'a str, key: &str) -> Option<&'a str> {
     contexts.lines().find_map(|line| {
-        let (key, value) = line.split_once('=')?;
-        (key.trim() == "process").then(|| value.trim().trim_matches('"'))
+        let (found, value) = line.split_once('=')?;
+        (found.trim() == key).then(|| value.trim().trim_matches('"'))
     })
+}
+
+/// [`relabel`] for a volume that a request names.
+pub(super) fn relabel_volume(path: &Path, label: &str) -> Result<()> {
+    match SYSTEM.iter().any(|system| path == Path::new(system)) {
+        true => Err(Error::Invalid {
+            field: "mounts.selinux_relabel",
+            value: path.display().to_string(),
+            reason: "is refused for a directory of the system",
+        }),
+        // A directory that is made when the volume is opened has nothing to relabel yet.
+        false if !path.exists() => Ok(()),
+        false => relabel(path, label),
+    }
+}
+
+/// Labels a file, or a directory with everything below; symlinks are labelled and not followed. A filesystem that takes no
+/// labels keeps those that it has.
+///
+/// Directories are walked by descriptor: a container that writes to the volume meanwhile could put a symlink to the host's
+/// files in the place of a directory.
+pub(super) fn relabel(path: &Path, label: &str) -> Result<()> {
+    let walk = || {
+        set_label(path, label)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match open(path, flags, Mode::empty()) {
+            Err(Errno::NOTDIR) => Ok(()),
+            opened => relabel_below(opened?, label, MAX_DEPTH),
+        }
+    };
+    walk().map_err(|errno| Error::file("relabel", path)(errno.into()))
+}
+
+fn relabel_below(directory: OwnedFd, label: &str, depth: u32) -> std::result::Result<(), Errno> {
+    let depth = depth.checked_sub(1).ok_or(Errno::NAMETOOLONG)?;
+    for entry in Dir::read_from(&directory)? {
+        let entry = entry?;
+        let name = Path::new(OsStr::from_bytes(entry.file_name().to_bytes()));
+        if name == Path::new(".") || name == Path::new("..") {
+            continue;
+        }
+        // Through the descriptor, for there is no lsetxattr(2) below a directory before Linux 6.13.
+        set_label(&Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name), label)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match openat(&directory, name, flags, Mode::empty()) {
+            // No directory, or gone meanwhile.
+            Err(Errno::NOTDIR | Errno::LOOP | Errno::NOENT) => {}
+            opened => relabel_below(opened?, label, depth)?,
+        }
+    }
+    Ok(())
+}
+
+fn set_label(path: &Path, label: &str) -> std::result::Result<(), Errno> {
+    match lsetxattr(path, "security.selinux", label.as_bytes(), XattrFlags::empty()) {
+        Err(Errno::OPNOTSUPP | Errno::NOENT) => Ok(()),
+        set => set,
+    }
 }
 
 #[cfg(test)]
@@ -63,8 +154,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_label_is_the_requests_over_the_policys() {
-        let present = Selinux { default: Some("system_u:system_r:container_t:s0".to_owned()) };
+    fn labels_are_the_requests_over_the_policys() {
+        let defaults = Labels { process: DEFAULT_PROCESS.to_owned(), file: DEFAULT_FILE.to_owned() };
+        let present = Selinux { defaults: Some(defaults) };
         let level = SelinuxSpec { level: "s0:c1,c2".to_owned(), ..SelinuxSpec::default() };
         let all = SelinuxSpec {
             user: "u".to_owned(),
@@ -72,20 +164,33 @@ mod tests {
             type_: "t".to_owned(),
             level: "s1".to_owned(),
         };
-        for (parts, want) in [
-            (SelinuxSpec::default(), "system_u:system_r:container_t:s0"),
-            (level.clone(), "system_u:system_r:container_t:s0:c1,c2"),
-            (all, "u:r:t:s1"),
+        for (parts, process, file) in [
+            (SelinuxSpec::default(), DEFAULT_PROCESS, DEFAULT_FILE),
+            (
+                level.clone(),
+                "system_u:system_r:container_t:s0:c1,c2",
+                "system_u:object_r:container_file_t:s0:c1,c2",
+            ),
+            (all, "u:r:t:s1", "system_u:object_r:container_file_t:s1"),
         ] {
-            assert_eq!(present.process_label(&parts).as_deref(), Some(want));
+            let want = Labels { process: process.to_owned(), file: file.to_owned() };
+            assert_eq!(present.labels(&parts), Some(want));
         }
-        assert_eq!(Selinux { default: None }.process_label(&level), None);
+        assert_eq!(Selinux { defaults: None }.labels(&level), None);
     }
 
     #[test]
-    fn the_policys_default_is_read_from_its_file() {
+    fn the_policys_defaults_are_read_from_its_file() {
         let contexts = "# containers\nprocess = \"system_u:system_r:svirt_t:s0\"\nfile = \"x\"\n";
-        assert_eq!(process_of(contexts), Some("system_u:system_r:svirt_t:s0"));
-        assert_eq!(process_of("file = \"x\""), None);
+        assert_eq!(value_of(contexts, "process"), Some("system_u:system_r:svirt_t:s0"));
+        assert_eq!(value_of(contexts, "file"), Some("x"));
+        assert_eq!(value_of(contexts, "ro_file"), None);
+    }
+
+    #[test]
+    fn the_system_is_not_relabelled() {
+        let refused = relabel_volume(Path::new("/etc"), "x").unwrap_err().to_string();
+        assert!(refused.contains("selinux_relabel") && refused.contains("/etc"), "{refused}");
+        assert!(relabel_volume(Path::new("/no/such/directory"), "x").is_ok());
     }
 }
