@@ -60,6 +60,8 @@ calls! {
     runtime.version(VersionRequest) -> VersionResponse;
     /// CRI `Status`.
     runtime.status(StatusRequest) -> StatusResponse;
+    /// CRI `RuntimeConfig`.
+    runtime.runtime_config(RuntimeConfigRequest) -> RuntimeConfigResponse;
     /// CRI `RunPodSandbox`.
     runtime.run_pod_sandbox(RunPodSandboxRequest) -> RunPodSandboxResponse;
     /// CRI `StopPodSandbox`.

@@ -8,9 +8,9 @@
 //! they belong to their monitors, and the next agent finds them.
 
 use crate::listener::{Listener, listen_on};
-use crate::settings::{Settings, UnsetSeccomp};
+use crate::settings::{CgroupDriver, Settings, UnsetSeccomp};
 use anyhow::{Context, Result};
-use berth_cgroup::{CgroupPath, Cgroups};
+use berth_cgroup::{CgroupPath, Cgroups, Driver};
 use berth_cri::Edge;
 use berth_image::{ImageStore, KeptImages};
 use berth_net::{Inherited, Network};
@@ -117,6 +117,10 @@ async fn open_host(
         root: settings.root.clone(),
         state: settings.state.clone(),
         cgroup_root: CgroupPath::new(&settings.cgroup.root)?,
+        cgroup_driver: match settings.cgroup.driver {
+            CgroupDriver::Cgroupfs => Driver::Cgroupfs,
+            CgroupDriver::Systemd => Driver::Systemd,
+        },
         zygote_program: PathBuf::from(OWN_PROGRAM),
         ignore_image_volumes: settings.images.ignore_volumes,
         devices: DeviceSettings {

@@ -41,7 +41,7 @@ pub use hierarchy::{Cgroups, Layout};
 pub use kill::kill_all;
 pub use limits::{Limit, Limits};
 pub use oom::read_oom_kills;
-pub use path::CgroupPath;
+pub use path::{CgroupPath, Driver};
 pub use stats::{
     Allowance, CpuDetail, Detail, DeviceIo, HugePages, MemoryDetail, MemoryUsage, Meter, Pressure,
     PressureUsage, Stall, Throttling, Usage,

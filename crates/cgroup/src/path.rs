@@ -48,6 +48,16 @@ impl CgroupPath {
         }
     }
 
+    /// Takes a pod's `cgroup_parent` where systemd makes the parents: only a slice, by its name or with its whole path.
+    pub fn from_slice(parent: &str) -> Result<Self, CgroupError> {
+        match parent.ends_with(".slice") {
+            true => Self::from_parent(parent),
+            false => {
+                Err(CgroupError::InvalidPath { path: parent.to_owned(), reason: "it is no systemd slice" })
+            }
+        }
+    }
+
     /// The child called `name`, one component.
     pub fn join(&self, name: &str) -> Result<Self, CgroupError> {
         let path = format!("{}/{name}", self.0);
@@ -72,6 +82,16 @@ impl CgroupPath {
         let ends = self.0.match_indices('/').map(|(at, _)| at).skip(1).chain([self.0.len()]);
         ends.map(move |end| mount.join(&self.0[1..end]))
     }
+}
+
+/// Who makes the cgroups of pods, above which this crate makes nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Driver {
+    /// A kubelet, by writing to the file system.
+    #[default]
+    Cgroupfs,
+    /// systemd: pods stand in its slices.
+    Systemd,
 }
 
 impl fmt::Display for CgroupPath {
@@ -139,6 +159,8 @@ mod tests {
         check(CgroupPath::from_parent("/a.slice/a-b.slice"), Some("/a.slice/a-b.slice"));
         check(CgroupPath::from_parent("/kubepods/burstable/pod1"), Some("/kubepods/burstable/pod1"));
         check(CgroupPath::from_parent("berth"), Some("/berth"));
+        check(CgroupPath::from_slice("a-b.slice"), Some("/a.slice/a-b.slice"));
+        check(CgroupPath::from_slice("/kubepods/burstable/pod1"), None);
         for bad in
             ["", "/", "-.slice", ".slice", "a--b.slice", "-a.slice", "a-.slice", "../a", "a/../b.slice"]
         {

@@ -281,7 +281,7 @@ impl RuntimeService for Edge {
         &self,
         _request: Request<RuntimeConfigRequest>,
     ) -> Result<Response<RuntimeConfigResponse>, Status> {
-        call(Rpc::Routine("RuntimeConfig"), async { Ok(runtime_config::handle()) }).await
+        call(Rpc::Routine("RuntimeConfig"), async { Ok(runtime_config::handle(self)) }).await
     }
 
     async fn update_pod_sandbox_resources(

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use berth_cgroup::{CgroupPath, Cgroups, Layout};
+use berth_cgroup::{CgroupPath, Cgroups, Driver, Layout};
 use berth_container::spec::ProfileSpec;
 use berth_image::ImageStore;
 use berth_monitor::id::{ContainerId, PodId};
@@ -44,6 +44,8 @@ pub struct HostSettings {
     pub state: PathBuf,
     /// Parent of the pods that name no cgroup parent of their own.
     pub cgroup_root: CgroupPath,
+    /// Who makes the parents of those that do.
+    pub cgroup_driver: Driver,
     /// The program that becomes a zygote when its first argument says so.
     pub zygote_program: PathBuf,
     /// Whether containers get no directories of their own for what their images call volumes.

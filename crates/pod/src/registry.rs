@@ -97,6 +97,11 @@ impl Pods {
         self.0.host.maps_ids
     }
 
+    /// Who makes the cgroups of pods.
+    pub fn cgroup_driver(&self) -> berth_cgroup::Driver {
+        self.0.host.settings.cgroup_driver
+    }
+
     /// Whether pods can be attached to the network, or why not.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_cgroup::{Cgroup, CgroupPath};
+use berth_cgroup::{Cgroup, CgroupPath, Driver as CgroupDriver};
 use berth_monitor::id::PodId;
 use berth_monitor::plan::{SandboxPlan, Sharing};
 use berth_monitor::protocol::Order as MonitorOrder;
@@ -87,6 +87,7 @@ impl Driver {
     async fn make_steps(&mut self) -> Result<()> {
         let host = self.host.clone();
         let cgroups = self.cgroups()?;
+        self.check_cgroup_parent()?;
         host.ports().claim(self.id.as_str(), &self.spec.ports)?;
         if self.spec.net == Sharing::Own {
             self.addresses = host.leases().lease(self.id.as_str())?;
@@ -295,6 +296,22 @@ impl Driver {
                 PodCgroups { sandbox: base.join("sandbox")?, base, owns_base: true }
             }
         })
+    }
+
+    /// A pod whose kubelet makes its cgroup in another way than the agent thinks would run without its limits. Looked at when a
+    /// pod is made, not later: the setting may have changed since, and the pod has to be removed all the same.
+    fn check_cgroup_parent(&self) -> Result<()> {
+        match (&self.spec.cgroup_parent, self.host.settings.cgroup_driver) {
+            (Some(parent), CgroupDriver::Systemd) => match CgroupPath::from_slice(parent) {
+                Ok(_) => Ok(()),
+                Err(_) => Err(Error::Invalid {
+                    field: "config.linux.cgroup_parent",
+                    value: parent.clone(),
+                    reason: "it is no slice, and the agent's cgroup.driver is systemd: the kubelet's differs",
+                }),
+            },
+            (Some(_), CgroupDriver::Cgroupfs) | (None, _) => Ok(()),
+        }
     }
 
     pub(crate) fn host_interface(&self) -> Result<IfName> {

@@ -206,3 +206,43 @@ fn a_score_that_the_agent_cannot_give_is_raised_and_told() {
     );
     assert_eq!(node.journal().contains("oom_score_adj raised"), !may_lower);
 }
+
+#[test]
+#[ignore = "needs root and the test images"]
+fn pods_stand_in_slices_where_systemd_makes_the_parents() {
+    let node = Node::start();
+    let driver =
+        || node.cri().runtime_config(RuntimeConfigRequest {}).unwrap().linux.unwrap().cgroup_driver();
+    assert_eq!(driver(), CgroupDriver::Cgroupfs);
+    let config = node.dir().join("config.toml");
+    let settings = fs::read_to_string(&config).unwrap();
+    fs::write(&config, format!("cgroup.driver = 'systemd'\n{settings}")).unwrap();
+    node.stop();
+    node.restart();
+    assert_eq!(driver(), CgroupDriver::Systemd);
+
+    let top = format!("bertheslice{}", std::process::id());
+    let mut config = node.sandbox("sliced");
+    config.linux.as_mut().unwrap().cgroup_parent = format!("/{top}/pod1");
+    let request = RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };
+    let error = node.cri().run_pod_sandbox(request).unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument);
+    assert!(error.message().contains("cgroup.driver is systemd"), "{}", error.message());
+
+    config.linux.as_mut().unwrap().cgroup_parent = format!("{top}-besteffort-podx_1.slice");
+    let pod = Pod::run(&node, config);
+    let id = pod.shell("main", "exec sleep 1000");
+    let cgroups = fs::read_to_string(format!("/proc/{}/cgroup", pod.pid(Some(&id)))).unwrap();
+    let slices =
+        [format!("{top}.slice"), format!("{top}-besteffort.slice"), format!("{top}-besteffort-podx_1.slice")];
+    assert!(cgroups.contains(&format!(":/{}/{id}", slices.join("/"))), "{cgroups}");
+    pod.take_down();
+    // As systemd does: the slices are empty, and no longer needed.
+    let found = std::process::Command::new("find")
+        .args(["/sys/fs/cgroup", "-depth", "-type", "d", "-name", &format!("{top}*.slice")])
+        .output()
+        .unwrap();
+    let directories: Vec<_> = std::str::from_utf8(&found.stdout).unwrap().lines().collect();
+    assert!(directories.len() >= slices.len());
+    directories.iter().for_each(|directory| fs::remove_dir(directory).unwrap());
+}

@@ -109,7 +109,10 @@ pub(crate) struct Images {
 pub(crate) struct Cgroup {
     /// Parent of the pods that name no parent of their own, as a path in the cgroup hierarchy.
     pub(crate) root: String,
-    /// Who makes the cgroups: "cgroupfs" writes to the cgroup file system itself. The kubelet takes over this choice.
+    /// Who makes the cgroups of pods: with "cgroupfs" the kubelet writes to the cgroup file system, with "systemd" it has
+    /// systemd make slices. The kubelet takes over this choice. berth itself writes to the file system below a pod's own
+    /// cgroup, and does not yet ask systemd to keep away from there: with cgroup version 2, systemd may take the
+    /// containers' limits away when it lays out a slice anew.
     pub(crate) driver: CgroupDriver,
 }
 
@@ -117,8 +120,10 @@ pub(crate) struct Cgroup {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum CgroupDriver {
-    /// berth writes to the cgroup file system.
+    /// The kubelet writes to the cgroup file system.
     Cgroupfs,
+    /// systemd makes slices.
+    Systemd,
 }
 
 /// `[security]`
