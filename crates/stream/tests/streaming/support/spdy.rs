@@ -123,7 +123,10 @@ impl Client {
                     stream.is_finished = fin;
                 }
                 Frame::Reset { stream, .. } => received.entry(stream).or_default().is_reset = true,
-                Frame::GoAway { .. } => break,
+                Frame::GoAway { last_stream, .. } => {
+                    assert_eq!(last_stream + 2, self.next_stream, "a stream that was not seen");
+                    break;
+                }
                 _ => {}
             }
         }
