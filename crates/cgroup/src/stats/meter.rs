@@ -46,7 +46,8 @@ struct State {
 /// A descriptor that stays open, and its part of the allowance.
 #[derive(Debug)]
 struct Kept {
-    path: PathBuf,
+    /// Of a cgroup's files in all hierarchies, no two that are read here have the same name.
+    name: String,
     file: File,
     allowance: Allowance,
 }
@@ -63,10 +64,10 @@ impl Allowance {
         Self::new(most.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX)) / 2)
     }
 
-    fn keep(&self, path: PathBuf, file: File) -> Option<Kept> {
+    fn keep(&self, name: &str, file: File) -> Option<Kept> {
         let take = |left: usize| left.checked_sub(1);
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
-        Some(Kept { path, file, allowance: self.clone() })
+        Some(Kept { name: name.to_owned(), file, allowance: self.clone() })
     }
 }
 
@@ -159,34 +160,30 @@ struct Files<'a> {
 
 impl Files<'_> {
     /// A file of the hierarchy that has the controller.
-    fn text(&mut self, controller: &str, file: &str) -> Option<String> {
+    fn text(&mut self, controller: &str, name: &str) -> Option<String> {
         match self.cgroup.layout() {
             // Some files, like `cpu.stat`, are there also without their controller.
-            Layout::Unified => self.unified_text(file),
-            Layout::Hybrid | Layout::Legacy => {
-                let directory = self.cgroup.directory_of(controller)?;
-                self.text_of(directory.join(file))
-            }
+            Layout::Unified => self.unified_text(name),
+            Layout::Hybrid | Layout::Legacy => self.text_in(name, |cgroup| cgroup.directory_of(controller)),
         }
     }
 
     /// A file of the version 2 hierarchy, which may have no controllers.
-    fn unified_text(&mut self, file: &str) -> Option<String> {
-        let directory = self.cgroup.unified_directory()?;
-        self.text_of(directory.join(file))
+    fn unified_text(&mut self, name: &str) -> Option<String> {
+        self.text_in(name, Cgroup::unified_directory)
     }
 
-    fn text_of(&mut self, path: PathBuf) -> Option<String> {
-        let known = self.state.kept.iter().position(|kept| kept.path == path);
+    fn text_in(&mut self, name: &str, directory: impl FnOnce(&Cgroup) -> Option<PathBuf>) -> Option<String> {
+        let known = self.state.kept.iter().position(|kept| kept.name == name);
         if let Some(index) = known {
             match read_from_start(&self.state.kept[index].file) {
                 Some(text) => return Some(text),
                 None => drop(self.state.kept.swap_remove(index)),
             }
         }
-        let file = File::open(&path).ok()?;
+        let file = File::open(directory(self.cgroup)?.join(name)).ok()?;
         let text = read_from_start(&file)?;
-        self.state.kept.extend(self.allowance.keep(path, file));
+        self.state.kept.extend(self.allowance.keep(name, file));
         Some(text)
     }
 
@@ -205,8 +202,8 @@ impl Files<'_> {
         sizes.sort();
         let read = |page_size: String| {
             let prefix = format!("hugetlb.{page_size}");
-            let usage_bytes = self.number_of(directory.join(format!("{prefix}{usage}")))?;
-            let peak_bytes = match self.number_of(directory.join(format!("{prefix}.max_usage_in_bytes"))) {
+            let usage_bytes = self.number_in(&directory, &format!("{prefix}{usage}"))?;
+            let peak_bytes = match self.number_in(&directory, &format!("{prefix}.max_usage_in_bytes")) {
                 Some(peak_bytes) => peak_bytes,
                 None => {
                     let peak = self.state.huge_page_peaks.entry(page_size.clone()).or_default();
@@ -219,8 +216,8 @@ impl Files<'_> {
         sizes.into_iter().filter_map(read).collect()
     }
 
-    fn number_of(&mut self, path: PathBuf) -> Option<u64> {
-        parse::number(&self.text_of(path)?)
+    fn number_in(&mut self, directory: &Path, name: &str) -> Option<u64> {
+        parse::number(&self.text_in(name, |_| Some(directory.to_owned()))?)
     }
 }
 

@@ -206,9 +206,7 @@ mod tests {
     fn node() -> NodeDetails {
         let mut container = container_view();
         container.state = ContainerState::Running { started_at_ns: 5_000_000_000 };
-        let mut spec = (*container.spec).clone();
-        spec.limits.cpu_quota_us = Some(Limit::At(20_000));
-        container.spec = spec.into();
+        container.limits.cpu_quota_us = Some(Limit::At(20_000));
         let usage = Usage {
             cpu_ns: Some(2_900_000_000),
             memory: Some(MemoryUsage { usage_bytes: 4096, page_faults: 7, ..MemoryUsage::default() }),

@@ -154,7 +154,7 @@ impl Reading<'_> {
     }
 
     fn limits(&self) -> &berth_cgroup::Limits {
-        &self.usage.container.spec.limits
+        &self.usage.container.limits
     }
 
     /// Without a quota there is nothing to be throttled by.
