@@ -62,6 +62,8 @@ calls! {
     runtime.status(StatusRequest) -> StatusResponse;
     /// CRI `RuntimeConfig`.
     runtime.runtime_config(RuntimeConfigRequest) -> RuntimeConfigResponse;
+    /// CRI `UpdateRuntimeConfig`.
+    runtime.update_runtime_config(UpdateRuntimeConfigRequest) -> UpdateRuntimeConfigResponse;
     /// CRI `RunPodSandbox`.
     runtime.run_pod_sandbox(RunPodSandboxRequest) -> RunPodSandboxResponse;
     /// CRI `StopPodSandbox`.

@@ -25,7 +25,14 @@ impl<'a> Pod<'a> {
     /// Runs a sandbox.
     #[track_caller]
     pub fn run(node: &'a Node, config: PodSandboxConfig) -> Self {
-        let request = RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };
+        Self::run_by(node, config, "")
+    }
+
+    /// Runs a sandbox of this runtime handler.
+    #[track_caller]
+    pub fn run_by(node: &'a Node, config: PodSandboxConfig, handler: &str) -> Self {
+        let request =
+            RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: handler.to_owned() };
         let id = node.cri().run_pod_sandbox(request).unwrap().pod_sandbox_id;
         Self { node, id, config }
     }

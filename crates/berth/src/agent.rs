@@ -121,6 +121,12 @@ async fn open_host(
             CgroupDriver::Cgroupfs => Driver::Cgroupfs,
             CgroupDriver::Systemd => Driver::Systemd,
         },
+        handlers: settings
+            .handlers
+            .clone()
+            .into_iter()
+            .map(|(name, handler)| (name, handler.into()))
+            .collect(),
         zygote_program: PathBuf::from(OWN_PROGRAM),
         ignore_image_volumes: settings.images.ignore_volumes,
         devices: DeviceSettings {
@@ -164,13 +170,18 @@ fn entries(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// The settings as clients may see them, who are not all allowed to read the file: without passwords.
+/// The settings as clients may see them, who are not all allowed to read the file: without passwords. The last keys are for
+/// clients that know another runtime's settings.
 fn shown(settings: &Settings) -> Result<String> {
     let mut shown = settings.clone();
     for host in shown.registries.hosts.values_mut() {
         host.password = host.password.take().map(|_| "(redacted)".to_owned());
     }
-    Ok(serde_json::to_string(&shown)?)
+    let mut shown = serde_json::to_value(&shown)?;
+    shown["maxContainerLogLineSize"] = settings.limits.log_line_bytes.into();
+    shown["rootDir"] = shown["root"].clone();
+    shown["stateDir"] = shown["state"].clone();
+    Ok(shown.to_string())
 }
 
 #[cfg(test)]
@@ -184,5 +195,6 @@ mod tests {
         let shown = shown(&settings).unwrap();
         assert!(shown.contains("ann") && shown.contains("(redacted)"), "{shown}");
         assert!(!shown.contains("s3cret"), "{shown}");
+        assert!(shown.contains("\"maxContainerLogLineSize\":16384"), "{shown}");
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! In: a validated request (CRI types end in the `cri` crate), the image's configuration and the pod's paths. Out: one
 //! [`berth_monitor::plan::LaunchPlan`] with nothing left to decide. All of it is pure: no file is read, no kernel
-//! asked; what can be refused without root is refused here or before.
+//! asked; what can be refused without root is refused here or before. [`oci`] says a plan again, for another runtime.
 
 pub mod capability;
 pub mod error;
+pub mod oci;
 pub mod plan;
 pub mod spec;
 

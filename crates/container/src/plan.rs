@@ -178,6 +178,7 @@ pub fn plan_launch(
             log: surroundings.log_path,
             log_line_bytes: surroundings.log_line_bytes,
         },
+        foreign: None,
     };
     Ok(Planned { launch, stop_signal, device_rules })
 }

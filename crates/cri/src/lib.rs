@@ -73,7 +73,7 @@ pub use streaming::serve_streams;
 
 use crate::filesystems::Filesystems;
 
-/// What clients know the runtime by, and the name of its only handler.
+/// What clients know the runtime by.
 const RUNTIME_NAME: &str = "berth";
 
 /// What the calls work on; cloning it is cheap.

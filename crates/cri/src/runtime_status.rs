@@ -1,7 +1,7 @@
 //! Status: whether pods can be run now, and what the runtime can do.
 //!
-//! The runtime is ready by answering: it does not serve before its database, images and cgroups are open. The network
-//! is looked at each time, with a deadline, since somebody else may have taken the bridge away.
+//! An agent that answers has opened its database, images and cgroups. What may change meanwhile is looked at each time,
+//! with a deadline: whether anything can be written, and whether somebody has taken the bridge or its rules away.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,17 +10,22 @@ use berth_cri_proto::v1::{
     RuntimeCondition, RuntimeFeatures, RuntimeHandler, RuntimeHandlerFeatures, RuntimeStatus, StatusRequest,
     StatusResponse,
 };
+use berth_pod::OWN_HANDLER;
 use tokio::time::timeout;
 
-use crate::{Edge, Failure, RUNTIME_NAME};
+use crate::{Edge, Failure};
 
 /// Long enough for a busy kernel, short enough for a client that asks every few seconds.
-const NETWORK_LIMIT: Duration = Duration::from_secs(5);
+const CHECK_LIMIT: Duration = Duration::from_secs(5);
 
 pub(crate) async fn handle(edge: &Edge, request: StatusRequest) -> Result<StatusResponse, Failure> {
+    let (storage, network) = tokio::join!(
+        checked("check storage", edge.pods.check_storage()),
+        checked("check network", edge.pods.check_network()),
+    );
     let conditions = vec![
-        condition("RuntimeReady", "RuntimeNotReady", Ok(())),
-        condition("NetworkReady", "NetworkNotReady", check_network(edge).await),
+        condition("RuntimeReady", "RuntimeNotReady", storage),
+        condition("NetworkReady", "NetworkNotReady", network),
     ];
     let info = match request.verbose {
         true => HashMap::from([("config".to_owned(), edge.config_json.clone())]),
@@ -31,7 +36,7 @@ pub(crate) async fn handle(edge: &Edge, request: StatusRequest) -> Result<Status
         status: Some(RuntimeStatus { conditions }),
         info,
         // Without the entry for the empty name, a kubelet sees no features for pods that name no handler.
-        runtime_handlers: ["", RUNTIME_NAME].map(|name| handler(name, user_namespaces)).into(),
+        runtime_handlers: handlers(user_namespaces, edge.pods.foreign_handlers()),
         features: Some(RuntimeFeatures {
             supplemental_groups_policy: true,
             user_namespaces_host_network: user_namespaces,
@@ -40,10 +45,10 @@ pub(crate) async fn handle(edge: &Edge, request: StatusRequest) -> Result<Status
     })
 }
 
-async fn check_network(edge: &Edge) -> Result<(), String> {
-    match timeout(NETWORK_LIMIT, edge.pods.check_network()).await {
+async fn checked(what: &str, check: impl Future<Output = berth_pod::Result<()>>) -> Result<(), String> {
+    match timeout(CHECK_LIMIT, check).await {
         Ok(checked) => checked.map_err(|error| Failure::from(error).to_string()),
-        Err(_) => Err(format!("check network: no answer within {} s", NETWORK_LIMIT.as_secs())),
+        Err(_) => Err(format!("{what}: no answer within {} s", CHECK_LIMIT.as_secs())),
     }
 }
 
@@ -58,9 +63,13 @@ fn condition(name: &str, reason: &str, state: Result<(), String>) -> RuntimeCond
     }
 }
 
-fn handler(name: &str, user_namespaces: bool) -> RuntimeHandler {
-    let features = RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces };
-    RuntimeHandler { name: name.to_owned(), features: Some(features) }
+fn handlers<'a>(user_namespaces: bool, foreign: impl Iterator<Item = &'a str>) -> Vec<RuntimeHandler> {
+    let handler = |name: &str, features| RuntimeHandler { name: name.to_owned(), features: Some(features) };
+    let own = RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces };
+    // They get namespaces by path, which leaves them no say in a user namespace's mappings.
+    let others = RuntimeHandlerFeatures { user_namespaces: false, ..own };
+    let foreign = foreign.map(|name| handler(name, others));
+    ["", OWN_HANDLER].into_iter().map(|name| handler(name, own)).chain(foreign).collect()
 }
 
 #[cfg(test)]

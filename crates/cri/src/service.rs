@@ -221,21 +221,21 @@ impl RuntimeService for Edge {
         &self,
         _request: Request<CheckpointContainerRequest>,
     ) -> Result<Response<CheckpointContainerResponse>, Status> {
-        unimplemented("CheckpointContainer").await
+        later("CheckpointContainer").await
     }
 
     async fn checkpoint_pod(
         &self,
         _request: Request<CheckpointPodRequest>,
     ) -> Result<Response<CheckpointPodResponse>, Status> {
-        unimplemented("CheckpointPod").await
+        later("CheckpointPod").await
     }
 
     async fn restore_pod(
         &self,
         _request: Request<RestorePodRequest>,
     ) -> Result<Response<RestorePodResponse>, Status> {
-        unimplemented("RestorePod").await
+        later("RestorePod").await
     }
 
     type GetContainerEventsStream = Answers<ContainerEventResponse>;
@@ -293,7 +293,8 @@ impl RuntimeService for Edge {
     }
 }
 
-/// Answers a call that is not served yet with its name.
-async fn unimplemented<T>(rpc: &'static str) -> Result<Response<T>, Status> {
-    call(Rpc::Routine(rpc), async { Err(Failure::unimplemented(rpc)) }).await
+/// Answers a call for which checkpoints would be needed.
+async fn later<T>(rpc: &'static str) -> Result<Response<T>, Status> {
+    let reason = "checkpoints come with a later version";
+    call(Rpc::Routine(rpc), async { Err(Failure::unimplemented(rpc, reason)) }).await
 }

@@ -21,8 +21,8 @@ impl Failure {
     }
 
     /// A call that the API has and this runtime does not serve.
-    pub(crate) fn unimplemented(call: &str) -> Self {
-        Self::new(ErrorKind::Unimplemented, format!("{call} is not implemented"))
+    pub(crate) fn unimplemented(call: &str, reason: &str) -> Self {
+        Self::new(ErrorKind::Unimplemented, format!("{call} is not implemented: {reason}"))
     }
 
     /// What kind of failure it is.
@@ -138,7 +138,10 @@ mod tests {
 
     #[test]
     fn kinds_have_their_codes() {
-        let status = Status::from(Failure::unimplemented("Exec"));
-        assert_eq!((status.code(), status.message()), (Code::Unimplemented, "Exec is not implemented"));
+        let status = Status::from(Failure::unimplemented("RestorePod", "later"));
+        assert_eq!(
+            (status.code(), status.message()),
+            (Code::Unimplemented, "RestorePod is not implemented: later")
+        );
     }
 }

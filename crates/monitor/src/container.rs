@@ -14,11 +14,11 @@ use std::os::fd::OwnedFd;
 use berth_cgroup::Entry;
 use berth_logs::LogFile;
 use berth_sys::clone::Child;
-use rustix::process::{Signal, pidfd_send_signal};
+use rustix::process::{Signal, kill_process_group, pidfd_send_signal};
 
 use crate::idmap::IdMaps;
 use crate::output::{Buffers, Output, Sinks};
-use crate::plan::{LaunchPlan, PidNamespace, ProcessPlan};
+use crate::plan::{ForeignPlan, LaunchPlan, PidNamespace, ProcessPlan};
 use crate::protocol::{ContainerReport, Exit, Failure, ResolvedUser};
 
 /// Where an answer goes: a connection of the monitor's, and the request's number on it.
@@ -79,6 +79,8 @@ pub(crate) struct Container {
     pub(crate) pid_namespace: PidNamespace,
     pub(crate) cgroup: Entry,
     pub(crate) oom_file: Option<std::path::PathBuf>,
+    /// The other runtime that makes it.
+    pub(crate) foreign: Option<ForeignPlan>,
     /// The agent wants to hear nothing more of it: it is forgotten when it has ended.
     pub(crate) unwanted: bool,
 }
@@ -101,6 +103,7 @@ impl Container {
             pid_namespace: plan.pid_namespace,
             cgroup: plan.cgroup,
             oom_file: plan.oom_file,
+            foreign: plan.foreign,
             unwanted: false,
         }
     }
@@ -130,6 +133,10 @@ impl Container {
     /// Kills the first process by its pidfd and all others through the cgroup; the exit follows as for any other end.
     pub(crate) fn kill(&self) {
         let _ = pidfd_send_signal(&self.child.pidfd, Signal::KILL);
+        if self.foreign.is_some() && self.midwife.is_none() && self.gate.is_some() {
+            // It is the helper's still, with a runtime at work below it.
+            let _ = kill_process_group(self.child.pid, Signal::KILL);
+        }
         let _ = berth_cgroup::kill_all(&self.cgroup);
     }
 

@@ -16,11 +16,12 @@ use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType};
 
 use crate::birth::{Entrance, PodUsers};
 use crate::container::{Container, ReplyTo};
+use crate::foreign::{become_deletion, become_helper};
 use crate::handshake::{ChildMessage, Gate, open_gate};
 use crate::launch::{Birthright, Stage, StageError, Streams, become_container};
 use crate::output::Output;
 use crate::pause::become_pause;
-use crate::plan::{LaunchPlan, PidNamespace, SandboxPlan, Sharing};
+use crate::plan::{ForeignPlan, LaunchPlan, PidNamespace, SandboxPlan, Sharing};
 use crate::protocol::Failure;
 use crate::user_namespace;
 
@@ -118,12 +119,16 @@ pub(crate) fn fork_container(
 ) -> Result<Container, Failure> {
     let log = plan.stdio.log.as_ref().map(LogFile::open).transpose();
     let log = log.map_err(|error| Failure::Other { detail: chain(&error) })?;
-    let cgroup = open_cgroup(&plan.cgroup)?;
+    // Another runtime's container comes into its cgroup by itself, and into its pid namespace.
+    let cgroup = if plan.foreign.is_some() { None } else { open_cgroup(&plan.cgroup)? };
+    let pid_target = pid_target.filter(|_| plan.foreign.is_none());
     let (gate, child_gate) = packet::pair(Blocking::Yes).map_err(fork_error("socket"))?;
     let (streams, stdin, outputs) = make_streams(&plan).map_err(fork_error("standard streams"))?;
     let namespaces = NewNamespaces {
         // One that is to belong to the pod's user namespace is made in there.
-        pid: plan.pid_namespace == PidNamespace::Own && home.user_namespace.is_none(),
+        pid: plan.pid_namespace == PidNamespace::Own
+            && home.user_namespace.is_none()
+            && plan.foreign.is_none(),
         mount: true,
         ..NewNamespaces::default()
     };
@@ -133,7 +138,10 @@ pub(crate) fn fork_container(
     let child = match forked.map_err(fork_error("process"))? {
         Cloned::Child => {
             let birthright = Birthright { gate: Gate::new(child_gate), entrance: home.entrance(), streams };
-            become_container(&plan, birthright)
+            match &plan.foreign {
+                Some(foreign) => become_helper(&plan, foreign, birthright),
+                None => become_container(&plan, birthright),
+            }
         }
         Cloned::Parent(child) => child,
     };
@@ -143,6 +151,18 @@ pub(crate) fn fork_container(
     container.gate = Some(gate);
     (container.stdin, container.outputs, container.sinks.log) = (stdin, outputs, log);
     Ok(container)
+}
+
+/// Forks a child that has another runtime forget a container.
+pub(crate) fn fork_deletion(
+    witness: &SingleThreaded,
+    foreign: &ForeignPlan,
+    container: &str,
+) -> Result<Child, Errno> {
+    match clone3(witness, NewNamespaces::default(), None)? {
+        Cloned::Child => become_deletion(foreign, container),
+        Cloned::Parent(child) => Ok(child),
+    }
 }
 
 /// Moves this process into its cgroups on v1; on v2 it was born there. It has one thread.

@@ -31,7 +31,8 @@ use crate::plan::{LaunchPlan, ProcessPlan, Sharing};
 use crate::protocol::ResolvedUser;
 use crate::root_dir::RootDir;
 use crate::rootfs::{self, MountError};
-use crate::{user, user_namespace};
+use crate::user::{self, UserError};
+use crate::user_namespace;
 
 /// The exit code of a child that failed before its workload ran, as containerd reports it.
 pub const START_ERROR_CODE: i32 = 128;
@@ -84,6 +85,8 @@ pub enum Stage {
     WaitAtGate,
     /// Running the workload's program.
     Execute,
+    /// Having another OCI runtime make the container.
+    ForeignRuntime,
 }
 
 impl fmt::Display for Stage {
@@ -110,6 +113,7 @@ impl fmt::Display for Stage {
             Self::SetUser => "become user",
             Self::WaitAtGate => "wait to be started",
             Self::Execute => "execute",
+            Self::ForeignRuntime => "have another runtime make the container",
         })
     }
 }
@@ -127,6 +131,14 @@ impl StageError {
     pub(crate) fn at(stage: Stage, object: impl Into<String>) -> impl FnOnce(Errno) -> Self {
         let object = object.into();
         move |errno| Self { stage, object, errno: Some(errno) }
+    }
+
+    pub(crate) fn user(error: UserError) -> Self {
+        let errno = match &error {
+            UserError::Read { source, .. } => Some(*source),
+            UserError::NoUser(_) | UserError::NoGroup(_) => None,
+        };
+        Self { stage: Stage::FindUser, object: error.to_string(), errno }
     }
 
     fn mount(stage: Stage) -> impl FnOnce(MountError) -> Self {
@@ -165,7 +177,7 @@ pub(crate) struct Birthright<'a> {
 
 impl Birthright<'_> {
     /// Lets go of everything else of the monitor's: logs, connections, other containers' pipes.
-    fn close_the_rest(&self) {
+    pub(crate) fn close_the_rest(&self) {
         let Streams { stdin, stdout, stderr } = &self.streams;
         let mut kept =
             vec![self.gate.as_fd(), self.entrance.pause, stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
@@ -244,7 +256,7 @@ fn run(
     enter_root(&root, plan)?;
 
     // In the new root, where no path can lead to the host.
-    let user = find_user(&plan.process)?;
+    let user = user::resolve(&plan.process.user).map_err(StageError::user)?;
     entrance.user.map_or(Ok(()), |users| user_namespace::check_user(&user, users.maps))?;
     let terminal = become_workload(&plan.process, &user, streams, terminal)?;
     wait_then_execute(&plan.process, gate, user, warnings, terminal)
@@ -259,16 +271,6 @@ fn enter_root(root: &RootDir, plan: &LaunchPlan) -> Result<(), StageError> {
         rootfs::make_read_only(root).map_err(StageError::mount(Stage::ChangeRoot))?;
     }
     rootfs::pivot(root).map_err(StageError::mount(Stage::ChangeRoot))
-}
-
-fn find_user(process: &ProcessPlan) -> Result<ResolvedUser, StageError> {
-    user::resolve(&process.user).map_err(|error| {
-        let errno = match &error {
-            user::UserError::Read { source, .. } => Some(*source),
-            user::UserError::NoUser(_) | user::UserError::NoGroup(_) => None,
-        };
-        StageError { stage: Stage::FindUser, object: error.to_string(), errno }
-    })
 }
 
 /// Everything between the right namespaces and `execve`, the same for a container and an exec session: directory,
@@ -310,7 +312,7 @@ pub(crate) fn wait_then_execute(
 }
 
 /// `HOME` as the user's entry says, where the plan has none (as containerd and CRI-O give it).
-fn environment(env: &[String], user: &ResolvedUser) -> Vec<String> {
+pub(crate) fn environment(env: &[String], user: &ResolvedUser) -> Vec<String> {
     let mut env = env.to_vec();
     if !env.iter().any(|entry| entry.starts_with("HOME=")) {
         env.push(format!("HOME={}", user.home.as_deref().unwrap_or("/")));
@@ -391,7 +393,7 @@ pub(crate) fn join(pidfd: BorrowedFd<'_>, namespaces: ThreadNameSpaceType) -> Re
     clippy::disallowed_methods,
     reason = "a short visit to pause's mount namespace, by this child alone"
 )]
-fn pod_shm(pause: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+pub(crate) fn pod_shm(pause: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let home = open("/proc/self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     rustix::thread::move_into_thread_name_spaces(pause, ThreadNameSpaceType::MOUNT)?;
     let shm = rootfs::clone_tree(rustix::fs::CWD, Path::new(crate::pause::SHM_PATH), OpenTreeFlags::empty());

@@ -29,6 +29,7 @@ mod container;
 mod copy;
 mod credentials;
 mod exec;
+mod foreign;
 mod fork;
 mod handshake;
 mod image_source;

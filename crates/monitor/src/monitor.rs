@@ -13,12 +13,13 @@
 //!
 //! The state and the loop are here; what is done to it lies below: `clients` (connections), `orders` (what the agent
 //! wants), `containers`, `births` and `sessions` (what becomes of children), `attached`
-//! (who watches).
+//! (who watches), `helpers` (what other runtimes leave to be waited for).
 
 mod attached;
 mod births;
 mod clients;
 mod containers;
+mod helpers;
 mod orders;
 mod sessions;
 
@@ -57,6 +58,8 @@ enum Source {
     Child(ContainerId),
     /// The process that a container of a pod with a user namespace was born from.
     Midwife(ContainerId),
+    /// A child that nobody waits for any more.
+    Helper(i32),
     /// The container's output by its place in [`Container::outputs`].
     Output(ContainerId, usize),
     SessionGate(u64),
@@ -78,6 +81,8 @@ pub(crate) struct Monitor {
     clients: BTreeMap<u64, OwnedFd>,
     containers: BTreeMap<ContainerId, Container>,
     sessions: BTreeMap<u64, Session>,
+    /// By their process ids: children on the way to their end.
+    helpers: BTreeMap<i32, Child>,
     sessions_so_far: u64,
     buffers: Buffers,
     shut_down: bool,
@@ -110,6 +115,7 @@ impl Monitor {
             clients: BTreeMap::new(),
             containers: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            helpers: BTreeMap::new(),
             sessions_so_far: 0,
             buffers: Buffers::default(),
             shut_down: false,
@@ -139,6 +145,7 @@ impl Monitor {
             Source::Gate(container) => self.hear_container(&container),
             Source::Child(container) => self.reap_container(&container),
             Source::Midwife(container) => self.reap_midwife(&container),
+            Source::Helper(pid) => self.reap_helper(pid),
             Source::Output(container, channel) => self.pump(&container, channel),
             Source::SessionGate(session) => self.hear_session(session),
             Source::SessionChild(session) => self.reap_session(session),
@@ -161,9 +168,12 @@ impl Source {
             | Self::Child(container)
             | Self::Midwife(container)
             | Self::Output(container, _) => container == id,
-            Self::Listener | Self::Client | Self::Pause | Self::SessionGate(_) | Self::SessionChild(_) => {
-                false
-            }
+            Self::Listener
+            | Self::Client
+            | Self::Pause
+            | Self::Helper(_)
+            | Self::SessionGate(_)
+            | Self::SessionChild(_) => false,
         }
     }
 

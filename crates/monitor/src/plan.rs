@@ -7,7 +7,7 @@
 //! All paths that begin a source are host paths; all that name a place in a container are absolute paths
 //! in the container's root and are resolved there, so that no symlink of the image leads out.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use berth_cgroup::DeviceKind;
 use berth_cgroup::Entry;
@@ -93,7 +93,39 @@ pub struct LaunchPlan {
     pub process: ProcessPlan,
     /// Its standard streams.
     pub stdio: StdioPlan,
+    /// Another OCI runtime that makes it; `None` for the monitor itself.
+    #[serde(default)]
+    pub foreign: Option<ForeignPlan>,
 }
+
+/// How another OCI runtime is to make a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForeignPlan {
+    /// The runtime.
+    pub program: PathBuf,
+    /// What it is told before each command.
+    pub args: Vec<String>,
+    /// Where it keeps what it knows of the pod's containers.
+    pub state: PathBuf,
+    /// The container's bundle, to be made. Volumes are attached in it, and bound from there by the configuration.
+    pub bundle: PathBuf,
+    /// Its `config.json`, complete but for `process.user` and `process.env`, which the image's files decide.
+    pub config: serde_json::Value,
+}
+
+impl ForeignPlan {
+    /// The directory of the bundle in which volumes are attached.
+    pub(crate) fn volumes(&self) -> PathBuf {
+        self.bundle.join(VOLUMES_NAME)
+    }
+
+    /// Where in the bundle the source of the plan's mount of this index is attached.
+    pub fn volume(index: usize) -> PathBuf {
+        Path::new(VOLUMES_NAME).join(index.to_string())
+    }
+}
+
+const VOLUMES_NAME: &str = "volumes";
 
 /// Whose pid namespace a container lives in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -211,7 +211,7 @@ pub(crate) fn mount_all(
             (kind, None) => (on(target, kernel_filesystem(kind, label))?, plain_place(root, target)),
         };
         let place = on(target, place)?;
-        on(target, set_attributes(mount.as_fd(), reach(plan.access), attributes(plan)))?;
+        restrict(&mount, plan)?;
         on(target, attach(mount.as_fd(), &place, Path::new("")))?;
     }
     Ok(())
@@ -283,6 +283,11 @@ pub(crate) fn detached_tmpfs(mode: u32, size_bytes: Option<u64>) -> std::result:
 /// Gives all files of a filesystem that is being made one label. Source: mount(8), "context".
 fn set_label(context: BorrowedFd<'_>, label: Option<&str>) -> std::result::Result<(), Errno> {
     label.map_or(Ok(()), |label| fsconfig_set_string(context, "context", label))
+}
+
+/// Gives a mount the plan's flags, before it is attached.
+pub(crate) fn restrict(mount: &OwnedFd, plan: &Mount) -> Result<()> {
+    on(&plan.target, set_attributes(mount.as_fd(), reach(plan.access), attributes(plan)))
 }
 
 fn attributes(plan: &Mount) -> MountAttributes {

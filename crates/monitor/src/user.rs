@@ -5,6 +5,7 @@
 //! Source: passwd(5), group(5); CRI `LinuxContainerSecurityContext.run_as_username`, `supplemental_groups_policy`.
 
 use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags, fstat, open};
@@ -12,6 +13,9 @@ use rustix::io::Errno;
 
 use crate::plan::{NameOrId, UserPlan};
 use crate::protocol::ResolvedUser;
+use crate::root_dir::RootDir;
+
+const FLAGS: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
 /// A passwd or group file beyond this is refused: real ones are a few KiB.
 const MAX_FILE_BYTES: u64 = 4 << 20;
@@ -29,7 +33,14 @@ pub(crate) enum UserError {
 
 /// Finds numbers, groups and home for `plan`, below the current root.
 pub(crate) fn resolve(plan: &UserPlan) -> Result<ResolvedUser, UserError> {
-    resolve_in(plan, &read_file("/etc/passwd")?, &read_file("/etc/group")?)
+    let open_here = |file: &Path| open(file, FLAGS, Mode::empty());
+    resolve_in(plan, &read_file("/etc/passwd", open_here)?, &read_file("/etc/group", open_here)?)
+}
+
+/// The same below a root that is not the current one yet.
+pub(crate) fn resolve_in_root(plan: &UserPlan, root: &RootDir) -> Result<ResolvedUser, UserError> {
+    let open_there = |file: &Path| root.open(file, FLAGS);
+    resolve_in(plan, &read_file("/etc/passwd", open_there)?, &read_file("/etc/group", open_there)?)
 }
 
 fn resolve_in(plan: &UserPlan, passwd: &str, group: &str) -> Result<ResolvedUser, UserError> {
@@ -97,10 +108,12 @@ impl<'a> GroupEntry<'a> {
 }
 
 /// An absent file reads as empty: many images have neither.
-fn read_file(file: &'static str) -> Result<String, UserError> {
+fn read_file(
+    file: &'static str,
+    open: impl Fn(&Path) -> Result<OwnedFd, Errno>,
+) -> Result<String, UserError> {
     let fail = |source| UserError::Read { file, source };
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let fd = match open(Path::new(file), flags, Mode::empty()) {
+    let fd = match open(Path::new(file)) {
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(String::new()),
         opened => opened.map_err(fail)?,
     };

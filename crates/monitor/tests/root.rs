@@ -104,6 +104,7 @@ impl Host {
             idmapped: false,
         };
         LaunchPlan {
+            foreign: None,
             container: ContainerId::from_random([number; 32]),
             pid_namespace: PidNamespace::Own,
             cgroup_namespace: Sharing::Host,

@@ -66,6 +66,15 @@ impl Confinement {
         Ok(())
     }
 
+    /// The filter's profile in the words of the OCI runtime-spec, for a runtime that compiles it itself. Blocks on a small file.
+    pub(crate) fn oci_seccomp(
+        &self,
+        security: &SecuritySpec,
+        capabilities: u64,
+    ) -> Result<Option<serde_json::Value>> {
+        Ok(self.filter(security, capabilities)?.map(|filter| filter.profile.to_oci()))
+    }
+
     /// The default filter depends on the capabilities that the container ends up with: what the agent lacks opens nothing.
     fn filter(&self, security: &SecuritySpec, capabilities: u64) -> Result<Option<Arc<Filter>>> {
         let wanted = security.seccomp.as_ref().unwrap_or(&self.unset_seccomp);

@@ -169,6 +169,14 @@ pub enum Error {
     /// The database refused.
     #[error(transparent)]
     Store(#[from] berth_store::Error),
+    /// Nothing can be written to a directory of the agent's.
+    #[error("write to {}: its file system is {state}", directory.display())]
+    Storage {
+        /// The directory.
+        directory: PathBuf,
+        /// Full, or read-only.
+        state: &'static str,
+    },
     /// A file or directory.
     #[error("{operation} {}", path.display())]
     File {
@@ -210,6 +218,7 @@ impl Error {
             Self::Network(error) => error.kind(),
             Self::Cgroup(error) if error.is_invalid() => ErrorKind::Invalid,
             Self::Cgroup(CgroupError::BelowUsage { .. }) => ErrorKind::WrongState,
+            Self::Storage { .. } => ErrorKind::Exhausted,
             Self::Store(error) => error.kind(),
             Self::File { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
                 ErrorKind::Exhausted

@@ -25,6 +25,7 @@ use crate::confinement::Confinement;
 use crate::devices::DeviceSettings;
 use crate::error::{Error, Result};
 use crate::events::EventFeed;
+use crate::foreign::ForeignHandler;
 use crate::id_maps;
 use crate::layers::Layers;
 use crate::meters::Meters;
@@ -46,6 +47,8 @@ pub struct HostSettings {
     pub cgroup_root: CgroupPath,
     /// Who makes the parents of those that do.
     pub cgroup_driver: Driver,
+    /// By their names: runtime handlers that are other runtimes.
+    pub handlers: BTreeMap<String, ForeignHandler>,
     /// The program that becomes a zygote when its first argument says so.
     pub zygote_program: PathBuf,
     /// Whether containers get no directories of their own for what their images call volumes.

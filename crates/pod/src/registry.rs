@@ -102,6 +102,19 @@ impl Pods {
         self.0.host.settings.cgroup_driver
     }
 
+    /// The names of the runtime handlers that are other runtimes.
+    pub fn foreign_handlers(&self) -> impl Iterator<Item = &str> {
+        self.0.host.settings.handlers.keys().map(String::as_str)
+    }
+
+    /// Whether pods can be recorded, and their files be written, or why not.
+    ///
+    /// # Errors
+    /// The reason.
+    pub async fn check_storage(&self) -> Result<()> {
+        crate::storage::check(&self.0.host).await
+    }
+
     /// Whether pods can be attached to the network, or why not.
     ///
     /// # Errors

@@ -173,6 +173,7 @@ impl Driver {
         warn_of_raised_score(id, spec.oom_score_adj, planned.launch.process.oom_score_adj);
         let confined = confine(host.clone(), spec.clone(), host.pod_files(&self.id), planned.launch);
         planned.launch = self.step(format!("confine container {name}"), confined).await?;
+        planned.launch.foreign = self.foreign_plan(&planned, &path, &spec.security).await?;
 
         let record = ContainerRecord {
             id: id.clone(),

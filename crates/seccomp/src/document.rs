@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::profile::{Facts, Profile, Rule};
 
 /// `SECCOMP_FILTER_FLAG_LOG`: log what is not allowed.
-const FLAG_LOG: u32 = 2;
+pub(crate) const FLAG_LOG: u32 = 2;
 /// `SECCOMP_FILTER_FLAG_SPEC_ALLOW`: leave speculative store bypass alone. Without it a filter costs speed on old CPUs.
 pub(crate) const FLAG_SPEC_ALLOW: u32 = 4;
 

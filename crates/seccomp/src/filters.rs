@@ -29,6 +29,8 @@ pub struct Filter {
     pub program: Vec<u64>,
     /// For the kernel. Source: seccomp(2), `SECCOMP_FILTER_FLAG_*`.
     pub flags: u32,
+    /// What it was made of.
+    pub profile: Profile,
 }
 
 /// All filters that a node has needed of late.
@@ -69,7 +71,7 @@ impl Filters {
             return Ok(filter);
         }
         let profile = profile(&key)?;
-        let filter = Arc::new(Filter { program: compile(&profile)?, flags: profile.flags });
+        let filter = Arc::new(Filter { program: compile(&profile)?, flags: profile.flags, profile });
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.truncate(MAX_KEPT - 1);
         kept.push_front((key, filter.clone()));

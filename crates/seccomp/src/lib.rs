@@ -26,6 +26,7 @@ mod document;
 mod error;
 mod filters;
 mod multiplexed;
+mod oci;
 mod profile;
 
 pub use action::Action;

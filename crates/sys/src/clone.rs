@@ -5,6 +5,7 @@
 //! [`SingleThreaded`] witness, which can only be had from the kernel's own count of threads.
 
 use std::fs;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
@@ -175,4 +176,19 @@ pub fn send_signal(pidfd: impl AsFd, number: i32) -> Result<(), Errno> {
 /// The errno of the libc call that has just failed on this thread.
 pub(crate) fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL)
+}
+/// A child of this process that has ended and still has to be waited for, whichever comes first. Source: waitid(2).
+pub fn ended_child() -> Option<Pid> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: `info` is writable memory of the size that the call fills, for the duration of the call.
+    let status = unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), options) };
+    if status != 0 {
+        return None;
+    }
+    // SAFETY: all bytes were zero, which is a valid siginfo_t, before the kernel wrote one.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: after a successful waitid the member for SIGCHLD is the one in use; a process id of zero, as in memory that
+    // the kernel has left alone, says that there is no such child.
+    Pid::from_raw(unsafe { info.si_pid() })
 }

@@ -13,9 +13,11 @@ pub(crate) use load::{Flags, load};
 
 use berth_image::RegistryConfig;
 use berth_net::NetworkConfig;
+use berth_pod::ForeignHandler;
 use berth_stream::StreamingConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use tracing_subscriber::EnvFilter;
@@ -46,6 +48,9 @@ pub(crate) struct Settings {
     pub(crate) security: Security,
     /// How containers are given devices of this machine.
     pub(crate) devices: Devices,
+    /// Other runtimes for pods that ask for them: [handlers.NAME], where NAME is the handler of a RuntimeClass. The agent's
+    /// own handler is "berth", and needs no table.
+    pub(crate) handlers: BTreeMap<String, Handler>,
     /// Bounds on what a container can make the agent hold.
     pub(crate) limits: Limits,
 }
@@ -145,6 +150,26 @@ pub(crate) enum UnsetSeccomp {
     RuntimeDefault,
 }
 
+/// `[handlers.NAME]`: a runtime that makes containers by its command line, as the OCI runtime-spec has it (runc, crun).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Handler {
+    /// The program.
+    pub(crate) path: PathBuf,
+    /// Arguments before each of its commands.
+    #[serde(default)]
+    pub(crate) args: Vec<String>,
+    /// Directory of its containers' states. When not set: one in the directory of each pod.
+    #[serde(default)]
+    pub(crate) root: Option<PathBuf>,
+}
+
+impl From<Handler> for ForeignHandler {
+    fn from(Handler { path, args, root }: Handler) -> Self {
+        Self { program: path, args, root }
+    }
+}
+
 /// `[limits]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -169,6 +194,7 @@ impl Default for Settings {
             cgroup: Cgroup::default(),
             security: Security::default(),
             devices: Devices::default(),
+            handlers: BTreeMap::new(),
             limits: Limits::default(),
         }
     }
@@ -252,6 +278,15 @@ impl Settings {
         for directory in &self.devices.cdi_directories {
             expect(is_plain_absolute(directory), "devices.cdi_directories", directory, PLAIN);
         }
+        for (name, handler) in &self.handlers {
+            let is_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+            let plain = !name.is_empty() && name.bytes().all(is_name) && name != berth_pod::OWN_HANDLER;
+            expect(plain, "handlers", name, "be lower-case letters, digits and -, and not berth");
+            let key = format!("handlers.{name}");
+            expect(is_plain_absolute(&handler.path), &format!("{key}.path"), &handler.path, PLAIN);
+            let root = handler.root.as_deref().unwrap_or(Path::new("/"));
+            expect(is_plain_absolute(root), &format!("{key}.root"), &root, PLAIN);
+        }
         let (line, output) = (self.limits.log_line_bytes, self.limits.exec_output_bytes);
         expect((256..=1 << 20).contains(&line), "limits.log_line_bytes", &line, "be from 256 to 1048576");
         expect(
@@ -309,6 +344,8 @@ mod tests {
         check("images.import = 'images'", &["images.import"]);
         check("cgroup.root = '/'", &["cgroup.root"]);
         check("devices.cdi_directories = ['cdi']", &["devices.cdi_directories"]);
+        check("handlers.berth.path = '/usr/bin/runc'", &["handlers"]);
+        check("[handlers.runc]\npath = 'runc'\nroot = 'x'", &["handlers.runc.path", "handlers.runc.root"]);
         check("network.subnets = []", &["network.subnets"]);
         check("registries.parallel_layers = 0", &["registries"]);
         check(

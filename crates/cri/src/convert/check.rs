@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use berth_pod::OWN_HANDLER;
+
 use super::{Refusal, Result};
 
 /// The kernel takes all ones for "no change", so it is nobody's id.
@@ -70,12 +72,13 @@ pub(crate) fn words(field: &str, words: Vec<String>) -> Result<Vec<String>> {
     Ok(words)
 }
 
-/// A handler of this runtime; there is one, which is also the default.
-pub(crate) fn runtime_handler(field: &str, value: &str) -> Result<()> {
-    if value.is_empty() || value == crate::RUNTIME_NAME {
+/// A handler of this runtime: its own, which is also the default, or one of the settings' others.
+pub(crate) fn runtime_handler(field: &str, value: &str, foreign: &[&str]) -> Result<()> {
+    if value.is_empty() || value == OWN_HANDLER || foreign.contains(&value) {
         return Ok(());
     }
-    Err(Refusal::invalid(field, value, "is no runtime handler: there is only \"berth\""))
+    let known = [&[OWN_HANDLER], foreign].concat().join(", ");
+    Err(Refusal::invalid(field, value, &format!("is no runtime handler: there are {known}")))
 }
 
 /// What only Windows nodes understand.
@@ -101,6 +104,16 @@ mod tests {
             let text = id("run_as_user", bad).unwrap_err().to_string();
             assert!(text.starts_with(&format!("run_as_user: {bad} ")), "{text}");
         }
+    }
+
+    #[test]
+    fn a_handler_is_ours_or_in_the_settings() {
+        for good in ["", "berth", "runc"] {
+            assert_eq!(runtime_handler("runtime_handler", good, &["crun", "runc"]), Ok(()));
+        }
+        let refusal = runtime_handler("runtime_handler", "kata", &["crun", "runc"]).unwrap_err();
+        let want = "runtime_handler: \"kata\" is no runtime handler: there are berth, crun, runc";
+        assert_eq!(refusal.to_string(), want);
     }
 
     #[test]

@@ -59,10 +59,9 @@ fn spec_from(config: ContainerConfig, sandbox: &SandboxSpec) -> Result<Container
     })
 }
 
-/// An image that a request must name.
+/// An image that a request must name. It is the same for every runtime handler.
 pub(crate) fn image_from(image: Option<ImageSpec>) -> Result<ImageSpec> {
     let image = image.ok_or_else(|| Refusal::missing("image"))?;
-    check::runtime_handler("image.runtime_handler", &image.runtime_handler)?;
     match image.image.as_str() {
         "" => Err(Refusal::missing("image.image")),
         _ => Ok(image),
@@ -76,10 +75,12 @@ fn working_dir_from(path: &str) -> Result<Option<PathBuf>> {
     }
 }
 
+/// Joined to the pod's log directory, as with other runtimes also where it begins with a slash.
 fn log_path_from(path: &str) -> Result<Option<PathBuf>> {
-    match path {
-        "" => Ok(None),
-        _ => check::relative_path("log_path", path).map(Some),
+    match path.trim_start_matches('/') {
+        "" if path.is_empty() => Ok(None),
+        "" => Err(Refusal::invalid("log_path", path, "names no file")),
+        path => check::relative_path("log_path", path).map(Some),
     }
 }
 
@@ -150,7 +151,7 @@ mod tests {
         check("working_dir: \"srv\" is not an absolute", |c| c.working_dir = "srv".into());
         check("command[1]: \"a\\0\" has a NUL", |c| c.command = vec!["x".into(), "a\0".into()]);
         check("log_path: \"../x\" leads upwards", |c| c.log_path = "../x".into());
-        check("log_path: \"/etc/x\" is not a relative", |c| c.log_path = "/etc/x".into());
+        check("log_path: \"/\" names no file", |c| c.log_path = "/".into());
         check("envs.key: \"A=B\" is no name", |c| c.envs = vec![env("A=B", b"")]);
         check("envs[\"A\"]: is not UTF-8", |c| c.envs = vec![env("A", b"\xff")]);
         check("mounts[0].container_path: \"x\"", |c| {

@@ -27,11 +27,14 @@ impl Monitor {
                 Heard::Born(pidfd) => self.container_born(id, pidfd),
                 Heard::Failed(failure) => self.container_failed(id, failure),
                 Heard::End => {
-                    let phase = container.phase.clone();
+                    let (phase, is_foreign) = (container.phase.clone(), container.foreign.is_some());
                     self.close_gate(id);
                     // While it is being made or waits, the end means that the child has died: its pidfd brings the rest.
                     if let Phase::Starting { reply, at_ns } = phase {
                         self.container_runs(id, reply, at_ns);
+                    }
+                    if is_foreign {
+                        self.reap_container(id);
                     }
                 }
             }
@@ -95,12 +98,31 @@ impl Monitor {
         let Some(container) = self.containers.get_mut(id) else {
             return;
         };
+        if container.foreign.is_some() && matches!(container.phase, Phase::Starting { .. }) {
+            // Whether it has run at all, the helper will say; its end brings us here again.
+            return self.poller.forget(|_, source| *source == Source::Child(id.clone()));
+        }
         let Some(code) = reap(&container.child) else {
             return;
         };
         self.poller.forget(|_, source| source.is_of(id));
-        // It went before the child was ready, whether that was noticed or not.
-        let _ = container.midwife.take().map(|midwife| reap(&midwife));
+        // One that has failed has been deleted by its helper.
+        let is_deleted = matches!(container.phase, Phase::Failed { .. });
+        let foreign = container.foreign.clone().filter(|_| !is_deleted);
+        let midwife = container.midwife.take();
+        self.conclude_container(id, code);
+        // It went before the child was ready, whether that was noticed or not; another runtime's helper may go later.
+        midwife.into_iter().for_each(|midwife| self.wait_for(midwife));
+        if let Some(foreign) = foreign {
+            self.delete_foreign(id, &foreign);
+            self.reap_strangers();
+        }
+    }
+
+    fn conclude_container(&mut self, id: &ContainerId, code: i32) {
+        let Some(container) = self.containers.get_mut(id) else {
+            return;
+        };
         let oom_killed = container
             .oom_file
             .as_deref()

@@ -60,6 +60,9 @@ impl Monitor {
             PidNamespace::Pod => Some(pause.pidfd.as_fd()),
             PidNamespace::Own | PidNamespace::Host => None,
         };
+        if plan.foreign.is_some() {
+            self.adopt_orphans()?;
+        }
         let home = Home { plan: &self.plan, pause, user_namespace: self.user_namespace.as_ref() };
         let container = fork::fork_container(&self.witness, &home, plan, target, reply)?;
         if let Err(error) = watch_container(&mut self.poller, &id, &container) {
