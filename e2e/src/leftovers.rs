@@ -139,7 +139,8 @@ pub(crate) fn below(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The agent's open descriptors by kind. Sockets are left out: clients come and go.
+/// The agent's open descriptors by kind. Sockets are left out: clients come and go; so are the counters of cgroups that
+/// are there, which it opens when it first reads them. Those of a cgroup that has gone, "(deleted)", should be gone too.
 fn descriptors(agent: u32) -> Vec<String> {
     let Ok(entries) = fs::read_dir(format!("/proc/{agent}/fd")) else {
         return Vec::new();
@@ -149,7 +150,8 @@ fn descriptors(agent: u32) -> Vec<String> {
     for target in targets {
         let target = target.to_string_lossy().into_owned();
         let kind = target.split_once(":[").map_or(target.as_str(), |(kind, _)| kind);
-        if kind != "socket" && !kind.ends_with("-wal") && !kind.ends_with("-shm") {
+        let counter = kind.starts_with("/sys/fs/cgroup/") && Path::new(kind).exists();
+        if kind != "socket" && !counter && !kind.ends_with("-wal") && !kind.ends_with("-shm") {
             *counts.entry(kind.to_owned()).or_default() += 1;
         }
     }
