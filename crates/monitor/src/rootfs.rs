@@ -315,6 +315,10 @@ pub(crate) fn make_devices(root: &RootDir, devices: &[Device]) -> Result<()> {
 /// The same with nodes that were made elsewhere, in the plan's order.
 pub(crate) fn mount_devices(root: &RootDir, devices: &[Device], nodes: &[OwnedFd]) -> Result<()> {
     for (Device { path, .. }, node) in devices.iter().zip(nodes) {
+        // What a volume shows there is wanted.
+        if path.starts_with("/dev") && root.open(path, OFlags::PATH).is_ok() {
+            continue;
+        }
         let place = on(path, root.open_or_make(path, Make::File))?;
         on(path, attach(node.as_fd(), &place, Path::new("")))?;
     }

@@ -119,12 +119,14 @@ fn volumes_are_shown_with_the_pods_ids_when_asked_for() {
     fs::write(volume.join("old"), "").unwrap();
     let (mapped, plain) = (mount(&volume, "/mapped", true), mount(&volume, "/plain", false));
     let mut main = config("main", "exec sleep 1000");
-    main.mounts = vec![mapped.clone(), plain.clone()];
+    let device = mount(&volume.join("old"), "/dev/tty", false);
+    main.mounts = vec![mapped.clone(), plain.clone(), device.clone()];
     let id = pod.start(main);
     assert_eq!(pod.exec(&id, "stat -c %u /mapped/old /plain/old"), "0\n65534");
     pod.exec(&id, "touch /mapped/new; chown web /mapped/new; ! touch /plain/other");
     assert_eq!(fs::metadata(volume.join("new")).unwrap().uid(), 1000);
-    assert_eq!(pod.status(&id).mounts, [mapped, plain]);
+    pod.exec(&id, "test -f /dev/tty && test -c /dev/zero");
+    assert_eq!(pod.status(&id).mounts, [mapped, plain, device]);
 
     // Mappings that are not the pod's mean nothing.
     let mut bad = config("bad", "true");
