@@ -8,7 +8,7 @@
 //! rare and must see what a device plugin has just written; calls block on small files.
 //!
 //! A file that is broken is as if it were absent, so that one vendor's mistake does not take away another's devices;
-//! it is told when a device is not found, and to the caller besides. Nothing is cached, watched or run.
+//! it is told when a device is not found, and to the caller besides. Nothing is cached or watched, and hooks are for others to run.
 //! Source: CNCF container-device-interface, SPEC.md, versions 0.3 to 1.0.
 
 mod directory;

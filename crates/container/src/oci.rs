@@ -11,7 +11,7 @@ use std::path::Path;
 
 use berth_cgroup::{DeviceKind, DeviceRule};
 use berth_monitor::plan::{
-    Access, Capabilities, Device, ForeignPlan, LaunchPlan, Mount, MountPropagation, MountSource,
+    Access, Capabilities, Device, ForeignPlan, Hook, LaunchPlan, Mount, MountPropagation, MountSource,
     PidNamespace, Sharing,
 };
 use serde_json::{Value, json};
@@ -64,6 +64,10 @@ pub fn oci_config(plan: &LaunchPlan, facts: &OciFacts<'_>) -> Value {
             "rootfsPropagation": root_propagation(&plan.mounts),
         },
     });
+    if !plan.hooks.list.is_empty() {
+        config["hooks"] = hooks(&plan.hooks.list);
+        config["annotations"] = json!(plan.hooks.annotations);
+    }
     if let Some(seccomp) = &facts.seccomp {
         config["linux"]["seccomp"] = seccomp.clone();
     }
@@ -172,6 +176,20 @@ fn device(device: &Device) -> Value {
     })
 }
 
+/// By their points, each in the order given.
+fn hooks(list: &[Hook]) -> Value {
+    let mut points = serde_json::Map::new();
+    for hook in list {
+        let mut value = json!({ "path": hook.path, "args": hook.args, "env": hook.env });
+        if let Some(timeout) = hook.timeout() {
+            value["timeout"] = timeout.as_secs().into();
+        }
+        let point = points.entry(hook.point.name()).or_insert_with(|| json!([]));
+        point.as_array_mut().into_iter().for_each(|point| point.push(value.clone()));
+    }
+    points.into()
+}
+
 fn device_rules(rules: Option<&[DeviceRule]>) -> Value {
     let Some(rules) = rules else {
         return json!([{ "allow": true, "access": "rwm" }]);
@@ -202,6 +220,7 @@ mod tests {
     use super::*;
     use crate::plan::tests::{spec, surroundings};
     use crate::plan::{ImageDefaults, plan_launch};
+    use berth_monitor::plan::HookPoint;
 
     fn config(change: impl FnOnce(&mut LaunchPlan)) -> Value {
         let planned = plan_launch(&spec(), &ImageDefaults::default(), surroundings()).unwrap();
@@ -236,6 +255,31 @@ mod tests {
             "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "nodev", "noexec"],
         });
         assert!(config["mounts"].as_array().unwrap().contains(&proc), "{config}");
+    }
+
+    #[test]
+    fn hooks_are_listed_by_their_points() {
+        let hook = |point, path: &str, timeout_ms| Hook {
+            point,
+            path: path.into(),
+            args: vec!["x".into()],
+            env: vec![],
+            timeout_ms,
+        };
+        let config = config(|plan| {
+            plan.hooks.list = vec![
+                hook(HookPoint::CreateContainer, "/one", Some(3000)),
+                hook(HookPoint::Poststop, "/end", None),
+                hook(HookPoint::CreateContainer, "/two", None),
+            ];
+        });
+        let listed = |path: &str| json!({ "path": path, "args": ["x"], "env": [] });
+        let mut one = listed("/one");
+        one["timeout"] = 3.into();
+        assert_eq!(
+            config["hooks"],
+            json!({ "createContainer": [one, listed("/two")], "poststop": [listed("/end")] })
+        );
     }
 
     #[test]

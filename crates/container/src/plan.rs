@@ -12,12 +12,15 @@ use std::path::{Path, PathBuf};
 use berth_cgroup::{DEFAULT_DEVICES, DeviceAccess, DeviceRule, Entry};
 use berth_monitor::id::ContainerId;
 use berth_monitor::idmap::IdMaps;
-use berth_monitor::plan::{Device, LaunchPlan, PidNamespace, Rootfs, Sharing, StdioPlan};
+use berth_monitor::plan::{Device, Hook, Hooks, LaunchPlan, PidNamespace, Rootfs, Sharing, StdioPlan};
 
 use crate::error::{Error, Result};
 use crate::filesystem::{default_links, is_volume, plan_devices, plan_mounts};
 use crate::process::{plan_process, stop_signal};
 use crate::spec::{ContainerSpec, VolumeSpec};
+
+/// The directory beside a container's root in which other programs find what they are to know of it, as an OCI bundle.
+pub const BUNDLE_NAME: &str = "bundle";
 
 /// What an image says about running it. Source: OCI image-spec, config.md.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -92,6 +95,8 @@ pub struct Additions {
     pub mounts: Vec<VolumeSpec>,
     /// Supplemental groups.
     pub groups: Vec<u32>,
+    /// Programs of the host that are run while the container is made.
+    pub hooks: Vec<Hook>,
 }
 
 /// A device, and what the container may do with it.
@@ -156,6 +161,11 @@ pub fn plan_launch(
         // On v1 a tmpfs carries the controllers' directories; they have to be made in it before it can be read-only.
         readonly_paths.push("/sys/fs/cgroup".into());
     }
+    let hooks = Hooks {
+        list: surroundings.additions.hooks,
+        bundle: surroundings.rootfs.staging.with_file_name(BUNDLE_NAME),
+        annotations: spec.annotations.clone(),
+    };
     let launch = LaunchPlan {
         container: surroundings.container,
         pid_namespace: surroundings.pid_namespace,
@@ -170,6 +180,7 @@ pub fn plan_launch(
         masked_paths: if privileged { Vec::new() } else { spec.security.masked_paths.clone() },
         readonly_paths: if privileged { Vec::new() } else { readonly_paths },
         file_label: None,
+        hooks,
         process,
         stdio: StdioPlan {
             stdin: spec.stdin,

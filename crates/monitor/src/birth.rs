@@ -26,6 +26,7 @@ use rustix::process::{PidfdFlags, getpid, pidfd_open, setsid};
 use rustix::thread::ThreadNameSpaceType;
 
 use crate::handshake::Gate;
+use crate::hook::Cover;
 use crate::idmap::IdMaps;
 use crate::launch::{Stage, StageError, Streams, join};
 use crate::plan::{LaunchPlan, PidNamespace};
@@ -70,8 +71,15 @@ pub(crate) fn enter_pod(
     join(entrance.pause, entrance.namespaces | ThreadNameSpaceType::USER)?;
     be_born(gate, plan.pid_namespace == PidNamespace::Own).map_err(StageError::at(Stage::Fork, "newborn"))?;
     // Where only the host's root may walk to, which this process is until it becomes root inside.
-    attach_anew(&tree, &plan.rootfs.staging).map_err(fail())?;
+    let cover = Cover::find(plan).map_err(fail())?;
+    if cover.is_none() {
+        attach_anew(&tree, &plan.rootfs.staging).map_err(fail())?;
+    }
     become_root()?;
+    if let Some(cover) = cover {
+        cover.lay(&plan.rootfs.staging).map_err(fail())?;
+        attach_anew(&tree, &plan.rootfs.staging).map_err(fail())?;
+    }
     Ok(RootDir::new(tree))
 }
 

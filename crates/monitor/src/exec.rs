@@ -76,7 +76,7 @@ fn run(
     }
     let terminal = if newcomer.tty { Some(open_terminal()?) } else { None };
     let terminal = become_workload(&newcomer.process, &newcomer.user, streams, terminal)?;
-    wait_then_execute(&newcomer.process, gate, newcomer.user, Vec::new(), terminal)
+    wait_then_execute(&newcomer.process, gate, newcomer.user, (Vec::new(), terminal), || Ok(()))
 }
 
 fn open_terminal() -> Result<Terminal, StageError> {

@@ -24,10 +24,11 @@ use crate::birth::{Entrance, enter_pod};
 use crate::credentials;
 use crate::fork::join_cgroup;
 use crate::handshake::Gate;
+use crate::hook::run_hooks;
 use crate::image_source::open_images;
 use crate::label;
 use crate::mapped;
-use crate::plan::{LaunchPlan, ProcessPlan, Sharing};
+use crate::plan::{HookPoint, LaunchPlan, ProcessPlan, Sharing};
 use crate::protocol::ResolvedUser;
 use crate::root_dir::RootDir;
 use crate::rootfs::{self, MountError};
@@ -65,6 +66,8 @@ pub enum Stage {
     MakeDevices,
     /// Making the terminal.
     OpenTerminal,
+    /// Running a hook.
+    RunHook,
     /// Masking and write-protecting kernel files.
     ProtectPaths,
     /// Changing the root.
@@ -103,6 +106,7 @@ impl fmt::Display for Stage {
             Self::Mount => "mount",
             Self::MakeDevices => "make device",
             Self::OpenTerminal => "open terminal",
+            Self::RunHook => "run hook",
             Self::ProtectPaths => "protect path",
             Self::ChangeRoot => "change root",
             Self::FindUser => "find user",
@@ -211,8 +215,6 @@ fn run(
     join_cgroup(&plan.cgroup)?;
     // While /proc is the host's and we are root there.
     set_oom_score(plan.process.oom_score_adj, &mut warnings)?;
-    // Here too, long before exec brings them into force: no mount of the container can lie over the files yet.
-    label::ask_for(&plan.process)?;
 
     // The volumes while mounts still propagate, then no mount of ours travels to the host any more.
     let mut sources = rootfs::open_sources(&plan.mounts, entrance.user.as_ref(), || pod_shm(entrance.pause))
@@ -250,6 +252,12 @@ fn run(
     rootfs::make_links(&root, &plan.links).map_err(StageError::mount(Stage::MakeDevices))?;
     let terminal = if plan.stdio.tty { Some(open_container_terminal(&root)?) } else { None };
 
+    // While the host's programs can be reached, and the container's root from there.
+    run_hooks(plan, HookPoint::CreateContainer)?;
+    // While /proc is the host's: no mount of the container lies over the files. After the hooks, or the first of them would
+    // run under the labels.
+    label::ask_for(&plan.process)?;
+
     // Masks after all mounts, or a volume could be laid over one; the root's flag last, since places were made in it.
     rootfs::mask(&root, &plan.masked_paths).map_err(StageError::mount(Stage::ProtectPaths))?;
     rootfs::protect(&root, &plan.readonly_paths).map_err(StageError::mount(Stage::ProtectPaths))?;
@@ -259,7 +267,8 @@ fn run(
     let user = user::resolve(&plan.process.user).map_err(StageError::user)?;
     entrance.user.map_or(Ok(()), |users| user_namespace::check_user(&user, users.maps))?;
     let terminal = become_workload(&plan.process, &user, streams, terminal)?;
-    wait_then_execute(&plan.process, gate, user, warnings, terminal)
+    let hooks = || run_hooks(plan, HookPoint::StartContainer);
+    wait_then_execute(&plan.process, gate, user, (warnings, terminal), hooks)
 }
 
 /// Changes to the container's root and its working directory.
@@ -296,18 +305,19 @@ pub(crate) fn become_workload(
     Ok(master)
 }
 
-/// The gate, and what lies behind it.
+/// The gate, and what lies behind it: `hooks`, then the program. The monitor is handed warnings and terminal.
 pub(crate) fn wait_then_execute(
     process: &ProcessPlan,
     gate: &Gate,
     user: ResolvedUser,
-    warnings: Vec<String>,
-    terminal: Option<OwnedFd>,
+    (warnings, terminal): (Vec<String>, Option<OwnedFd>),
+    hooks: impl FnOnce() -> Result<(), StageError>,
 ) -> Result<std::convert::Infallible, StageError> {
     let env = environment(&process.env, &user);
     gate.wait(user, warnings, terminal.as_ref().map(AsFd::as_fd))
         .map_err(StageError::at(Stage::WaitAtGate, "monitor"))?;
     drop(terminal);
+    hooks()?;
     execute(process, &env)
 }
 

@@ -32,6 +32,7 @@ mod exec;
 mod foreign;
 mod fork;
 mod handshake;
+mod hook;
 mod image_source;
 mod label;
 mod mapped;

@@ -7,12 +7,15 @@
 //! All paths that begin a source are host paths; all that name a place in a container are absolute paths
 //! in the container's root and are resolved there, so that no symlink of the image leads out.
 
+mod hook;
+
 use std::path::{Path, PathBuf};
 
 pub use berth_cgroup::DeviceKind;
 use berth_cgroup::Entry;
 use serde::{Deserialize, Serialize};
 
+pub use self::hook::{Hook, HookPoint, Hooks};
 use crate::id::{ContainerId, PodId};
 use crate::idmap::IdMaps;
 
@@ -89,6 +92,9 @@ pub struct LaunchPlan {
     /// The SELinux label of files in the container's own filesystems; `None` for those that they have.
     #[serde(default)]
     pub file_label: Option<String>,
+    /// Programs of the host that are run on the way.
+    #[serde(default)]
+    pub hooks: Hooks,
     /// The workload.
     pub process: ProcessPlan,
     /// Its standard streams.

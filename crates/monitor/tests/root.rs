@@ -132,6 +132,7 @@ impl Host {
             masked_paths: vec!["/proc/kcore".into(), "/sys/firmware".into()],
             readonly_paths: vec!["/proc/sys".into()],
             file_label: None,
+            hooks: Hooks::default(),
             process: ProcessPlan {
                 args: vec!["sh".into(), "-c".into(), script.into()],
                 env: vec!["PATH=/bin".into()],

@@ -9,7 +9,9 @@ use berth_cdi::{Edits, Hook, HookPoint, Mount, Node, NodeKind};
 use berth_cgroup::DeviceAccess;
 use berth_container::plan::{AddedDevice, Additions};
 use berth_container::spec::{VolumeOptions, VolumeSource, VolumeSpec};
-use berth_monitor::plan::{Access, Device, DeviceKind, MountPropagation};
+use berth_monitor::plan::{
+    Access, Device, DeviceKind, Hook as PlannedHook, HookPoint as PlannedPoint, MountPropagation,
+};
 
 use crate::devices::{DeviceError, Owner, device_of};
 
@@ -26,14 +28,12 @@ pub(crate) fn find(directories: &[PathBuf], names: &[String], owner: Owner) -> R
         tracing::warn!(%error, "CDI specification left out");
     }
     let Edits { env, nodes, mounts, groups, hooks } = resolved.edits;
-    if let Some(hook) = hooks.first() {
-        return Err(unsupported_hook(hook));
-    }
     Ok(Additions {
         env,
         groups,
         devices: nodes.iter().map(|node| device(node, owner)).collect::<Result<_>>()?,
         mounts: mounts.iter().map(volume).collect::<Result<_>>()?,
+        hooks: hooks.into_iter().map(planned_hook).collect(),
     })
 }
 
@@ -111,16 +111,27 @@ fn apply(volume: &mut VolumeSpec, option: &str) -> Option<()> {
     Some(())
 }
 
-fn unsupported_hook(hook: &Hook) -> DeviceError {
-    let point = match hook.point {
-        HookPoint::Prestart => "prestart",
-        HookPoint::CreateRuntime => "createRuntime",
-        HookPoint::CreateContainer => "createContainer",
-        HookPoint::StartContainer => "startContainer",
-        HookPoint::Poststart => "poststart",
-        HookPoint::Poststop => "poststop",
+fn planned_hook(hook: Hook) -> PlannedHook {
+    let Hook { point, path, args, env, timeout } = hook;
+    let point = match point {
+        HookPoint::Prestart => PlannedPoint::Prestart,
+        HookPoint::CreateRuntime => PlannedPoint::CreateRuntime,
+        HookPoint::CreateContainer => PlannedPoint::CreateContainer,
+        HookPoint::StartContainer => PlannedPoint::StartContainer,
+        HookPoint::Poststart => PlannedPoint::Poststart,
+        HookPoint::Poststop => PlannedPoint::Poststop,
     };
-    DeviceError::Hook { point, path: hook.path.clone() }
+    let timeout_ms = timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+    PlannedHook { point, path, args, env, timeout_ms }
+}
+
+/// Refuses hooks at points at which the monitor runs none: those outside of the container, which other runtimes do run.
+pub(crate) fn check_hooks(hooks: &[PlannedHook]) -> Result<()> {
+    let is_run = |point| matches!(point, PlannedPoint::CreateContainer | PlannedPoint::StartContainer);
+    match hooks.iter().find(|hook| !is_run(hook.point)) {
+        None => Ok(()),
+        Some(hook) => Err(DeviceError::Hook { point: hook.point.name(), path: hook.path.clone() }),
+    }
 }
 
 #[cfg(test)]

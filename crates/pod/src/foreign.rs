@@ -8,10 +8,11 @@ use std::path::PathBuf;
 
 use berth_cgroup::CgroupPath;
 use berth_container::oci::{OciFacts, oci_config};
-use berth_container::plan::Planned;
+use berth_container::plan::{BUNDLE_NAME, Planned};
 use berth_container::spec::SecuritySpec;
 use berth_monitor::plan::{ForeignPlan, PidNamespace};
 
+use crate::cdi::check_hooks;
 use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::host::blocking;
@@ -40,6 +41,7 @@ impl Driver {
     ) -> Result<Option<ForeignPlan>> {
         let name = &self.spec.runtime_handler;
         if name.is_empty() || name == OWN_HANDLER {
+            check_hooks(&planned.launch.hooks.list)?;
             return Ok(None);
         }
         let handler = self.host.settings.handlers.get(name).ok_or_else(|| Error::Invalid {
@@ -70,7 +72,7 @@ impl Driver {
             program: handler.program.clone(),
             args: handler.args.clone(),
             state,
-            bundle: self.host.container_directory(&launch.container).join("bundle"),
+            bundle: self.host.container_directory(&launch.container).join(BUNDLE_NAME),
             config: oci_config(launch, &facts),
         }))
     }

@@ -91,7 +91,11 @@ fn a_privileged_container_sees_every_device_of_the_host() {
 
 /// A node whose devices are described in two directories of its own, and belong to who asks for them.
 fn with_specifications() -> Node {
-    let node = Node::start();
+    describe_devices(Node::start())
+}
+
+/// Makes a node look for descriptions of devices in two directories of its own, `low` and `high`.
+pub fn describe_devices(node: Node) -> Node {
     let directories = ["low", "high"].map(|name| node.dir().join(name));
     directories.iter().for_each(|directory| fs::create_dir(directory).unwrap());
     let [low, high] = directories.map(|directory| directory.display().to_string());
@@ -105,7 +109,8 @@ fn with_specifications() -> Node {
     node
 }
 
-fn with_cdi(names: &[&str]) -> ContainerConfig {
+/// A container that waits, with devices by their names.
+pub fn with_cdi(names: &[&str]) -> ContainerConfig {
     let names = names.iter().map(|name| CdiDevice { name: (*name).into() });
     ContainerConfig { cdi_devices: names.collect(), ..shell("main", "exec sleep 1000") }
 }

@@ -16,6 +16,7 @@ mod devices;
 mod events;
 mod exec;
 mod foreign;
+mod hooks;
 mod idempotence;
 mod image_volumes;
 mod images;

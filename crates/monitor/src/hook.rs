@@ -1,0 +1,258 @@
+//! Hooks: programs that whoever describes a device wants to be run while a container is made.
+//!
+//! ```text
+//! mounts, devices ─▶ createContainer ─▶ label, masks, pivot_root ─▶ … gate ─▶ startContainer ─▶ exec
+//! ```
+//! They run in the container's child, which waits for each: the monitor never does. `createContainer` runs in the container's
+//! namespaces with the host's files, where the container's root is mounted at the plan's staging directory; `startContainer`
+//! runs in the container's root as the workload's user, under its confinement. Either sees the state on its stdin, and in
+//! the bundle a `config.json` that tells where the root is. Its stderr is read to the end, and the beginning of it told
+//! should the hook fail; what else it prints is lost.
+//!
+//! In a pod with a user namespace, root may not walk to the container's directory. A small filesystem is laid over the first
+//! directory on the way that it may not enter ([`Cover`]), in the container's mount namespace alone, and holds root and bundle
+//! under the same paths.
+//!
+//! A hook that fails or takes too long ends the launch, or fails the start. One that takes too long is killed, with its process group.
+//! Source: OCI runtime-spec 1.0, runtime.md, "Lifecycle", and config.md, "POSIX-platform Hooks".
+
+use std::fs;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::{Errno, ioctl_fionbio};
+use rustix::process::{Pid, PidfdFlags, Signal, getpid, kill_process_group, pidfd_open};
+use serde_json::{Value, json};
+
+use crate::fork::memfd_of;
+use crate::launch::{Stage, StageError};
+use crate::plan::{Hook, HookPoint, LaunchPlan};
+use crate::rootfs;
+
+/// How long all hooks of one point may take together: less than the agent waits for the whole launch.
+const POINT_LIMIT: Duration = Duration::from_secs(40);
+
+/// How much of a failed hook's stderr is told, in bytes.
+const MAX_WORDS: usize = 512;
+
+/// The version of the specification that is followed.
+const VERSION: &str = "1.0.2";
+
+/// Runs the hooks of one point, in the plan's order.
+pub(crate) fn run_hooks(plan: &LaunchPlan, point: HookPoint) -> Result<(), StageError> {
+    let mut hooks = plan.hooks.list.iter().filter(|hook| hook.point == point).peekable();
+    if hooks.peek().is_none() {
+        return Ok(());
+    }
+    if point == HookPoint::CreateContainer {
+        make_bundle(plan)?;
+    }
+    let deadline = Instant::now() + POINT_LIMIT;
+    hooks.try_for_each(|hook| {
+        let limit =
+            deadline.saturating_duration_since(Instant::now()).min(hook.timeout().unwrap_or(POINT_LIMIT));
+        run_hook(hook, &state(plan, point), limit).map_err(|problem| failed(hook, &problem))
+    })
+}
+
+/// What a hook is told about its container. `root` is no field of the specification, but what crun says too.
+fn state(plan: &LaunchPlan, point: HookPoint) -> Value {
+    let (status, root) = match point {
+        HookPoint::StartContainer => ("created", Path::new("/")),
+        _ => ("creating", plan.rootfs.staging.as_path()),
+    };
+    json!({
+        "ociVersion": VERSION,
+        "id": plan.container.as_str(),
+        "status": status,
+        "pid": getpid().as_raw_nonzero(),
+        "bundle": plan.hooks.bundle,
+        "root": root,
+        "annotations": plan.hooks.annotations,
+    })
+}
+
+fn make_bundle(plan: &LaunchPlan) -> Result<(), StageError> {
+    let bundle = &plan.hooks.bundle;
+    let config = json!({
+        "ociVersion": VERSION,
+        "root": { "path": plan.rootfs.staging, "readonly": plan.rootfs.read_only },
+        "annotations": plan.hooks.annotations,
+    });
+    let make = || {
+        fs::create_dir_all(bundle)?;
+        fs::write(bundle.join("config.json"), config.to_string())
+    };
+    make().map_err(|error| StageError {
+        stage: Stage::RunHook,
+        object: format!("make bundle {}", bundle.display()),
+        errno: Errno::from_io_error(&error),
+    })
+}
+
+fn failed(hook: &Hook, problem: &str) -> StageError {
+    let object = format!("{} hook {}: {problem}", hook.point.name(), hook.path.display());
+    // At the start it ends a container that exists, as a program does that can't be run.
+    let stage = if hook.point == HookPoint::StartContainer { Stage::Execute } else { Stage::RunHook };
+    StageError { stage, object, errno: None }
+}
+
+fn run_hook(hook: &Hook, state: &Value, limit: Duration) -> Result<(), String> {
+    let mut command = Command::new(&hook.path);
+    if let [name, args @ ..] = &hook.args[..] {
+        command.arg0(name).args(args);
+    }
+    command.env_clear().envs(hook.env.iter().filter_map(|entry| entry.split_once('=')));
+    // All there at once, so that a hook that does not read it holds nobody up.
+    command.stdin(memfd_of(state).map_err(|error| error.to_string())?);
+    command.stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
+    let mut child = command.spawn().map_err(|error| error.to_string())?;
+    let (ended, words) = attend(&mut child, limit).map_err(|error| error.to_string())?;
+    let problem = match ended {
+        Some(status) if status.success() => return Ok(()),
+        Some(status) => status.to_string(),
+        None => format!("no end within {} s", limit.as_secs_f32()),
+    };
+    match String::from_utf8_lossy(&words).trim() {
+        "" => Err(problem),
+        words => Err(format!("{problem}: {words}")),
+    }
+}
+
+/// Waits for a hook while it reads what it has to say, and returns the beginning of that; one that takes too long is killed
+/// with all of its group, and `None`.
+fn attend(child: &mut Child, limit: Duration) -> io::Result<(Option<ExitStatus>, Vec<u8>)> {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+    let mut stderr = child.stderr.take();
+    if let Some(stderr) = &stderr {
+        ioctl_fionbio(stderr, true)?;
+    }
+    let (deadline, mut words) = (Instant::now() + limit, Vec::new());
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let ended = await_word(&pidfd, stderr.as_ref(), left)?;
+        if stderr.as_mut().is_some_and(|stderr| take_words(stderr, &mut words)) {
+            stderr = None;
+        }
+        if ended {
+            return Ok((Some(child.wait()?), words));
+        }
+        if left.is_zero() {
+            // Unreaped, so that its number can't be another's.
+            let _ = kill_process_group(pid, Signal::KILL);
+            child.wait()?;
+            return Ok((None, words));
+        }
+    }
+}
+
+/// Waits until the hook ends, says something, or the time is up. Whether it has ended.
+fn await_word(pidfd: &OwnedFd, stderr: Option<&ChildStderr>, left: Duration) -> io::Result<bool> {
+    let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+    let mut fds = vec![PollFd::new(pidfd, PollFlags::IN)];
+    fds.extend(stderr.map(|stderr| PollFd::new(stderr, PollFlags::IN)));
+    match poll(&mut fds, Some(&left)) {
+        Err(Errno::INTR) => Ok(false),
+        Err(errno) => Err(errno.into()),
+        Ok(_) => Ok(fds.first().is_some_and(|fd| !fd.revents().is_empty())),
+    }
+}
+
+/// Reads one piece, and keeps it as long as there is room. Whether there comes no more.
+fn take_words(stderr: &mut ChildStderr, words: &mut Vec<u8>) -> bool {
+    let mut piece = [0; 4096];
+    match stderr.read(&mut piece) {
+        Ok(0) => true,
+        Ok(length) => {
+            let room = MAX_WORDS.saturating_sub(words.len()).min(length);
+            words.extend(piece.iter().take(room));
+            false
+        }
+        Err(error) => !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
+    }
+}
+
+/// Where a filesystem is laid that the root of a user namespace may walk through to the container's root.
+#[derive(Debug)]
+pub(crate) struct Cover(OwnedFd);
+
+impl Cover {
+    /// Takes hold of the place while this process may still walk there; `None` where no hook asks for it.
+    pub(crate) fn find(plan: &LaunchPlan) -> Result<Option<Self>, Errno> {
+        if !plan.hooks.list.iter().any(|hook| hook.point == HookPoint::CreateContainer) {
+            return Ok(None);
+        }
+        let own = plan.rootfs.staging.parent().unwrap_or(&plan.rootfs.staging);
+        let mut outer: Vec<&Path> = own.ancestors().collect();
+        outer.reverse();
+        let is_closed = |path: &&&Path| fs::metadata(path).is_ok_and(|metadata| metadata.mode() & 0o001 == 0);
+        let place: PathBuf = outer.iter().find(is_closed).map_or(own, |path| path).to_owned();
+        open(&place, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map(Self).map(Some)
+    }
+
+    /// Lays it and makes the directory for the root in it; by the root of the user namespace.
+    pub(crate) fn lay(self, staging: &Path) -> Result<(), Errno> {
+        let tmpfs = rootfs::detached_tmpfs(0o755, None)?;
+        rootfs::attach(tmpfs.as_fd(), &self.0, Path::new(""))?;
+        fs::create_dir_all(staging).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(script: &str, limit: Duration) -> Result<(), String> {
+        let hook = Hook {
+            point: HookPoint::CreateContainer,
+            path: "/bin/sh".into(),
+            args: ["hook", "-c", script].map(str::to_owned).into(),
+            env: vec!["A=b=c".to_owned()],
+            timeout_ms: None,
+        };
+        run_hook(&hook, &json!({ "id": "x" }), limit)
+    }
+
+    #[test]
+    fn a_hook_gets_the_state_and_its_environment_alone() {
+        run("test \"$(cat)\" = '{\"id\":\"x\"}' && test \"$A\" = b=c && test -z \"$HOME\"", POINT_LIMIT)
+            .unwrap();
+        run("exec <&-", POINT_LIMIT).unwrap();
+    }
+
+    #[test]
+    fn what_went_wrong_is_told_within_bounds() {
+        assert_eq!(run("echo out; echo why >&2; exit 3", POINT_LIMIT).unwrap_err(), "exit status: 3: why");
+        assert_eq!(run("kill -9 $$", POINT_LIMIT).unwrap_err(), "signal: 9 (SIGKILL)");
+        let long = run("head -c 1000000 /dev/zero | tr '\\0' x >&2; exit 1", POINT_LIMIT).unwrap_err();
+        assert_eq!(long.len(), "exit status: 1: ".len() + MAX_WORDS);
+    }
+
+    #[test]
+    fn a_hook_that_hangs_is_killed_with_its_children() {
+        let limit = Duration::from_millis(300);
+        let error = run("echo $$ >&2; sleep 1000; true", limit).unwrap_err();
+        let (problem, pid) = error.rsplit_once(": ").unwrap();
+        assert_eq!(problem, "no end within 0.3 s");
+        // Its child is another's to reap: it may be seen dead.
+        let lives = fs::read_dir("/proc").unwrap().flatten().any(|entry| {
+            let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+            fields.first() != Some(&"Z") && fields.get(2) == Some(&pid)
+        });
+        assert!(!lives, "group {pid} lives on");
+    }
+
+    #[test]
+    fn a_hook_that_goes_on_in_the_background_holds_nobody_up() {
+        run("sleep 0.5 & exit 0", Duration::from_secs(30)).unwrap();
+    }
+}
