@@ -1,4 +1,4 @@
-//! Ports of the host that lead to a pod: `PortMapping` to [`PortMapping`](berth_net::PortMapping).
+//! Ports of the host that lead to a pod: CRI `PortMapping` to [`berth_net::PortMapping`].
 //!
 //! A mapping without a host port is none: it only says what the container listens on. A pod on the host's network has
 //! the host's ports anyway, so that its mappings are looked at and left out.
