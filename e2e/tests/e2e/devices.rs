@@ -95,7 +95,7 @@ fn with_specifications() -> Node {
 }
 
 /// Makes a node look for descriptions of devices in two directories of its own, `low` and `high`.
-pub fn describe_devices(node: Node) -> Node {
+pub(crate) fn describe_devices(node: Node) -> Node {
     let directories = ["low", "high"].map(|name| node.dir().join(name));
     directories.iter().for_each(|directory| fs::create_dir(directory).unwrap());
     let [low, high] = directories.map(|directory| directory.display().to_string());
@@ -110,7 +110,7 @@ pub fn describe_devices(node: Node) -> Node {
 }
 
 /// A container that waits, with devices by their names.
-pub fn with_cdi(names: &[&str]) -> ContainerConfig {
+pub(crate) fn with_cdi(names: &[&str]) -> ContainerConfig {
     let names = names.iter().map(|name| CdiDevice { name: (*name).into() });
     ContainerConfig { cdi_devices: names.collect(), ..shell("main", "exec sleep 1000") }
 }

@@ -196,7 +196,7 @@ fn a_terminal_and_a_failed_step_work_inside_too() {
 }
 
 /// The ids of a pod's own.
-pub fn users() -> UserNamespace {
+pub(crate) fn users() -> UserNamespace {
     let mapping = vec![IdMapping { container_id: 0, host_id: IDS.0, length: IDS.1 }];
     UserNamespace { mode: NamespaceMode::Pod.into(), uids: mapping.clone(), gids: mapping }
 }
