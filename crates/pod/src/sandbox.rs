@@ -48,12 +48,14 @@ pub(crate) const KILL_ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// Where a pod stands in the cgroup hierarchy.
 #[derive(Debug, Clone)]
 pub(crate) struct PodCgroups {
-    /// Below it stand all of the pod's cgroups.
+    /// Below it stand all of the pod's cgroups. If a request named it, it is the kubelet's, and stays.
     pub(crate) base: CgroupPath,
-    /// For monitor and pause.
+    /// What goes with the pod: `base` itself where that is the agent's own, else one in it.
+    pub(crate) own: CgroupPath,
+    /// For monitor and pause, below `own`. So `own` has a child and passes controllers on, which holds them in `base` too:
+    /// systemd, which owns slices, takes from them what it does not need itself, at each daemon-reload, and the containers'
+    /// limits would go with it; but the kernel lets nobody take what a child passes on.
     pub(crate) sandbox: CgroupPath,
-    /// Whether `base` is the agent's own, to be removed with the pod; a kubelet's belongs to the kubelet.
-    pub(crate) owns_base: bool,
 }
 
 impl Driver {
@@ -276,7 +278,7 @@ impl Driver {
         self.set_monitor(None);
         self.lose_containers().await;
         if let Ok(cgroups) = self.cgroups() {
-            let entry = self.host.cgroups.open(&cgroups.sandbox).entry();
+            let entry = self.host.cgroups.open(&cgroups.own).entry();
             let _ = blocking(move || berth_cgroup::kill_all(&entry)).await;
         }
         self.not_ready().await;
@@ -286,16 +288,18 @@ impl Driver {
     /// Where this pod's cgroups are, by its request alone.
     pub(crate) fn cgroups(&self) -> Result<PodCgroups> {
         let id = self.id.as_str();
-        Ok(match &self.spec.cgroup_parent {
+        let (base, own) = match &self.spec.cgroup_parent {
             Some(parent) => {
                 let base = CgroupPath::from_parent(parent)?;
-                PodCgroups { sandbox: base.join(id)?, base, owns_base: false }
+                let own = base.join(id)?;
+                (base, own)
             }
             None => {
                 let base = self.host.settings.cgroup_root.join(id)?;
-                PodCgroups { sandbox: base.join("sandbox")?, base, owns_base: true }
+                (base.clone(), base)
             }
-        })
+        };
+        Ok(PodCgroups { sandbox: own.join("sandbox")?, base, own })
     }
 
     /// A pod whose kubelet makes its cgroup in another way than the agent thinks would run without its limits. Looked at when a
@@ -373,14 +377,7 @@ async fn attach(
 }
 
 async fn remove_cgroups(host: Arc<Host>, cgroups: PodCgroups) -> Result<()> {
-    blocking(move || {
-        host.cgroups.open(&cgroups.sandbox).remove(DEATH_LIMIT)?;
-        if cgroups.owns_base {
-            host.cgroups.open(&cgroups.base).remove(DEATH_LIMIT)?;
-        }
-        Ok(())
-    })
-    .await?
+    blocking(move || Ok(host.cgroups.open(&cgroups.own).remove(DEATH_LIMIT)?)).await?
 }
 
 /// Removes a directory with all below it; absent means done. Blocks.

@@ -116,8 +116,7 @@ pub(crate) struct Cgroup {
     pub(crate) root: String,
     /// Who makes the cgroups of pods: with "cgroupfs" the kubelet writes to the cgroup file system, with "systemd" it has
     /// systemd make slices. The kubelet takes over this choice. berth itself writes to the file system below a pod's own
-    /// cgroup, and does not yet ask systemd to keep away from there: with cgroup version 2, systemd may take the
-    /// containers' limits away when it lays out a slice anew.
+    /// cgroup, with either.
     pub(crate) driver: CgroupDriver,
 }
 
