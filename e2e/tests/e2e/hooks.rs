@@ -177,3 +177,25 @@ fn another_runtime_is_told_of_hooks_and_runs_them_at_all_points() {
     );
     own.start(shell("main", "exec sleep 1000"));
 }
+
+#[test]
+#[ignore = "needs root and the test images"]
+fn a_hook_at_work_when_the_agent_is_killed_goes_with_its_container() {
+    let node = describe_devices(Node::start());
+    let pod = node.pod("killed");
+    let before = node.baseline();
+    let begun = node.dir().join("begun");
+    let script = format!(": >{}; exec sleep 1000", begun.display());
+    describe(&node, &json!([sh("createContainer", &script, "")]));
+    std::thread::scope(|scope| {
+        let create = scope.spawn(|| pod.try_create(with_cdi(&["v.com/c=d"])));
+        eventually("the hook to begin", Duration::from_secs(10), || begun.exists().then_some(()));
+        node.kill9();
+        assert!(create.join().unwrap().is_err());
+    });
+    fs::remove_file(begun).unwrap();
+    node.restart();
+    node.assert_as_before(&before.with_agent_of(&node.snapshot()));
+    fs::remove_file(node.dir().join("low/hooks.json")).unwrap();
+    pod.start(shell("main", "exec sleep 1000"));
+}
