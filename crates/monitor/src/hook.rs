@@ -48,17 +48,25 @@ const VERSION: &str = "1.0.2";
 
 /// Runs the hooks of one point, in the plan's order.
 pub(crate) fn run_hooks(plan: &LaunchPlan, point: HookPoint) -> Result<(), StageError> {
-    let mut hooks = plan.hooks.list.iter().filter(|hook| hook.point == point).peekable();
-    if hooks.peek().is_none() {
+    let hooks: Vec<&Hook> = plan.hooks.list.iter().filter(|hook| hook.point == point).collect();
+    if hooks.is_empty() {
         return Ok(());
     }
+    // The launch makes everything with the very mode that is asked for; other programs rely on a mask.
+    let umask = rustix::process::umask(Mode::from_raw_mode(0o022));
+    let ran = run_each(plan, point, &hooks);
+    rustix::process::umask(umask);
+    ran
+}
+
+fn run_each(plan: &LaunchPlan, point: HookPoint, hooks: &[&Hook]) -> Result<(), StageError> {
     if point == HookPoint::CreateContainer {
         make_bundle(plan)?;
     }
     let deadline = Instant::now() + POINT_LIMIT;
-    hooks.try_for_each(|hook| {
-        let limit =
-            deadline.saturating_duration_since(Instant::now()).min(hook.timeout().unwrap_or(POINT_LIMIT));
+    hooks.iter().try_for_each(|hook| {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let limit = left.min(hook.timeout().unwrap_or(POINT_LIMIT));
         run_hook(hook, &state(plan, point), limit).map_err(|problem| failed(hook, &problem))
     })
 }
@@ -110,7 +118,7 @@ fn run_hook(hook: &Hook, state: &Value, limit: Duration) -> Result<(), String> {
     if let [name, args @ ..] = &hook.args[..] {
         command.arg0(name).args(args);
     }
-    command.env_clear().envs(hook.env.iter().filter_map(|entry| entry.split_once('=')));
+    command.current_dir("/").env_clear().envs(hook.env.iter().filter_map(|entry| entry.split_once('=')));
     // All there at once, so that a hook that does not read it holds nobody up.
     command.stdin(memfd_of(state).map_err(|error| error.to_string())?);
     command.stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);

@@ -1,6 +1,7 @@
 //! Hooks of named devices: what they see and may change, and what becomes of a container whose hook fails.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use berth_cri_proto::v1::{ContainerConfig, Device, Int64Value};
@@ -16,6 +17,7 @@ const MAKE_LINK: &str = r#"set -e
 state=$(cat)
 bundle=$(echo "$state" | sed 's/.*"bundle":"\([^"]*\)".*/\1/')
 root=$(sed 's/.*"path":"\([^"]*\)".*/\1/' "$bundle/config.json")
+pwd >"$root/made"
 ln -s "$(echo "$state" | sed 's/.*"status":"\([^"]*\)".*/\1/')-$A-$(cat "$root/etc/hostname")" "$root/opt-$1""#;
 
 /// Describes a device `v.com/c=d` that comes with these hooks.
@@ -57,6 +59,7 @@ fn hooks_find_the_root_before_it_is_changed_and_run_inside_before_the_program() 
     assert!(!fs::exists(format!("/proc/{}/root/tmp/seen", pod.pid(Some(&id)))).unwrap(), "not started yet");
     pod.try_start(&id).unwrap();
     assert_eq!(pod.exec(&id, "readlink /opt-one; readlink /opt-two"), "creating-b-hooks\ncreating-b-hooks");
+    assert_eq!(pod.exec(&id, "stat -c %a /made; cat /made"), "644\n/");
     let seen = pod.exec(&id, "cat /tmp/seen");
     let (words, state) = seen.split_once("\n1000\n").unwrap();
     let state: Value = serde_json::from_str(state).unwrap();
@@ -135,6 +138,14 @@ fn hooks_and_devices_work_in_a_user_namespace() {
     assert_eq!(pod.exec(&id, "head -c 5 /dev/gpu | wc -c; stat -c '%t:%T' /dev/deep/log"), "5\n1:b");
     pod.exec(&id, ": >/dev/deep/log");
     assert_eq!(pod.exec(&id, "(: </dev/deep/log) 2>&1 | grep -c 'not permitted'"), "1");
+
+    // Where everybody may walk, too.
+    for directory in ["root", "root/containers"] {
+        fs::set_permissions(node.dir().join(directory), PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    config.metadata.as_mut().unwrap().name = "open".into();
+    let open = pod.start(config.clone());
+    assert_eq!(pod.exec(&open, "readlink /opt-one"), "creating-b-mapped");
 
     config.metadata.as_mut().unwrap().name = "failing".into();
     describe(&node, &json!([sh("createContainer", "exit 5", "")]));
