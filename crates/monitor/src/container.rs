@@ -134,7 +134,7 @@ impl Container {
     pub(crate) fn kill(&self) {
         let _ = pidfd_send_signal(&self.child.pidfd, Signal::KILL);
         if self.foreign.is_some() && self.midwife.is_none() && self.gate.is_some() {
-            // It is the helper's still, with a runtime at work below it.
+            // It is the attendant's still, with a runtime at work below it.
             let _ = kill_process_group(self.child.pid, Signal::KILL);
         }
         let _ = berth_cgroup::kill_all(&self.cgroup);

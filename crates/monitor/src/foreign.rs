@@ -1,7 +1,7 @@
 //! A container that another OCI runtime makes, through its command line: `create`, `start`, `delete`.
 //!
 //! ```text
-//! monitor ──fork──▶ helper, in a copy of the host's mounts
+//! monitor ──fork──▶ attendant, in a copy of the host's mounts
 //!                     │ volumes and root, as for a container of our own; config.json
 //!                     ├─ RUNTIME create ──▶ the container's first process, at the runtime's gate
 //! monitor ◀──Born + pidfd   │                     │ its parent ends: it becomes the monitor's child (subreaper)
@@ -10,10 +10,10 @@
 //! monitor ◀──end of stream                     runs; logs, signals, its end: all as for a container of our own
 //! monitor ──fork──▶ RUNTIME delete --force     after the end
 //! ```
-//! The helper's mounts go with it, and those that the container has taken over with the container: the host's mount table
-//! stays as it was. Volumes are attached below the bundle, each as its mount is to be (access, propagation, ids), and the
-//! configuration binds them from there. The runtime joins the cgroup that the agent has made, with the limits that it has.
-//! The helper stays outside of it, in the monitor's.
+//! The attendant's mounts go with it, and those that the container has taken over with the container: the host's mount
+//! table stays as it was. Volumes are attached below the bundle, each as its mount is to be (access, propagation, ids), and
+//! the configuration binds them from there. The runtime joins the cgroup that the agent has made, with the limits that it
+//! has. The attendant stays outside of it, in the monitor's.
 //!
 //! Every call of the runtime has a deadline. It gets an environment of its own: a service manager's variables would have
 //! it look for that manager's sockets. A create that fails is deleted again. What the runtime says went wrong it writes to
@@ -41,12 +41,13 @@ use serde_json::{Value, json};
 
 use crate::copy::copy_tree;
 use crate::handshake::Gate;
+use crate::id::ContainerId;
 use crate::image_source::open_images;
 use crate::launch::{
     Birthright, START_ERROR_CODE, Stage, StageError, Streams, environment, pod_shm, set_oom_score,
 };
 use crate::plan::{ForeignPlan, LaunchPlan, MountSource};
-use crate::protocol::ResolvedUser;
+use crate::protocol::{Failure, ResolvedUser};
 use crate::root_dir::{Make, RootDir, is_directory};
 use crate::rootfs::{self, MountError, on};
 use crate::user;
@@ -62,7 +63,7 @@ const LOG_NAME: &str = "runtime.log";
 const CONSOLE_NAME: &str = "console";
 
 /// Runs in the child; never returns.
-pub(crate) fn become_helper(plan: &LaunchPlan, foreign: &ForeignPlan, birthright: Birthright<'_>) -> ! {
+pub(crate) fn become_attendant(plan: &LaunchPlan, foreign: &ForeignPlan, birthright: Birthright<'_>) -> ! {
     birthright.close_the_rest();
     let Birthright { gate, entrance, streams } = birthright;
     let shm = || pod_shm(entrance.pause);
@@ -86,7 +87,7 @@ fn run(
     streams: Streams,
 ) -> Result<(), StageError> {
     let mut warnings = Vec::new();
-    // A group of its own, by which the monitor can end the helper together with a runtime that it waits for.
+    // A group of its own, by which the monitor can end the attendant together with a runtime that it waits for.
     setsid().map_err(StageError::at(Stage::Fork, "session"))?;
     reset_signals();
     // The container inherits it, and so no runtime fails for want of a right to lower it.
@@ -305,6 +306,18 @@ fn last_error(log: &str) -> Option<String> {
     errors.next().map(|line| line.msg)
 }
 
+/// Has a runtime forget a container whose processes are gone, if it still has a state of it: its monitor died before it
+/// could see to that. Blocks while the runtime works, up to its deadline.
+///
+/// # Errors
+/// What the runtime said.
+pub fn forget_container(foreign: &ForeignPlan, container: &ContainerId) -> Result<(), Failure> {
+    match foreign.state.join(container.as_str()).exists() {
+        true => Ok(Runtime { foreign, container: container.as_str() }.delete()?),
+        false => Ok(()),
+    }
+}
+
 /// Runs in a child of its own; has the runtime forget a container that has ended, and never returns.
 pub(crate) fn become_deletion(foreign: &ForeignPlan, container: &str) -> ! {
     let _ = close_others(&[]);
@@ -330,7 +343,35 @@ fn delete(foreign: &ForeignPlan, container: &str) -> Result<Infallible, Errno> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+
+    #[test]
+    fn a_runtime_forgets_what_it_still_has() {
+        let directory = tempfile::tempdir().unwrap();
+        let (program, state) = (directory.path().join("runtime"), directory.path().join("state"));
+        let script = "#!/bin/sh\n[ \"$1 $2 $4 $8 $9\" = '--quiet --root --log delete --force' ] && rmdir \"$3/${10}\"\n";
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let [kept, lost] = [1, 2].map(|number| ContainerId::from_random([number; 32]));
+        for id in [&kept, &lost] {
+            fs::create_dir_all(state.join(id.as_str())).unwrap();
+        }
+        let plan = ForeignPlan {
+            program,
+            args: vec!["--quiet".to_owned()],
+            state: state.clone(),
+            bundle: directory.path().to_owned(),
+            config: Value::Null,
+        };
+        forget_container(&plan, &lost).unwrap();
+        assert!(!state.join(lost.as_str()).exists() && state.join(kept.as_str()).exists());
+        let broken = ForeignPlan { program: "/no/such/runtime".into(), ..plan };
+        forget_container(&broken, &lost).unwrap();
+        let error = forget_container(&broken, &kept).unwrap_err().to_string();
+        assert!(error.contains("/no/such/runtime delete"), "{error}");
+    }
 
     #[test]
     fn a_runtimes_last_error_is_told() {

@@ -16,7 +16,7 @@ use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType};
 
 use crate::birth::{Entrance, PodUsers};
 use crate::container::{Container, ReplyTo};
-use crate::foreign::{become_deletion, become_helper};
+use crate::foreign::{become_attendant, become_deletion};
 use crate::handshake::{ChildMessage, Gate, open_gate};
 use crate::launch::{Birthright, Stage, StageError, Streams, become_container};
 use crate::output::Output;
@@ -139,7 +139,7 @@ pub(crate) fn fork_container(
         Cloned::Child => {
             let birthright = Birthright { gate: Gate::new(child_gate), entrance: home.entrance(), streams };
             match &plan.foreign {
-                Some(foreign) => become_helper(&plan, foreign, birthright),
+                Some(foreign) => become_attendant(&plan, foreign, birthright),
                 None => become_container(&plan, birthright),
             }
         }

@@ -49,5 +49,6 @@ mod user_namespace;
 mod viewers;
 mod zygote;
 
+pub use foreign::forget_container;
 pub use fork::memfd_of;
 pub use zygote::{ZYGOTE_ARGUMENT, main as zygote_main};

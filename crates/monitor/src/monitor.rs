@@ -8,31 +8,32 @@
 //! outputs ──┘
 //! ```
 //! The loop never blocks but in `epoll_wait`: a client whose queue is full is disconnected (it connects again and gets
-//! everything in the greeting), a container whose log fails is drained without a log. The one exception is the
-//! log file itself: a dead disk below it stalls the pod that writes to it, and no other.
+//! everything in the greeting), a container whose log fails is drained without a log. Three things do block: the birth
+//! of pause, a kill on cgroup v1 (some milliseconds), and the log file itself, where a dead disk stalls the pod that writes
+//! to it, and no other.
 //!
 //! The state and the loop are here; what is done to it lies below: `clients` (connections), `orders` (what the agent
 //! wants), `containers`, `births` and `sessions` (what becomes of children), `attached`
-//! (who watches), `helpers` (what other runtimes leave to be waited for).
+//! (who watches), `attendants` (what other runtimes leave to be waited for).
 
 mod attached;
+mod attendants;
 mod births;
 mod clients;
 mod containers;
-mod helpers;
 mod orders;
 mod sessions;
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use berth_sys::clone::{Child, SingleThreaded};
 use berth_sys::packet;
 use rustix::io::Errno;
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
-use crate::container::Container;
+use crate::container::{Container, ReplyTo};
 use crate::fork::{self, Resting};
 use crate::id::ContainerId;
 use crate::launch::START_ERROR_CODE;
@@ -59,7 +60,7 @@ enum Source {
     /// The process that a container of a pod with a user namespace was born from.
     Midwife(ContainerId),
     /// A child that nobody waits for any more.
-    Helper(i32),
+    Attendant(i32),
     /// The container's output by its place in [`Container::outputs`].
     Output(ContainerId, usize),
     SessionGate(u64),
@@ -82,10 +83,18 @@ pub(crate) struct Monitor {
     containers: BTreeMap<ContainerId, Container>,
     sessions: BTreeMap<u64, Session>,
     /// By their process ids: children on the way to their end.
-    helpers: BTreeMap<i32, Child>,
+    attendants: BTreeMap<i32, Child>,
     sessions_so_far: u64,
     buffers: Buffers,
-    shut_down: bool,
+    leaving: Option<Leaving>,
+}
+
+/// What a monitor that has been shut down waits for is bounded.
+#[derive(Debug)]
+struct Leaving {
+    /// Who is told when it goes.
+    reply: ReplyTo,
+    until: Instant,
 }
 
 impl Monitor {
@@ -115,24 +124,29 @@ impl Monitor {
             clients: BTreeMap::new(),
             containers: BTreeMap::new(),
             sessions: BTreeMap::new(),
-            helpers: BTreeMap::new(),
+            attendants: BTreeMap::new(),
             sessions_so_far: 0,
             buffers: Buffers::default(),
-            shut_down: false,
+            leaving: None,
         })
     }
 
     /// Serves until the agent shuts the pod down; returns the process's exit code.
     pub(crate) fn run(mut self, first_client: OwnedFd) -> i32 {
         self.greet(first_client);
-        while !self.shut_down {
-            let Ok(tokens) = self.poller.wait() else { return 1 };
+        while !self.can_leave() {
+            let limit =
+                self.leaving.as_ref().map(|leaving| leaving.until.saturating_duration_since(Instant::now()));
+            let Ok(tokens) = self.poller.wait(limit) else { return 1 };
             for token in tokens {
                 // A source may have gone with an earlier event of the same batch.
                 if let Some(source) = self.poller.source(token) {
                     self.handle(token, source);
                 }
             }
+        }
+        if let Some(leaving) = self.leaving.take() {
+            self.reply(leaving.reply, Ok(Answer::Done));
         }
         0
     }
@@ -145,7 +159,7 @@ impl Monitor {
             Source::Gate(container) => self.hear_container(&container),
             Source::Child(container) => self.reap_container(&container),
             Source::Midwife(container) => self.reap_midwife(&container),
-            Source::Helper(pid) => self.reap_helper(pid),
+            Source::Attendant(pid) => self.reap_attendant(pid),
             Source::Output(container, channel) => self.pump(&container, channel),
             Source::SessionGate(session) => self.hear_session(session),
             Source::SessionChild(session) => self.reap_session(session),
@@ -171,7 +185,7 @@ impl Source {
             Self::Listener
             | Self::Client
             | Self::Pause
-            | Self::Helper(_)
+            | Self::Attendant(_)
             | Self::SessionGate(_)
             | Self::SessionChild(_) => false,
         }

@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
-use rustix::event::epoll;
+use rustix::event::{Timespec, epoll};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
 /// Events taken from the kernel at once.
@@ -50,10 +51,12 @@ impl<S: Clone> Poller<S> {
         });
     }
 
-    /// Waits for the next batch of tokens, which may hold some that have been forgotten meanwhile.
-    pub(crate) fn wait(&self) -> Result<Vec<u64>, Errno> {
+    /// Waits for the next batch of tokens, which may hold some that have been forgotten meanwhile; none once the limit has
+    /// passed.
+    pub(crate) fn wait(&self, limit: Option<Duration>) -> Result<Vec<u64>, Errno> {
+        let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
         let mut events = Vec::with_capacity(BATCH);
-        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None) {
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), limit.as_ref()) {
             Ok(_) | Err(Errno::INTR) => Ok(events.iter().map(|event| event.data.u64()).collect()),
             Err(error) => Err(error),
         }

@@ -10,6 +10,8 @@ use berth_cgroup::CgroupPath;
 use berth_container::oci::{OciFacts, oci_config};
 use berth_container::plan::{BUNDLE_NAME, Planned};
 use berth_container::spec::SecuritySpec;
+use berth_monitor::forget_container;
+use berth_monitor::id::ContainerId;
 use berth_monitor::plan::{ForeignPlan, PidNamespace};
 
 use crate::cdi::check_hooks;
@@ -67,13 +69,35 @@ impl Driver {
             device_rules: planned.device_rules.as_deref(),
             seccomp,
         };
-        let state = handler.root.clone().unwrap_or_else(|| self.host.pod_directory(&self.id).join("runtime"));
         Ok(Some(ForeignPlan {
             program: handler.program.clone(),
             args: handler.args.clone(),
-            state,
+            state: self.foreign_state(handler),
             bundle: self.host.container_directory(&launch.container).join(BUNDLE_NAME),
             config: oci_config(launch, &facts),
         }))
+    }
+    fn foreign_state(&self, handler: &ForeignHandler) -> PathBuf {
+        handler.root.clone().unwrap_or_else(|| self.host.pod_directory(&self.id).join("runtime"))
+    }
+
+    /// Has the pod's handler forget a container whose processes are gone. Its monitor has seen to that, unless it died
+    /// first. A runtime that fails does not keep the container from being removed.
+    pub(crate) async fn forget_foreign(&self, id: &ContainerId) {
+        let Some(handler) = self.host.settings.handlers.get(&self.spec.runtime_handler) else {
+            return;
+        };
+        let plan = ForeignPlan {
+            program: handler.program.clone(),
+            args: handler.args.clone(),
+            state: self.foreign_state(handler),
+            bundle: self.host.container_directory(id).join(BUNDLE_NAME),
+            config: Default::default(),
+        };
+        let container = id.clone();
+        let forgotten = blocking(move || forget_container(&plan, &container)).await;
+        if let Ok(Err(error)) = forgotten {
+            tracing::warn!(container.id = %id, %error, "runtime does not forget the container");
+        }
     }
 }

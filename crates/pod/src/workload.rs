@@ -6,7 +6,8 @@
 //!               └── Stop, Remove ────────────────────────────────▶┘
 //! ```
 //! Made: pin the image, record the intent, directories, cgroup with limits, launch up to the gate; the record as created
-//! is the commit. Taken down in reverse by [`Driver::remove_container`], however far it came.
+//! is the commit. Taken down by [`Driver::tear_container_down`], however far it came: processes, cgroup, directories, and
+//! then the record and the pins.
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -293,8 +294,9 @@ impl Driver {
         let cgroup = self.container_cgroup(id)?;
         let directory = self.host.container_directory(id);
         let exit_record = exit_record_path(&self.host.pod_directory(&self.id), id);
+        blocking(move || cgroup.remove(DEATH_LIMIT)).await??;
+        self.forget_foreign(id).await;
         blocking(move || {
-            cgroup.remove(DEATH_LIMIT)?;
             let _ = std::fs::remove_file(exit_record);
             remove_directory(&directory)
         })

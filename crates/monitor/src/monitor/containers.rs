@@ -99,19 +99,19 @@ impl Monitor {
             return;
         };
         if container.foreign.is_some() && matches!(container.phase, Phase::Starting { .. }) {
-            // Whether it has run at all, the helper will say; its end brings us here again.
+            // Whether it has run at all, the attendant will say; its end brings us here again.
             return self.poller.forget(|_, source| *source == Source::Child(id.clone()));
         }
         let Some(code) = reap(&container.child) else {
             return;
         };
         self.poller.forget(|_, source| source.is_of(id));
-        // One that has failed has been deleted by its helper.
+        // One that has failed has been deleted by its attendant.
         let is_deleted = matches!(container.phase, Phase::Failed { .. });
         let foreign = container.foreign.clone().filter(|_| !is_deleted);
         let midwife = container.midwife.take();
         self.conclude_container(id, code);
-        // It went before the child was ready, whether that was noticed or not; another runtime's helper may go later.
+        // It went before the child was ready, whether that was noticed or not; another runtime's attendant may go later.
         midwife.into_iter().for_each(|midwife| self.wait_for(midwife));
         if let Some(foreign) = foreign {
             self.delete_foreign(id, &foreign);

@@ -33,15 +33,15 @@ impl Monitor {
     /// Takes over a child of which nothing is expected but its end.
     pub(super) fn wait_for(&mut self, child: Child) {
         let pid = child.pid.as_raw_nonzero().get();
-        if reap(&child).is_none() && self.poller.watch(&child.pidfd, Source::Helper(pid)).is_ok() {
-            self.helpers.insert(pid, child);
+        if reap(&child).is_none() && self.poller.watch(&child.pidfd, Source::Attendant(pid)).is_ok() {
+            self.attendants.insert(pid, child);
         }
     }
 
-    pub(super) fn reap_helper(&mut self, pid: i32) {
-        if self.helpers.get(&pid).is_none_or(|child| reap(child).is_some()) {
-            self.helpers.remove(&pid);
-            self.poller.forget(|_, source| *source == Source::Helper(pid));
+    pub(super) fn reap_attendant(&mut self, pid: i32) {
+        if self.attendants.get(&pid).is_none_or(|child| reap(child).is_some()) {
+            self.attendants.remove(&pid);
+            self.poller.forget(|_, source| *source == Source::Attendant(pid));
         }
         self.reap_strangers();
     }
@@ -66,6 +66,6 @@ impl Monitor {
         of_container
             || self.pause.as_ref().is_some_and(is)
             || self.sessions.values().any(|session| is(&session.child))
-            || self.helpers.contains_key(&pid)
+            || self.attendants.contains_key(&pid)
     }
 }
