@@ -1,14 +1,15 @@
 //! The network as the agent holds it: opened once, then pods come and go.
 //!
-//! In: valid settings, attachments, ports. Out: kernel state. It holds the settings, the subnets in force and the
-//! bridge's index, and no descriptor; its one lock is held for a copy of the subnets only. All calls take `&self` and
-//! may run at the same time on different threads, but for changes of the subnets, of which the caller makes one at a
-//! time. All block while the kernel works.
+//! In: valid settings, attachments, ports. Out: kernel state. It holds the settings, the subnets in force, the ports that
+//! lead to pods and the bridge's index, and no descriptor. Whatever changes the nftables table does so under the lock of
+//! the ports, so that they are what the table has to hold should somebody else take it away; the lock of the subnets is
+//! held for a copy only. All calls take `&self` and may run at the same time on different threads, but for changes of the
+//! subnets, of which the caller makes one at a time. All block while the kernel works.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use ipnet::IpNet;
 
@@ -30,6 +31,7 @@ use crate::sysctl;
 pub struct Network {
     config: NetworkConfig,
     served: RwLock<ServedSubnets>,
+    ports: Mutex<HashSet<Forward>>,
     bridge_index: AtomicU32,
 }
 
@@ -81,9 +83,9 @@ impl Network {
         if config.forwarding {
             enable_forwarding(&subnets)?;
         }
-        let network = Self { config, served: RwLock::new(served), bridge_index };
-        let elements: Vec<_> = forwards.values().flatten().map(Forward::element).collect();
-        nftables::replace(&network.table(&subnets), &elements).map_err(|error| network.table_error(error))?;
+        let ports = Mutex::new(forwards.values().flatten().copied().collect());
+        let network = Self { config, served: RwLock::new(served), ports, bridge_index };
+        network.replace_table()?;
         for (pod_id, forwards) in forwards {
             network.prepare_port(&IfName::from_pod_id(&pod_id)?, &forwards)?;
         }
@@ -136,6 +138,7 @@ impl Network {
 
     fn put_in_force(&self, served: ServedSubnets) -> Result<ServedSubnets> {
         let subnets = served.all();
+        let _changing = self.ports();
         bridge::renumber(&self.config, &subnets)?;
         if self.config.forwarding {
             enable_forwarding(&subnets)?;
@@ -151,15 +154,21 @@ impl Network {
     pub fn forward(&self, host_ifname: &IfName, forwards: &[Forward]) -> Result<()> {
         self.prepare_port(host_ifname, forwards)?;
         let elements: Vec<_> = forwards.iter().map(Forward::element).collect();
+        let mut ports = self.ports();
         nftables::add_elements(&self.config.nft_table, &elements).map_err(|error| self.table_error(error))?;
+        ports.extend(forwards);
+        drop(ports);
         conntrack::forget_untranslated(forwards).map_err(Error::Flows)
     }
 
     /// Ends what [`Network::forward`] began; absent means done.
     pub fn unforward(&self, forwards: &[Forward]) -> Result<()> {
         let elements: Vec<_> = forwards.iter().map(Forward::element).collect();
+        let mut ports = self.ports();
         nftables::remove_elements(&self.config.nft_table, &elements)
             .map_err(|error| self.table_error(error))?;
+        ports.retain(|port| !forwards.contains(port));
+        drop(ports);
         conntrack::forget_translated(forwards).map_err(Error::Flows)
     }
 
@@ -238,6 +247,23 @@ impl Network {
             return Err(Error::AwaitingPodCidr);
         }
         Ok(())
+    }
+
+    /// Puts rules back that somebody else has taken away, with all ports that lead to pods; [`Error::RulesLost`] tells
+    /// that they are gone. Bridge and gateways stay as they are.
+    pub fn restore_rules(&self) -> Result<()> {
+        self.replace_table()
+    }
+
+    fn replace_table(&self) -> Result<()> {
+        let ports = self.ports();
+        let elements: Vec<_> = ports.iter().map(Forward::element).collect();
+        nftables::replace(&self.table(&self.served().all()), &elements)
+            .map_err(|error| self.table_error(error))
+    }
+
+    fn ports(&self) -> MutexGuard<'_, HashSet<Forward>> {
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Removes bridge and table, for a network that nobody will use again. Forwarding stays as it is:

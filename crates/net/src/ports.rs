@@ -80,6 +80,18 @@ impl PortMapping {
             }
         }
     }
+
+    /// The one address of the host's that it is for; `None` for all, whether of one family or of both.
+    fn host_address(&self) -> Option<IpAddr> {
+        self.host_ip.filter(|ip| !ip.is_unspecified())
+    }
+
+    /// Whether both would be the same element of a map, with different values.
+    fn contradicts(&self, other: &Self) -> bool {
+        self.overlaps(other)
+            && self.host_address() == other.host_address()
+            && self.container_port != other.container_port
+    }
 }
 
 impl fmt::Display for PortMapping {
@@ -105,10 +117,7 @@ impl PortClaims {
     /// the same port of the same address and lead to different places. Nothing is changed then.
     pub fn claim(&mut self, owner: &str, mappings: &[PortMapping]) -> Result<()> {
         for (index, mapping) in mappings.iter().enumerate() {
-            let same = |other: &&PortMapping| {
-                mapping.host_ip == other.host_ip && mapping.overlaps(other) && *other != mapping
-            };
-            if mappings[..index].iter().any(|other| same(&other)) {
+            if mappings[..index].iter().any(|other| other.contradicts(mapping)) {
                 return Err(Error::PortTwice { mapping: *mapping });
             }
             if let Some(holder) = self.holder_of(mapping).filter(|holder| *holder != owner) {
@@ -154,7 +163,7 @@ impl PortClaims {
 }
 
 /// One way from the host to a pod, of one family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Forward {
     pub(crate) protocol: Protocol,
     /// `None` for all of the host's addresses of the target's family.
@@ -174,7 +183,7 @@ impl Forward {
             let before = forwards.len();
             forwards.extend(addresses.iter().filter(meant).map(|ip| Self {
                 protocol: mapping.protocol,
-                host_ip: mapping.host_ip.filter(|ip| !ip.is_unspecified()),
+                host_ip: mapping.host_address(),
                 host_port: mapping.host_port,
                 target: SocketAddr::new(ip, mapping.container_port),
             }));
@@ -274,14 +283,29 @@ mod tests {
 
     #[test]
     fn one_pod_may_say_the_same_twice_but_not_two_things() {
-        let mut claims = PortClaims::default();
-        claims.claim("a", &[mapping("", 80), mapping("", 80), mapping("10.0.0.1", 80)]).unwrap();
-        let other = PortMapping { container_port: 81, ..mapping("", 80) };
-        let error = claims.claim("a", &[mapping("", 80), other]).unwrap_err();
-        assert_eq!(
-            (error.kind(), error.to_string().as_str()),
-            (ErrorKind::Invalid, "claim host port 80/tcp: the same pod leads it to two places",)
-        );
+        let check = |first: &str, second: &str, fits: bool| {
+            let mut claims = PortClaims::default();
+            claims.claim("a", &[mapping(first, 80), mapping(second, 80)]).unwrap();
+            let other = PortMapping { container_port: 81, ..mapping(second, 80) };
+            let claimed = claims.claim("a", &[mapping(first, 80), other]);
+            assert_eq!(claimed.is_ok(), fits, "{first} and {second}");
+            if let Err(error) = claimed {
+                let text = format!("claim host port {other}: the same pod leads it to two places");
+                assert_eq!((error.kind(), error.to_string()), (ErrorKind::Invalid, text));
+            }
+        };
+        for (first, second, fits) in [
+            ("", "", false),
+            ("", "0.0.0.0", false),
+            ("::", "", false),
+            ("0.0.0.0", "0.0.0.0", false),
+            ("10.0.0.1", "10.0.0.1", false),
+            ("0.0.0.0", "::", true),
+            ("", "10.0.0.1", true),
+            ("10.0.0.1", "0.0.0.0", true),
+        ] {
+            check(first, second, fits);
+        }
     }
 
     #[test]

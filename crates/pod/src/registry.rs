@@ -115,13 +115,22 @@ impl Pods {
         crate::storage::check(&self.0.host).await
     }
 
-    /// Whether pods can be attached to the network, or why not.
+    /// Whether pods can be attached to the network, or why not. Rules that somebody else has taken away, as a firewall
+    /// does that starts anew, are put back first: until someone asks, pods are without them.
     ///
     /// # Errors
     /// The reason.
     pub async fn check_network(&self) -> Result<()> {
         let host = self.0.host.clone();
-        Ok(crate::host::blocking(move || host.network.check()).await??)
+        let check = move || match host.network.check() {
+            Err(lost @ berth_net::Error::RulesLost { .. }) => {
+                tracing::warn!(error = %lost, "rules of the pod network were taken away; they are put back");
+                host.network.restore_rules()?;
+                host.network.check()
+            }
+            checked => checked,
+        };
+        Ok(crate::host::blocking(check).await??)
     }
 
     /// Has new pods get their addresses from these subnets, now and after a restart; those that there are keep theirs.
