@@ -20,11 +20,16 @@ use crate::convert::pod_status::sandbox_status_of;
 use crate::stream::Answers;
 use crate::{Edge, Failure};
 
-/// `who` asks, as far as the connection tells.
+/// The process with the id `pid` asks, as far as the connection tells.
 pub(crate) async fn handle(
     edge: &Edge,
-    who: Option<ListenerId>,
+    pid: Option<i32>,
 ) -> Result<Answers<ContainerEventResponse>, Failure> {
+    let known = |pid| tokio::task::spawn_blocking(move || ListenerId::of(pid));
+    let who = match pid {
+        Some(pid) => known(pid).await.ok().flatten(),
+        None => None,
+    };
     let listening = Listening {
         events: edge.pods.subscribe(who),
         ahead: VecDeque::new(),
@@ -34,7 +39,7 @@ pub(crate) async fn handle(
 }
 
 /// The process at the other end of the connection that a request came over.
-pub(crate) fn process_of(extensions: &Extensions) -> Option<ListenerId> {
+pub(crate) fn process_of(extensions: &Extensions) -> Option<i32> {
     extensions.get::<UdsConnectInfo>()?.peer_cred?.pid()
 }
 

@@ -243,8 +243,8 @@ impl RuntimeService for Edge {
         &self,
         request: Request<GetEventsRequest>,
     ) -> Result<Response<Answers<ContainerEventResponse>>, Status> {
-        let who = get_container_events::process_of(request.extensions());
-        call(Rpc::Routine("GetContainerEvents"), get_container_events::handle(self, who)).await
+        let pid = get_container_events::process_of(request.extensions());
+        call(Rpc::Routine("GetContainerEvents"), get_container_events::handle(self, pid)).await
     }
 
     async fn list_metric_descriptors(

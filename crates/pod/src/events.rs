@@ -69,8 +69,30 @@ pub enum Heard {
     Lost,
 }
 
-/// Who listens: a process, by its id. The same process that comes back is the same listener.
-pub type ListenerId = i32;
+/// Who listens: a process, by its id and its start, since ids are used again. The same process that comes back is the same
+/// listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListenerId {
+    pid: i32,
+    /// In ticks since the kernel's.
+    started: u64,
+}
+
+impl ListenerId {
+    /// The process with this id as the kernel gives it for the other end of a socket; `None` for one that is gone, or that
+    /// this pid namespace can't see, for which the kernel says zero. Reads a file of the kernel's.
+    pub fn of(pid: i32) -> Option<Self> {
+        let started = started(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
+        (pid > 0).then_some(Self { pid, started })
+    }
+}
+
+/// The 22nd field of a process's `stat`. The second one, its name in parentheses, may hold anything. Source:
+/// proc_pid_stat(5).
+fn started(stat: &str) -> Option<u64> {
+    let (_, after_name) = stat.rsplit_once(") ")?;
+    after_name.split(' ').nth(22 - 3)?.parse().ok()
+}
 
 /// A listener.
 #[derive(Debug)]
@@ -101,7 +123,9 @@ impl Events {
 impl Drop for Events {
     fn drop(&mut self) {
         if let Some(who) = self.who {
-            self.feed.ring().keep_place(Place { who, next: self.next, at: Instant::now() });
+            let mut ring = self.feed.ring();
+            ring.listening.retain(|other| *other != who);
+            ring.keep_place(Place { who, next: self.next, at: Instant::now() });
         }
     }
 }
@@ -127,6 +151,8 @@ struct Ring {
     gone_since: u64,
     gone: VecDeque<Gone>,
     places: VecDeque<Place>,
+    /// Who listens just now, but for those that are nobody in particular.
+    listening: Vec<ListenerId>,
 }
 
 #[derive(Debug)]
@@ -162,9 +188,12 @@ impl EventFeed {
         self.0.told.send_replace(next);
     }
 
-    /// A listener for all that comes from now on, and before it for what it has missed since it hung up.
+    /// A listener for all that comes from now on, and before it for what it has missed since it hung up. Beside one that
+    /// listens already, a second of the same process is nobody in particular: no place of theirs is the other's.
     pub(crate) fn subscribe(&self, who: Option<ListenerId>) -> Events {
         let mut ring = self.ring();
+        let who = who.filter(|who| !ring.listening.contains(who));
+        ring.listening.extend(who);
         let place = who.and_then(|who| ring.find_place(who));
         let next = place.unwrap_or_else(|| ring.next());
         Events { feed: self.clone(), who, next, told: self.0.told.subscribe() }
@@ -277,6 +306,10 @@ mod tests {
         (EventFeed::new(Arc::default()), PodId::from_random([1; 32]))
     }
 
+    fn process(pid: i32) -> Option<ListenerId> {
+        Some(ListenerId { pid, started: 1 })
+    }
+
     /// What a listener hears without waiting, in short.
     fn heard(events: &mut Events) -> Vec<String> {
         let mut heard = Vec::new();
@@ -353,23 +386,48 @@ mod tests {
     #[test]
     fn one_that_comes_back_hears_what_it_missed() {
         let (feed, pod) = feed();
-        let mut known = feed.subscribe(Some(7));
+        let mut known = feed.subscribe(process(7));
         feed.tell("a".to_owned(), EventKind::Created, &pod);
         assert_eq!(heard(&mut known), ["Created a"]);
         drop(known);
         feed.tell("b".to_owned(), EventKind::Created, &pod);
-        assert!(heard(&mut feed.subscribe(Some(8))).is_empty(), "another process");
+        assert!(heard(&mut feed.subscribe(process(8))).is_empty(), "another process");
         assert!(heard(&mut feed.subscribe(None)).is_empty(), "nobody in particular");
-        assert_eq!(heard(&mut feed.subscribe(Some(7))), ["Created b"]);
+        let later = Some(ListenerId { pid: 7, started: 2 });
+        assert!(heard(&mut feed.subscribe(later)).is_empty(), "another process with the same id");
+        assert_eq!(heard(&mut feed.subscribe(process(7))), ["Created b"]);
         // It hung up once more, with nothing left to hear.
-        assert!(heard(&mut feed.subscribe(Some(7))).is_empty());
+        assert!(heard(&mut feed.subscribe(process(7))).is_empty());
+    }
+
+    #[test]
+    fn a_second_stream_of_a_process_does_not_take_the_firsts_place() {
+        let (feed, pod) = feed();
+        let first = feed.subscribe(process(7));
+        let mut second = feed.subscribe(process(7));
+        feed.tell("a".to_owned(), EventKind::Created, &pod);
+        assert_eq!(heard(&mut second), ["Created a"]);
+        drop(first);
+        drop(second);
+        assert_eq!(heard(&mut feed.subscribe(process(7))), ["Created a"]);
+        assert!(feed.ring().listening.is_empty());
+    }
+
+    #[test]
+    fn a_process_is_known_by_its_id_and_its_start() {
+        let own = ListenerId::of(std::process::id().cast_signed());
+        assert!(own.is_some_and(|own| own.started > 0));
+        assert_eq!((ListenerId::of(0), ListenerId::of(-1)), (None, None));
+        let fields: Vec<String> = (3..=30).map(|number| number.to_string()).collect();
+        assert_eq!(started(&format!("7 (a ) b) {}", fields.join(" "))), Some(22));
+        assert_eq!(started("7 (a) S"), None);
     }
 
     #[test]
     fn places_are_bounded() {
         let (feed, _) = feed();
         for who in 0..1000 {
-            drop(feed.subscribe(Some(who)));
+            drop(feed.subscribe(process(who)));
         }
         assert_eq!(feed.ring().places.len(), PLACES_KEPT);
     }
