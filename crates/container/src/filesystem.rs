@@ -31,9 +31,9 @@ pub(crate) fn plan_mounts(
     Ok(mounts)
 }
 
-/// Whether a volume is mounted right there.
-pub(crate) fn is_volume(spec: &ContainerSpec, target: &Path) -> bool {
-    spec.mounts.iter().any(|volume| volumes::cleaned(&volume.container_path) == target)
+/// Whether this is the container's own `/dev`, in which nodes can be made.
+pub(crate) fn is_own_dev(mount: &Mount) -> bool {
+    mount.target == Path::new("/dev") && matches!(mount.source, MountSource::Tmpfs { .. })
 }
 
 fn kernel_mounts(spec: &ContainerSpec, surroundings: &Surroundings) -> Vec<Mount> {

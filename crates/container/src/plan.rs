@@ -7,7 +7,7 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use berth_cgroup::{DEFAULT_DEVICES, DeviceAccess, DeviceRule, Entry};
 use berth_monitor::id::ContainerId;
@@ -15,7 +15,7 @@ use berth_monitor::idmap::IdMaps;
 use berth_monitor::plan::{Device, Hook, Hooks, LaunchPlan, PidNamespace, Rootfs, Sharing, StdioPlan};
 
 use crate::error::{Error, Result};
-use crate::filesystem::{default_links, is_volume, plan_devices, plan_mounts};
+use crate::filesystem::{default_links, is_own_dev, plan_devices, plan_mounts};
 use crate::process::{plan_process, stop_signal};
 use crate::spec::{ContainerSpec, VolumeSpec};
 
@@ -153,8 +153,8 @@ pub fn plan_launch(
     let device_rules = (!privileged).then(|| DEFAULT_DEVICES.into_iter().chain(added_rules).collect());
     let process = plan_process(spec, image, &surroundings)?;
     let mounts = plan_mounts(spec, &image.volumes, &surroundings)?;
-    // In a volume at /dev they would be made on the host.
-    let has_own_dev = !is_volume(spec, Path::new("/dev"));
+    // In a volume at /dev, whoever wants it there, they would be made on the host.
+    let has_own_dev = mounts.iter().any(is_own_dev);
     let is_unified = surroundings.cgroup_view == CgroupView::Unified;
     let mut readonly_paths = spec.security.readonly_paths.clone();
     if !is_unified && !privileged {
@@ -196,6 +196,8 @@ pub fn plan_launch(
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::capability::CapabilityNames;
     use crate::spec::{PidSpec, ProfileSpec, SecuritySpec};
@@ -303,6 +305,20 @@ pub(crate) mod tests {
         assert_eq!(targets.iter().filter(|path| path.ends_with("etc/hosts")).count(), 1);
         assert!(launch.mounts.iter().all(|mount| mount.source != MountSource::PodShm));
         assert!(launch.devices.is_empty() && launch.links.is_empty(), "nothing is made in the host's /dev");
+    }
+
+    #[test]
+    fn nodes_are_made_in_a_dev_of_the_containers_own_only() {
+        let launch = |path: &str| {
+            let additions =
+                Additions { mounts: vec![crate::volumes::tests::volume(path)], ..Additions::default() };
+            let surroundings = Surroundings { additions, ..surroundings() };
+            plan_launch(&spec(), &Default::default(), surroundings).unwrap().launch
+        };
+        let own = launch("/dev/dri");
+        assert!(!own.devices.is_empty() && !own.links.is_empty());
+        let hosts = launch("/dev/");
+        assert!(hosts.devices.is_empty() && hosts.links.is_empty());
     }
 
     #[test]

@@ -139,9 +139,9 @@ fn parse_signal(text: &str) -> Option<i32> {
     let number = if let Ok(number) = name.parse() {
         number
     } else if let Some(above) = name.strip_prefix("RTMIN") {
-        SIGRTMIN + offset(above)?
+        SIGRTMIN.checked_add(offset(above)?)?
     } else if let Some(below) = name.strip_prefix("RTMAX") {
-        SIGRTMAX + offset(below)?
+        SIGRTMAX.checked_add(offset(below)?)?
     } else {
         i32::try_from(NAMES.iter().position(|known| *known == name)?).ok()? + 1
     };
@@ -216,6 +216,9 @@ mod tests {
             ("0", None),
             ("65", None),
             ("SIGFOO", None),
+            ("RTMIN+2147483647", None),
+            ("RTMAX+2147483647", None),
+            ("RTMIN-2147483648", None),
         ] {
             assert_eq!(parse_signal(text), want, "{text:?}");
         }

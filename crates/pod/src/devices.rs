@@ -20,8 +20,11 @@ use crate::cdi;
 use crate::error::Result;
 use crate::host::{Host, blocking};
 
-/// More nodes than any machine shows; a directory of the host with more is a mistake.
+/// More nodes than a container has a use for.
 const MAX_DEVICES: usize = 4096;
+
+/// Entries of a directory of devices that are looked at: `/dev` has many links to each device of a large machine.
+const MAX_ENTRIES: usize = 1 << 16;
 
 /// Directories in `/dev` that hold no devices of the machine: terminals of this mount, shared memory, message queues.
 const NO_DEVICES: [&str; 4] = ["pts", "shm", "fd", "mqueue"];
@@ -75,6 +78,14 @@ pub enum DeviceError {
     TooMany {
         /// As asked for.
         path: PathBuf,
+    },
+    /// A directory of so much that it can't be one of devices.
+    #[error("device {}: more than {limit} files below it", path.display())]
+    TooLarge {
+        /// As asked for.
+        path: PathBuf,
+        /// How many there may be.
+        limit: usize,
     },
 }
 
@@ -145,7 +156,7 @@ fn owned_by(mut added: AddedDevice, Owner { uid, gid }: Owner) -> AddedDevice {
 fn all_devices() -> std::result::Result<Vec<AddedDevice>, DeviceError> {
     let dev = Path::new("/dev");
     let all = DeviceSpec { host_path: dev.into(), container_path: dev.into(), access: DeviceAccess::ALL };
-    let mut devices = devices_below(dev, &all)?;
+    let mut devices = devices_below(dev, &all, MAX_ENTRIES)?;
     devices
         .retain(|added| !["/dev/console", "/dev/ptmx"].iter().any(|own| added.device.path == Path::new(own)));
     Ok(devices)
@@ -158,7 +169,7 @@ fn requested_devices(request: &DeviceSpec) -> std::result::Result<Vec<AddedDevic
     let real = fs::canonicalize(path).map_err(look)?;
     let metadata = fs::symlink_metadata(&real).map_err(look)?;
     if metadata.is_dir() {
-        return devices_below(&real, request);
+        return devices_below(&real, request, MAX_ENTRIES);
     }
     let device = device_of(&metadata, &real, &request.container_path);
     let device = device.ok_or_else(|| DeviceError::NoDevice { path: path.clone() })?;
@@ -167,14 +178,18 @@ fn requested_devices(request: &DeviceSpec) -> std::result::Result<Vec<AddedDevic
 
 /// Every device below a directory, in the order of their paths; links and files of other kinds are left out, as are those
 /// that go while we look.
-fn devices_below(top: &Path, request: &DeviceSpec) -> std::result::Result<Vec<AddedDevice>, DeviceError> {
+fn devices_below(
+    top: &Path,
+    request: &DeviceSpec,
+    limit: usize,
+) -> std::result::Result<Vec<AddedDevice>, DeviceError> {
     let (mut devices, mut directories, mut seen) = (Vec::new(), vec![top.to_owned()], 0);
     while let Some(directory) = directories.pop() {
         let Ok(entries) = fs::read_dir(&directory) else { continue };
         for entry in entries.flatten() {
             seen += 1;
-            if seen > MAX_DEVICES {
-                return Err(DeviceError::TooMany { path: request.host_path.clone() });
+            if seen > limit {
+                return Err(DeviceError::TooLarge { path: request.host_path.clone(), limit });
             }
             let (path, Ok(metadata)) = (entry.path(), entry.metadata()) else { continue };
             if metadata.is_dir() && !NO_DEVICES.iter().any(|name| entry.file_name() == *name) {
@@ -183,6 +198,9 @@ fn devices_below(top: &Path, request: &DeviceSpec) -> std::result::Result<Vec<Ad
                 && let Some(device) = device_of(&metadata, &path, &request.container_path.join(below))
             {
                 devices.push(AddedDevice { device, access: request.access });
+                if devices.len() > MAX_DEVICES {
+                    return Err(DeviceError::TooMany { path: request.host_path.clone() });
+                }
             }
         }
     }
@@ -249,11 +267,15 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_of_too_many_files_is_refused() {
+    fn links_are_no_devices_and_a_directory_of_too_many_files_is_refused() {
         let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
         for number in 0..=MAX_DEVICES {
-            fs::write(directory.path().join(number.to_string()), "").unwrap();
+            std::os::unix::fs::symlink("/dev/null", path.join(number.to_string())).unwrap();
         }
-        assert!(matches!(requested_devices(&request(directory.path())), Err(DeviceError::TooMany { .. })));
+        assert_eq!(requested_devices(&request(path)).unwrap(), []);
+        assert!(devices_below(path, &request(path), MAX_DEVICES + 1).is_ok());
+        let refused = devices_below(path, &request(path), MAX_DEVICES).unwrap_err().to_string();
+        assert!(refused.ends_with(": more than 4096 files below it"), "{refused}");
     }
 }
