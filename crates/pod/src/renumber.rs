@@ -19,16 +19,21 @@ use crate::record::NetworkRecord;
 /// Carries the change out; one at a time.
 pub(crate) async fn renumber(host: Arc<Host>, subnets: Vec<IpNet>) -> Result<()> {
     let wanted = host.network.check_pod_cidr(&subnets)?;
-    if wanted == host.network.subnets() {
-        // The settings may say the same today and something else tomorrow.
-        return record(&host, host.network.served()).await;
-    }
-    let served = change(&host, move |network, leased| network.renumber(&wanted, leased)).await?;
+    let is_new = wanted != host.network.subnets();
+    let served = if is_new {
+        change(&host, move |network, leased| network.renumber(&wanted, leased)).await?
+    } else {
+        // In the kernel it is so already. The record may not say so: the settings may say the same today and something
+        // else tomorrow; and an earlier change may have come this far and no further.
+        host.network.served()
+    };
     record(&host, served.clone()).await?;
     host.leases().renumber(&served.current);
-    let served = change(&host, Network::prune).await?;
-    tracing::info!(subnets = ?served.current, retired = ?served.retired, "pod CIDR changed");
-    record(&host, served).await
+    let pruned = change(&host, Network::prune).await?;
+    if is_new {
+        tracing::info!(subnets = ?pruned.current, retired = ?pruned.retired, "pod CIDR changed");
+    }
+    if pruned == served { Ok(()) } else { record(&host, pruned).await }
 }
 
 async fn change(

@@ -1,5 +1,6 @@
 //! The steps of a pod's life: made, stopped, removed. [`Driver::make`] and [`Driver::tear_down`] are to be read side by
-//! side: the second undoes the first from the end to the beginning.
+//! side: each row of what the first makes has what the second does about it. The second ends processes first, whose cgroup
+//! and directory can't go before, and the record last.
 //!
 //! | made | taken down |
 //! | --- | --- |
@@ -151,11 +152,12 @@ impl Driver {
     pub(crate) async fn stop(&mut self) -> Result<()> {
         self.kill_all().await?;
         self.shut_monitor_down().await;
-        self.close_ports().await?;
+        // The pod is down by now, whatever becomes of its ports.
         self.not_ready().await;
+        let ports = self.close_ports().await;
         self.begin_detach();
         self.publish();
-        Ok(())
+        ports
     }
 
     /// Stops the pod, then removes every trace of it.
