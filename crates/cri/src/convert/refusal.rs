@@ -35,7 +35,6 @@ impl Refusal {
     }
 
     /// The value makes sense, and this runtime does not serve it.
-    #[allow(dead_code, reason = "everything is served just now, and the API grows")]
     pub(crate) fn unimplemented(field: impl Into<String>, value: impl Debug) -> Self {
         Self {
             field: field.into(),
