@@ -170,12 +170,18 @@ fn entries(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// The settings as clients may see them, who are not all allowed to read the file: without passwords. The last keys are for
-/// clients that know another runtime's settings.
+/// In the place of a secret.
+const REDACTED: &str = "(redacted)";
+
+/// The settings as clients may see them, who are not all allowed to read the file: without passwords, and without what headers say,
+/// which may be a token. The last keys are for clients that know another runtime's settings.
 fn shown(settings: &Settings) -> Result<String> {
     let mut shown = settings.clone();
     for host in shown.registries.hosts.values_mut() {
-        host.password = host.password.take().map(|_| "(redacted)".to_owned());
+        host.password
+            .iter_mut()
+            .chain(host.headers.values_mut())
+            .for_each(|secret| *secret = REDACTED.to_owned());
     }
     let mut shown = serde_json::to_value(&shown)?;
     shown["maxContainerLogLineSize"] = settings.limits.log_line_bytes.into();
@@ -189,12 +195,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn passwords_are_not_shown() {
-        let text = "[registries.hosts.\"r.example\"]\nusername = 'ann'\npassword = 's3cret'";
+    fn secrets_are_not_shown() {
+        let text = "[registries.hosts.\"r.example\"]\nusername = 'ann'\npassword = 's3cret'\n\
+                    headers = { Authorization = 'Bearer t0ken' }";
         let settings: Settings = toml::from_str(text).unwrap();
         let shown = shown(&settings).unwrap();
-        assert!(shown.contains("ann") && shown.contains("(redacted)"), "{shown}");
-        assert!(!shown.contains("s3cret"), "{shown}");
+        assert!(shown.contains("ann") && shown.contains("Authorization"), "{shown}");
+        assert_eq!(shown.matches(REDACTED).count(), 2, "{shown}");
+        assert!(!shown.contains("s3cret") && !shown.contains("t0ken"), "{shown}");
         assert!(shown.contains("\"maxContainerLogLineSize\":16384"), "{shown}");
     }
 }
