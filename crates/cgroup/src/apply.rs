@@ -6,7 +6,8 @@
 //!
 //! A memory limit below the usage must not kill. Version 1 reclaims and refuses what it can't (EBUSY). Version 2 would kill
 //! until it fits, so there the limit goes down in two steps: as `memory.high`, which reclaims and slows allocation but
-//! never kills, and only if the usage fits then as `memory.max`.
+//! never kills, and only if the usage fits then as `memory.max`. Until that is written `memory.high` stays down, so that the
+//! usage does not grow again in between.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -46,7 +47,13 @@ impl Cgroup {
     pub fn update(&self, current: &Limits, change: &Limits) -> Result<Limits, CgroupError> {
         let settings = self.settings(&current.effective(change))?;
         let former: Vec<Former> = settings.iter().filter_map(|setting| self.read(setting)).collect();
-        let changed = self.shrink_memory(change).and_then(|()| self.write_all(&settings));
+        let changed = self.shrink_memory(change).and_then(|high| {
+            let written = self.write_all(&settings);
+            // One that the change itself sets is no longer the former one.
+            let is_set = |high: &Former| written.is_ok() && former.iter().any(|file| file.path == high.path);
+            let restored = high.filter(|high| !is_set(high)).map_or(Ok(()), |high| take_back(&high));
+            written.and(restored)
+        });
         match changed {
             Ok(()) => Ok(current.with(change)),
             Err(error) => {
@@ -121,31 +128,39 @@ impl Cgroup {
         text.as_deref().and_then(|text| text.split(' ').next()).unwrap_or("max").to_owned()
     }
 
-    /// The first step down of version 2; see the module. Afterwards `memory.high` is as it was.
-    fn shrink_memory(&self, change: &Limits) -> Result<(), CgroupError> {
+    /// The first step down of version 2; see the module. Returns what `memory.high` held, where it has been lowered; on an error
+    /// it is as it was.
+    fn shrink_memory(&self, change: &Limits) -> Result<Option<Former>, CgroupError> {
         let (Some(Limit::At(limit_bytes)), Layout::Unified) = (change.memory_bytes, self.cgroups.layout())
         else {
-            return Ok(());
+            return Ok(None);
         };
-        let Some(directory) = self.directory_of("memory") else { return Ok(()) };
+        let Some(directory) = self.directory_of("memory") else { return Ok(None) };
         if usage_bytes(&directory, "memory.current").is_none_or(|usage_bytes| usage_bytes <= limit_bytes) {
-            return Ok(());
+            return Ok(None);
         }
-        let high = directory.join("memory.high");
-        let former = fs::read_to_string(&high).unwrap_or_else(|_| "max".to_owned());
+        let path = directory.join("memory.high");
+        let text = fs::read_to_string(&path).unwrap_or_else(|_| "max".to_owned());
+        let high = Former { path, text };
         // The kernel reclaims within this write. Whether enough, the usage says.
-        let lowered = files::write(&high, &limit_bytes.to_string());
-        let fits =
-            usage_bytes(&directory, "memory.current").is_some_and(|usage_bytes| usage_bytes <= limit_bytes);
-        let restored = files::write(&high, former.trim());
-        lowered.and(restored).map_err(|source| CgroupError::Set {
-            field: "memory limit",
-            value: limit_bytes.to_string(),
-            path: high,
-            source,
-        })?;
-        if fits { Ok(()) } else { Err(below_usage(directory, limit_bytes, "memory.current")) }
+        let value = limit_bytes.to_string();
+        if let Err(source) = files::write(&high.path, &value) {
+            return Err(CgroupError::Set { field: "memory limit", value, path: high.path, source });
+        }
+        match usage_bytes(&directory, "memory.current") {
+            Some(usage_bytes) if usage_bytes <= limit_bytes => Ok(Some(high)),
+            _ => {
+                take_back(&high)?;
+                Err(below_usage(directory, limit_bytes, "memory.current"))
+            }
+        }
     }
+}
+
+/// Sets `memory.high` as it was.
+fn take_back(high: &Former) -> Result<(), CgroupError> {
+    let (value, path) = (high.text.trim().to_owned(), high.path.clone());
+    write_back(high).map_err(|source| CgroupError::Set { field: "memory high", value, path, source })
 }
 
 fn usage_bytes(directory: &Path, file: &str) -> Option<u64> {
@@ -207,6 +222,21 @@ mod tests {
         let now = cgroup.update(&limit(9999), &limit(2000)).unwrap();
         assert_eq!(now.memory_bytes, Some(Limit::At(2000)));
         assert_eq!(read(dir.path(), "memory.max"), "2000");
+    }
+
+    #[test]
+    fn memory_stays_held_down_until_the_limit_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let cgroup = unified(dir.path(), &[("memory.high", "2000\n")]);
+        // One file in the place of all three: the usage follows at once, and what is written last stays.
+        for name in ["memory.current", "memory.max"] {
+            let path = dir.path().join("web").join(name);
+            let _ = fs::remove_file(&path);
+            std::os::unix::fs::symlink("memory.high", path).unwrap();
+        }
+        let limits = |bytes| Limits { memory_bytes: Some(Limit::At(bytes)), ..Limits::default() };
+        cgroup.update(&limits(9999), &limits(1000)).unwrap();
+        assert_eq!(read(dir.path(), "memory.high"), "2000");
     }
 
     #[test]
