@@ -27,6 +27,9 @@ pub enum Arch {
     Arm,
 }
 
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+compile_error!("there are no tables of system calls for this architecture");
+
 impl Arch {
     /// That of this program.
     pub const NATIVE: Self = if cfg!(target_arch = "aarch64") { Self::Aarch64 } else { Self::X86_64 };
