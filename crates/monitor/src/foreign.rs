@@ -21,10 +21,11 @@
 
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr};
-use std::fs;
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -43,6 +44,7 @@ use crate::copy::copy_tree;
 use crate::handshake::Gate;
 use crate::id::ContainerId;
 use crate::image_source::open_images;
+use crate::label;
 use crate::launch::{
     Birthright, START_ERROR_CODE, Stage, StageError, Streams, environment, pod_shm, set_oom_score,
 };
@@ -106,6 +108,8 @@ fn run(
         .map_err(StageError::at(Stage::ChangeDirectory, cwd.display().to_string()))?;
     let user = user::resolve_in_root(&plan.process.user, &root).map_err(StageError::user)?;
 
+    // From here on, for files of the host's: the bundle's, and those that the runtime makes.
+    rustix::process::umask(Mode::from_raw_mode(0o022));
     make_bundle(foreign, configure(&foreign.config, plan, &user))?;
     attach_volumes(plan, &root, sources, &foreign.bundle).map_err(mount_failed(Stage::Mount))?;
 
@@ -129,7 +133,9 @@ fn make_bundle(foreign: &ForeignPlan, config: Value) -> Result<(), StageError> {
     let make = || {
         let file = foreign.bundle.join("config.json");
         fs::create_dir_all(foreign.volumes())?;
-        fs::write(file, config.to_string())
+        // The environment may hold secrets. The directories stay open to a root of another user namespace.
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(file)?;
+        file.write_all(config.to_string().as_bytes())
     };
     make().map_err(|error| StageError {
         stage: Stage::ForeignRuntime,
@@ -148,9 +154,13 @@ fn attach_volumes(
     for (index, (mount, source)) in plan.mounts.iter().zip(sources).enumerate() {
         let Some(tree) = source else { continue };
         let target = &mount.target;
-        if let MountSource::ImageVolume(_) = mount.source {
-            let place = on(target, root.open_or_make(target, Make::Directory))?;
-            on(target, copy_tree(place.as_fd(), tree.as_fd()))?;
+        match mount.source {
+            MountSource::ImageVolume(_) => {
+                let place = on(target, root.open_or_make(target, Make::Directory))?;
+                on(target, copy_tree(place.as_fd(), tree.as_fd()))?;
+            }
+            MountSource::PodShm => on(target, label::relabel(tree.as_fd(), plan.file_label.as_deref()))?,
+            _ => {}
         }
         let place = bundle.join(ForeignPlan::volume(index));
         let made = match on(&place, is_directory(&tree))? {
