@@ -7,6 +7,7 @@
 //! All paths that begin a source are host paths; all that name a place in a container are absolute paths
 //! in the container's root and are resolved there, so that no symlink of the image leads out.
 
+mod features;
 mod hook;
 
 use std::path::{Path, PathBuf};

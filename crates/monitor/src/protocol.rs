@@ -14,7 +14,9 @@
 //! `OpenNetwork` brings the pod's network namespace. An order that a monitor does not know is answered with a failure.
 //!
 //! Versions: a monitor keeps running under a newer agent. Adding a field with a default or a request keeps
-//! [`VERSION`]; an agent refuses to drive a monitor of a version that it does not know, but still reports it.
+//! [`VERSION`]; an agent refuses to drive a monitor of a version that it does not know, but still reports it. A plan's field
+//! that a monitor must not pass over, because the workload would be less confined than it says, belongs to a feature: the
+//! monitor's [`Hello`] lists its [`FEATURES`], and an agent sends it no plan that needs another.
 
 use std::path::PathBuf;
 
@@ -25,6 +27,14 @@ use crate::launch::Stage;
 
 /// The protocol that this build speaks.
 pub const VERSION: u32 = 2;
+
+/// What plans of this build may need of a monitor; see [`LaunchPlan::features`](crate::plan::LaunchPlan::features).
+pub const FEATURES: [&str; 5] = [SECCOMP, APPARMOR, SELINUX, HOOKS, FOREIGN];
+pub(crate) const SECCOMP: &str = "seccomp";
+pub(crate) const APPARMOR: &str = "apparmor";
+pub(crate) const SELINUX: &str = "selinux";
+pub(crate) const HOOKS: &str = "hooks";
+pub(crate) const FOREIGN: &str = "foreign";
 
 /// The name of a monitor's listening socket in its pod's directory.
 pub const SOCKET_NAME: &str = "monitor.sock";
@@ -202,6 +212,9 @@ pub struct Hello {
     pub pid: i32,
     /// Pause; `None` once it has died.
     pub pause_pid: Option<i32>,
+    /// Its [`FEATURES`]. Names, for it may be newer than the agent.
+    #[serde(default)]
+    pub features: Vec<String>,
 }
 
 /// One container as its monitor knows it.

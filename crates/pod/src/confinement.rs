@@ -45,10 +45,16 @@ impl Confinement {
     }
 
     /// Completes a launch plan; `pod_files` is the directory of the files that the pod's containers share. Blocks on small
-    /// files, on relabelling volumes, and once on a program that loads the AppArmor profile.
-    fn apply(&self, spec: &ContainerSpec, pod_files: &Path, plan: &mut LaunchPlan) -> Result<()> {
+    /// files, on relabelling volumes, and once on a program that loads the AppArmor profile. Returns the filter in force.
+    fn apply(
+        &self,
+        spec: &ContainerSpec,
+        pod_files: &Path,
+        plan: &mut LaunchPlan,
+    ) -> Result<Option<Arc<Filter>>> {
         let (security, process) = (&spec.security, &mut plan.process);
-        if let Some(filter) = self.filter(security, process.capabilities.bounding)? {
+        let filter = self.filter(security, process.capabilities.bounding)?;
+        if let Some(filter) = &filter {
             process.seccomp = Some(filter.program.clone());
             process.seccomp_flags = filter.flags;
         }
@@ -63,16 +69,7 @@ impl Confinement {
             }
             (process.selinux, plan.file_label) = (Some(labels.process), Some(labels.file));
         }
-        Ok(())
-    }
-
-    /// The filter's profile in the words of the OCI runtime-spec, for a runtime that compiles it itself. Blocks on a small file.
-    pub(crate) fn oci_seccomp(
-        &self,
-        security: &SecuritySpec,
-        capabilities: u64,
-    ) -> Result<Option<serde_json::Value>> {
-        Ok(self.filter(security, capabilities)?.map(|filter| filter.profile.to_oci()))
+        Ok(filter)
     }
 
     /// The default filter depends on the capabilities that the container ends up with: what the agent lacks opens nothing.
@@ -100,8 +97,9 @@ pub(crate) async fn confine(
     spec: ContainerSpec,
     pod_files: PathBuf,
     mut plan: LaunchPlan,
-) -> Result<LaunchPlan> {
-    blocking(move || host.confinement.apply(&spec, &pod_files, &mut plan).map(|()| plan)).await?
+) -> Result<(LaunchPlan, Option<Arc<Filter>>)> {
+    blocking(move || host.confinement.apply(&spec, &pod_files, &mut plan).map(|filter| (plan, filter)))
+        .await?
 }
 
 /// The first two numbers of a kernel's release; what can't be read counts as old.

@@ -154,6 +154,14 @@ pub enum Error {
     /// The monitor is gone.
     #[error("the pod's monitor is gone")]
     MonitorGone,
+    /// The monitor is of an older build and would pass over a part of the plan.
+    #[error(
+        "the pod's monitor is older than the agent and does not know {feature}: only a new pod can have it"
+    )]
+    OldMonitor {
+        /// What the plan needs.
+        feature: &'static str,
+    },
     /// The zygote can't be started or asked.
     #[error("start a monitor")]
     Spawn(#[source] std::io::Error),
@@ -200,7 +208,7 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NoPod { .. } | Self::NoContainer { .. } | Self::NoImage { .. } => ErrorKind::NotFound,
-            Self::WrongState { .. } => ErrorKind::WrongState,
+            Self::WrongState { .. } | Self::OldMonitor { .. } => ErrorKind::WrongState,
             Self::Taken { .. } => ErrorKind::Busy,
             Self::Exists { .. } => ErrorKind::Exists,
             Self::Invalid { .. } | Self::AmbiguousId { .. } | Self::Device(_) | Self::Seccomp { .. } => {

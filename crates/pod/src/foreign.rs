@@ -9,10 +9,10 @@ use std::path::PathBuf;
 use berth_cgroup::CgroupPath;
 use berth_container::oci::{OciFacts, oci_config};
 use berth_container::plan::{BUNDLE_NAME, Planned};
-use berth_container::spec::SecuritySpec;
 use berth_monitor::forget_container;
 use berth_monitor::id::ContainerId;
 use berth_monitor::plan::{ForeignPlan, PidNamespace};
+use berth_seccomp::Filter;
 
 use crate::cdi::check_hooks;
 use crate::driver::Driver;
@@ -34,12 +34,12 @@ pub struct ForeignHandler {
 }
 
 impl Driver {
-    /// How the pod's handler makes a container; `None` if that is the monitor's work.
-    pub(crate) async fn foreign_plan(
+    /// How the pod's handler makes a container with this filter; `None` if that is the monitor's work.
+    pub(crate) fn foreign_plan(
         &self,
         planned: &Planned,
         cgroup: &CgroupPath,
-        security: &SecuritySpec,
+        filter: Option<&Filter>,
     ) -> Result<Option<ForeignPlan>> {
         let name = &self.spec.runtime_handler;
         if name.is_empty() || name == OWN_HANDLER {
@@ -57,9 +57,6 @@ impl Driver {
             PidNamespace::Own | PidNamespace::Pod | PidNamespace::Host => None,
         };
         let pause_pid = self.monitor.as_ref().and_then(|monitor| monitor.pause_pid);
-        let (host, security) = (self.host.clone(), security.clone());
-        let capabilities = launch.process.capabilities.bounding;
-        let seccomp = blocking(move || host.confinement.oci_seccomp(&security, capabilities)).await??;
         let facts = OciFacts {
             pause_pid: pause_pid.ok_or(Error::MonitorGone)?,
             target_pid,
@@ -67,7 +64,7 @@ impl Driver {
             ipc: self.spec.ipc,
             cgroup_path: cgroup.as_str(),
             device_rules: planned.device_rules.as_deref(),
-            seccomp,
+            seccomp: filter.map(|filter| filter.profile.to_oci()),
         };
         Ok(Some(ForeignPlan {
             program: handler.program.clone(),

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use berth_monitor::plan::LaunchPlan;
 use berth_monitor::protocol::{
     Answer, AttachEnd, ContainerReport, Event, Exit, Failure, Hello, Message, Order, Request, SOCKET_NAME,
     VERSION,
@@ -61,6 +62,8 @@ struct Inner {
     socket: AsyncFd<OwnedFd>,
     /// Of a pod with its own network; goes with the monitor.
     pod_links: Option<PodLinks>,
+    /// What the monitor can carry out.
+    features: Vec<String>,
     next_request: AtomicU64,
     waiting: Mutex<Waiting>,
 }
@@ -98,7 +101,13 @@ impl Link {
         // The original is used once more, to set the network up; nobody asks for statistics before that.
         let pod_socket = greeting.handles.first().and_then(|socket| socket.try_clone().ok());
         let pod_links = pod_socket.map(PodLinks::new);
-        let inner = Inner { socket, pod_links, next_request: AtomicU64::new(1), waiting: Mutex::default() };
+        let inner = Inner {
+            socket,
+            pod_links,
+            features: greeting.hello.features.clone(),
+            next_request: AtomicU64::new(1),
+            waiting: Mutex::default(),
+        };
         let link = Self(Arc::new(inner));
         let (news, inbox) = mpsc::unbounded_channel();
         tokio::spawn(read_all(link.clone(), news));
@@ -108,6 +117,14 @@ impl Link {
     /// The links of a pod with its own network.
     pub(crate) fn pod_links(&self) -> Option<&PodLinks> {
         self.0.pod_links.as_ref()
+    }
+
+    /// Refuses a plan that the monitor, which may be older than the agent, would carry out in part.
+    pub(crate) fn check_features(&self, plan: &LaunchPlan) -> Result<()> {
+        match missing(&self.0.features, plan) {
+            Some(feature) => Err(Error::OldMonitor { feature }),
+            None => Ok(()),
+        }
     }
 
     /// Sends an order and awaits its answer, at most for a stage's time.
@@ -168,6 +185,10 @@ impl Link {
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn missing(known: &[String], plan: &LaunchPlan) -> Option<&'static str> {
+    plan.features().find(|feature| !known.iter().any(|known| known == feature))
 }
 
 async fn receive(socket: &AsyncFd<OwnedFd>) -> Option<Packet> {

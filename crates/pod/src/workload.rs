@@ -173,8 +173,10 @@ impl Driver {
         let mut planned = plan_launch(&spec, &image_defaults(&images.image), surroundings)?;
         warn_of_raised_score(id, spec.oom_score_adj, planned.launch.process.oom_score_adj);
         let confined = confine(host.clone(), spec.clone(), host.pod_files(&self.id), planned.launch);
-        planned.launch = self.step(format!("confine container {name}"), confined).await?;
-        planned.launch.foreign = self.foreign_plan(&planned, &path, &spec.security).await?;
+        let (launch, filter) = self.step(format!("confine container {name}"), confined).await?;
+        planned.launch = launch;
+        planned.launch.foreign = self.foreign_plan(&planned, &path, filter.as_deref())?;
+        link.check_features(&planned.launch)?;
 
         let record = ContainerRecord {
             id: id.clone(),

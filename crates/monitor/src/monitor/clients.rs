@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::{Monitor, Source};
 use crate::container::ReplyTo;
 use crate::fork::memfd_of;
-use crate::protocol::{Answer, ContainerReport, Event, Failure, Hello, Message, Request, VERSION};
+use crate::protocol::{Answer, ContainerReport, Event, FEATURES, Failure, Hello, Message, Request, VERSION};
 
 impl Monitor {
     pub(super) fn accept(&mut self) {
@@ -26,6 +26,7 @@ impl Monitor {
             pod: self.plan.pod.clone(),
             pid: rustix::process::getpid().as_raw_nonzero().get(),
             pause_pid: self.pause.as_ref().map(|pause| pause.pid.as_raw_nonzero().get()),
+            features: FEATURES.map(str::to_owned).to_vec(),
         });
         let reports: Vec<ContainerReport> =
             self.containers.iter().filter_map(|(id, container)| container.report(id)).collect();
