@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use berth_container::spec::SelinuxSpec;
-use rustix::fs::{Dir, Mode, OFlags, XattrFlags, lsetxattr, open, openat};
+use rustix::fs::{Dir, Mode, OFlags, XattrFlags, fstat, lsetxattr, open, openat, setxattr, stat};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
@@ -22,10 +22,13 @@ const DEFAULT_PROCESS: &str = "system_u:system_r:container_t:s0";
 const DEFAULT_FILE: &str = "system_u:object_r:container_file_t:s0";
 
 /// Directories of the system that are nobody's volume as a whole: with another label the node would not start again.
-const SYSTEM: [&str; 15] = [
-    "/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib64", "/opt", "/root", "/run", "/sbin",
-    "/tmp", "/usr", "/var",
+const SYSTEM: [&str; 17] = [
+    "/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib64", "/opt", "/proc", "/root", "/run",
+    "/sbin", "/sys", "/tmp", "/usr", "/var",
 ];
+
+/// Where the kernel keeps a file's label.
+const ATTRIBUTE: &str = "security.selinux";
 
 /// Directories within each other that are walked; each holds a descriptor meanwhile.
 const MAX_DEPTH: u32 = 200;
@@ -93,16 +96,27 @@ fn value_of<'a>(contexts: &'a str, key: &str) -> Option<&'a str> {
 
 /// [`relabel`] for a volume that a request names.
 pub(super) fn relabel_volume(path: &Path, label: &str) -> Result<()> {
-    match SYSTEM.iter().any(|system| path == Path::new(system)) {
+    let opened = match open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+        // A directory that is made when the volume is opened has nothing to relabel yet.
+        Err(Errno::NOENT) => return Ok(()),
+        opened => opened.map_err(failed(path))?,
+    };
+    match is_of_system(&opened).map_err(failed(path))? {
         true => Err(Error::Invalid {
             field: "mounts.selinux_relabel",
             value: path.display().to_string(),
             reason: "is refused for a directory of the system",
         }),
-        // A directory that is made when the volume is opened has nothing to relabel yet.
-        false if !path.exists() => Ok(()),
-        false => relabel(path, label),
+        false => relabel_all(&opened, label).map_err(failed(path)),
     }
+}
+
+/// By what the directory is and not by its path, which may lead to it over `..`, a symlink or another mount.
+fn is_of_system(directory: &OwnedFd) -> std::result::Result<bool, Errno> {
+    let given = fstat(directory)?;
+    let is_it =
+        |path: &&str| stat(*path).is_ok_and(|it| (it.st_dev, it.st_ino) == (given.st_dev, given.st_ino));
+    Ok(SYSTEM.iter().any(is_it))
 }
 
 /// Labels a file, or a directory with everything below; symlinks are labelled and not followed. A filesystem that takes no
@@ -111,15 +125,24 @@ pub(super) fn relabel_volume(path: &Path, label: &str) -> Result<()> {
 /// Directories are walked by descriptor: a container that writes to the volume meanwhile could put a symlink to the host's
 /// files in the place of a directory.
 pub(super) fn relabel(path: &Path, label: &str) -> Result<()> {
-    let walk = || {
-        set_label(path, label)?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        match open(path, flags, Mode::empty()) {
-            Err(Errno::NOTDIR) => Ok(()),
-            opened => relabel_below(opened?, label, MAX_DEPTH),
-        }
-    };
-    walk().map_err(|errno| Error::file("relabel", path)(errno.into()))
+    let opened = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    opened.and_then(|opened| relabel_all(&opened, label)).map_err(failed(path))
+}
+
+fn failed(path: &Path) -> impl FnOnce(Errno) -> Error {
+    move |errno| Error::file("relabel", path)(errno.into())
+}
+
+/// From a descriptor that only names the file.
+fn relabel_all(top: &OwnedFd, label: &str) -> std::result::Result<(), Errno> {
+    // The link in /proc is followed, and is the file itself.
+    let path = Path::new("/proc/self/fd").join(top.as_raw_fd().to_string());
+    labelled(setxattr(path, ATTRIBUTE, label.as_bytes(), XattrFlags::empty()))?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match openat(top, ".", flags, Mode::empty()) {
+        Err(Errno::NOTDIR) => Ok(()),
+        opened => relabel_below(opened?, label, MAX_DEPTH),
+    }
 }
 
 fn relabel_below(directory: OwnedFd, label: &str, depth: u32) -> std::result::Result<(), Errno> {
@@ -131,7 +154,8 @@ fn relabel_below(directory: OwnedFd, label: &str, depth: u32) -> std::result::Re
             continue;
         }
         // Through the descriptor, for there is no lsetxattr(2) below a directory before Linux 6.13.
-        set_label(&Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name), label)?;
+        let path = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
+        labelled(lsetxattr(path, ATTRIBUTE, label.as_bytes(), XattrFlags::empty()))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match openat(&directory, name, flags, Mode::empty()) {
             // No directory, or gone meanwhile.
@@ -142,10 +166,11 @@ fn relabel_below(directory: OwnedFd, label: &str, depth: u32) -> std::result::Re
     Ok(())
 }
 
-fn set_label(path: &Path, label: &str) -> std::result::Result<(), Errno> {
-    match lsetxattr(path, "security.selinux", label.as_bytes(), XattrFlags::empty()) {
+/// What can't be labelled, or is gone meanwhile, is done without.
+fn labelled(outcome: std::result::Result<(), Errno>) -> std::result::Result<(), Errno> {
+    match outcome {
         Err(Errno::OPNOTSUPP | Errno::NOENT) => Ok(()),
-        set => set,
+        outcome => outcome,
     }
 }
 
@@ -189,8 +214,16 @@ mod tests {
 
     #[test]
     fn the_system_is_not_relabelled() {
-        let refused = relabel_volume(Path::new("/etc"), "x").unwrap_err().to_string();
-        assert!(refused.contains("selinux_relabel") && refused.contains("/etc"), "{refused}");
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("/etc", &link).unwrap();
+        for path in [Path::new("/etc"), Path::new("/var/../etc"), Path::new("/proc/self/root"), &link] {
+            let refused = relabel_volume(path, "x").unwrap_err().to_string();
+            assert!(refused.contains("selinux_relabel") && refused.contains("of the system"), "{refused}");
+        }
+        // Checked without anything that would relabel it.
+        let opened = open(dir.path(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        assert!(!is_of_system(&opened).unwrap());
         assert!(relabel_volume(Path::new("/no/such/directory"), "x").is_ok());
     }
 }
