@@ -2,18 +2,19 @@
 //!
 //! The kernel takes profiles only in a compiled form, which `apparmor_parser` makes: the one program that berth runs for
 //! pods, once, when the first container asks for the default profile and it is not loaded yet. It belongs to every
-//! distribution with AppArmor; without it the default profile is done without, which is logged. A profile that a
-//! request names is never done without. Source: apparmor(7), apparmor_parser(8), apparmor.d(5).
+//! distribution with AppArmor; without it containers whose request says nothing run without a profile, which is logged. What
+//! a request asks for is never done without. Source: apparmor(7), apparmor_parser(8), apparmor.d(5).
 
-use std::io::Write;
+mod parser;
+
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use berth_container::spec::ProfileSpec;
 
 use crate::error::{Error, Result};
+use parser::run_parser;
 
 /// The runtime's own profile.
 const DEFAULT_PROFILE: &str = "berth-default";
@@ -22,12 +23,29 @@ const LOADED: &str = "/sys/kernel/security/apparmor/profiles";
 /// The field of a request that names a profile.
 const FIELD: &str = "linux.security_context.apparmor.localhost_ref";
 
+/// How long a failure to load the default profile counts before the next container tries again.
+const RETRY_AFTER: Duration = Duration::from_secs(10);
+
 /// AppArmor as this kernel has it.
 #[derive(Debug)]
 pub(super) struct AppArmor {
     is_enabled: bool,
-    /// Whether the default profile can be had; `None` until the first container asks.
-    default: Mutex<Option<bool>>,
+    /// Locked while the profile is being loaded, which takes no longer than the parser may.
+    default: Mutex<DefaultProfile>,
+}
+
+/// What is known of the default profile.
+#[derive(Debug, Default)]
+enum DefaultProfile {
+    /// No container has asked for it.
+    #[default]
+    Unknown,
+    Loaded,
+    /// Those that ask at the same time are not to wait for one try each.
+    Failed {
+        why: String,
+        at: Instant,
+    },
 }
 
 impl AppArmor {
@@ -47,9 +65,12 @@ impl AppArmor {
         match wanted {
             Some(ProfileSpec::Unconfined) => Ok(None),
             Some(ProfileSpec::Localhost(name)) => self.named(name).map(Some),
-            None | Some(ProfileSpec::RuntimeDefault) => {
-                let applies = self.is_enabled && !privileged && self.has_default();
-                Ok(applies.then(|| DEFAULT_PROFILE.to_owned()))
+            None | Some(ProfileSpec::RuntimeDefault) if !self.is_enabled || privileged => Ok(None),
+            None => Ok(self.load_default().is_ok().then(|| DEFAULT_PROFILE.to_owned())),
+            Some(ProfileSpec::RuntimeDefault) => {
+                let load = Error::file("load AppArmor profile", DEFAULT_PROFILE);
+                let loaded = self.load_default().map_err(|why| load(std::io::Error::other(why)));
+                loaded.map(|()| Some(DEFAULT_PROFILE.to_owned()))
             }
         }
     }
@@ -66,16 +87,28 @@ impl AppArmor {
         Ok(name.to_owned())
     }
 
-    fn has_default(&self) -> bool {
+    /// Loads the default profile if that has not been done, or says why it could not be.
+    fn load_default(&self) -> std::result::Result<(), String> {
         let mut known = self.default.lock().unwrap_or_else(PoisonError::into_inner);
-        *known.get_or_insert_with(|| {
-            let loaded = std::fs::read_to_string(LOADED).unwrap_or_default();
-            let outcome = if is_listed(&loaded, DEFAULT_PROFILE) { Ok(()) } else { load_default() };
-            if let Err(error) = &outcome {
-                tracing::warn!(error = %error, "no default AppArmor profile: containers run without one");
+        match &*known {
+            DefaultProfile::Loaded => return Ok(()),
+            DefaultProfile::Failed { why, at } if at.elapsed() < RETRY_AFTER => return Err(why.clone()),
+            DefaultProfile::Unknown | DefaultProfile::Failed { .. } => {}
+        }
+        let loaded = std::fs::read_to_string(LOADED).unwrap_or_default();
+        let outcome = if is_listed(&loaded, DEFAULT_PROFILE) { Ok(()) } else { load_default() };
+        let outcome = outcome.map_err(|error| error.to_string());
+        *known = match &outcome {
+            Ok(()) => DefaultProfile::Loaded,
+            Err(why) => {
+                tracing::warn!(
+                    error = why,
+                    "no default AppArmor profile: containers that ask for none run without"
+                );
+                DefaultProfile::Failed { why: why.clone(), at: Instant::now() }
             }
-            outcome.is_ok()
-        })
+        };
+        outcome
     }
 }
 
@@ -91,23 +124,7 @@ fn load_default() -> std::io::Result<()> {
     let text = default_profile(own_label.as_deref().unwrap_or("unconfined"), |file| {
         Path::new("/etc/apparmor.d").join(file).exists()
     });
-    let mut parser = Command::new("apparmor_parser")
-        .args(["--replace", "--skip-cache"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| std::io::Error::new(error.kind(), format!("run apparmor_parser: {error}")))?;
-    // Its end of the pipe closes with this statement, and the parser reads to the end.
-    parser.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(text.as_bytes()))?;
-    let output = parser.wait_with_output()?;
-    match output.status.success() {
-        true => Ok(()),
-        false => Err(std::io::Error::other(format!(
-            "apparmor_parser: {}",
-            String::from_utf8_lossy(&output.stderr).trim_end()
-        ))),
-    }
+    run_parser(&text)
 }
 
 /// The profile's text, for an agent that runs under `own_label`; `has` tells which of the distribution's files there are.
@@ -180,14 +197,23 @@ mod tests {
 
     #[test]
     fn with_apparmor_the_default_is_for_all_but_privileged_containers() {
-        let present = AppArmor { is_enabled: true, default: Mutex::new(Some(true)) };
+        let present = AppArmor { is_enabled: true, default: Mutex::new(DefaultProfile::Loaded) };
         let default = Some(DEFAULT_PROFILE.to_owned());
         assert_eq!(present.profile_for(None, false).unwrap(), default);
         assert_eq!(present.profile_for(Some(&ProfileSpec::RuntimeDefault), false).unwrap(), default);
         assert_eq!(present.profile_for(Some(&ProfileSpec::RuntimeDefault), true).unwrap(), None);
         assert_eq!(present.profile_for(Some(&ProfileSpec::Unconfined), false).unwrap(), None);
-        let unloadable = AppArmor { is_enabled: true, default: Mutex::new(Some(false)) };
+    }
+
+    #[test]
+    fn a_profile_that_cannot_be_loaded_refuses_who_asks_for_it() {
+        let failed = DefaultProfile::Failed { why: "no parser".to_owned(), at: Instant::now() };
+        let unloadable = AppArmor { is_enabled: true, default: Mutex::new(failed) };
         assert_eq!(unloadable.profile_for(None, false).unwrap(), None);
+        assert_eq!(unloadable.profile_for(Some(&ProfileSpec::RuntimeDefault), true).unwrap(), None);
+        let error = unloadable.profile_for(Some(&ProfileSpec::RuntimeDefault), false).unwrap_err();
+        let text = crate::registry::chain(&error);
+        assert!(text.contains("berth-default") && text.contains("no parser"), "{text}");
     }
 
     #[test]
