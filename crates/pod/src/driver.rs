@@ -213,11 +213,22 @@ impl Driver {
 
     /// Runs one step under a stage's deadline, and notes how it went.
     pub(crate) async fn step<T>(&mut self, name: String, work: impl Future<Output = Result<T>>) -> Result<T> {
-        let begun = Instant::now();
-        let result = match tokio::time::timeout(STAGE_LIMIT, work).await {
-            Ok(result) => result,
-            Err(_) => Err(Error::TooLong { limit: STAGE_LIMIT }),
+        let limited = async {
+            let result = tokio::time::timeout(STAGE_LIMIT, work).await;
+            result.unwrap_or(Err(Error::TooLong { limit: STAGE_LIMIT }))
         };
+        self.whole_step(name, limited).await
+    }
+
+    /// [`Driver::step`] for work that goes on whether it is waited for or not, and whose outcome has to be known. What it
+    /// does must end by itself.
+    pub(crate) async fn whole_step<T>(
+        &mut self,
+        name: String,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let begun = Instant::now();
+        let result = work.await;
         let took = begun.elapsed();
         self.timeline.push(name.clone(), took, result.as_ref().err().map(crate::registry::chain));
         result.map_err(|error| Error::Stage { stage: name, took, source: Box::new(error) })

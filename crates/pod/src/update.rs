@@ -23,7 +23,9 @@ impl Driver {
         let (name, current) = (workload.record.spec.name.clone(), workload.limits());
         let cgroup = self.container_cgroup(id)?;
         let update = async { Ok(blocking(move || cgroup.update(&current, &change)).await??) };
-        let limits = self.step(format!("change limits of container {name}"), update).await?;
+        // Not given up after a while: the kernel may take the limits even then, and the record would have the former ones. Its
+        // attempts to reclaim memory are counted.
+        let limits = self.whole_step(format!("change limits of container {name}"), update).await?;
         self.workload_mut(id)?.record.limits = Some(limits);
         self.save_container(id).await;
         tracing::info!(pod.id = %self.id, container.id = %id, container.name = name, "limits changed");
@@ -35,8 +37,11 @@ impl Driver {
     /// # Errors
     /// The database refused.
     pub(crate) async fn update_sandbox(&mut self, resources: PodResources) -> Result<()> {
-        self.resources = resources;
-        self.commit(berth_store::Change::new()).await?;
+        let former = std::mem::replace(&mut self.resources, resources);
+        if let Err(error) = self.commit(berth_store::Change::new()).await {
+            self.resources = former;
+            return Err(error);
+        }
         self.publish();
         Ok(())
     }
