@@ -20,6 +20,7 @@ mod container_stats;
 mod container_status;
 mod convert;
 mod create_container;
+mod deadline;
 mod exec;
 mod exec_sync;
 mod filesystems;

@@ -14,6 +14,7 @@ use tonic::transport::Server;
 use tracing::warn;
 
 use crate::Edge;
+use crate::deadline::DeadlineLayer;
 
 /// How long a stopping server waits for calls under way. Their work goes on in the pods' monitors, or is undone by the
 /// next agent, so nothing is lost with the answer.
@@ -26,6 +27,7 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 pub async fn serve(edge: Edge, listener: UnixListener) -> Result<(), tonic::transport::Error> {
     let stopping = edge.stopping.clone();
     let serving = Server::builder()
+        .layer(DeadlineLayer)
         .add_service(
             RuntimeServiceServer::new(edge.clone())
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
