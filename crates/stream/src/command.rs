@@ -95,7 +95,7 @@ impl Session {
     ) {
         let Limits { idle, stream_creation, .. } = self.limits;
         let terms = Terms { carrier: Carrier::Plain, idle, sharing: Sharing::OneProcess };
-        let mut connection = Connection::open(client.socket, &client.received, terms).await;
+        let mut connection = Connection::open(client, terms).await;
         let names = self.stream_names(protocol);
         let mut streams = Streams::default();
         match timeout(stream_creation, streams.collect(&mut connection, &names)).await {
@@ -126,7 +126,7 @@ impl Session {
         start: impl Future<Output = Result<Process, BackendError>>,
     ) {
         let open = websocket::connection::Connection::open;
-        let (mut connection, ends) = open(client.socket, &client.received, format, 5, self.limits.idle);
+        let (mut connection, ends) = open(client, format, 5, self.limits.idle);
         let names = self.stream_names(protocol);
         let named = CHANNELS.into_iter().zip(ends).filter(|(name, _)| names.contains(name));
         let mut streams = Streams(named.map(|(name, (inlet, outlet))| (name, inlet, outlet)).collect());

@@ -67,6 +67,11 @@ impl StreamingConfig {
         }
     }
 
+    /// Whether sessions can be read on a network: it listens beyond loopback, and without TLS.
+    pub fn is_open_to_others(&self) -> bool {
+        self.tls_cert_file.is_none() && !self.address.to_canonical().is_loopback()
+    }
+
     pub(crate) fn limits(&self) -> Limits {
         Limits {
             idle: Duration::from_secs(self.idle_timeout_seconds),
@@ -113,6 +118,26 @@ mod tests {
                 Err(other) => panic!("{other:?}"),
             };
             assert_eq!(found, expected, "{config:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_others_can_reach_needs_tls() {
+        let cases = [
+            ("127.0.0.1", false, false),
+            ("127.8.0.1", false, false),
+            ("::1", false, false),
+            ("::ffff:127.0.0.1", false, false),
+            ("0.0.0.0", false, true),
+            ("::", false, true),
+            ("192.0.2.1", false, true),
+            ("192.0.2.1", true, false),
+        ];
+        for (address, has_tls, expected) in cases {
+            let tls_cert_file = has_tls.then(|| PathBuf::from("/x"));
+            let address = address.parse().unwrap();
+            let config = StreamingConfig { address, tls_cert_file, ..Default::default() };
+            assert_eq!(config.is_open_to_others(), expected, "{config:?}");
         }
     }
 }

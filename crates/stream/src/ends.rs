@@ -10,6 +10,7 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::spdy;
@@ -137,6 +138,22 @@ impl Outlet {
         match self {
             Self::Spdy(outlet) => outlet.send(bytes).await,
             Self::WebSocket(outlet) => outlet.send(bytes).await,
+        }
+    }
+
+    /// Waits until the client has given the stream up, where the protocol can say so.
+    pub(crate) fn given_up(&self) -> BoxFuture<'static, ()> {
+        match self {
+            Self::Spdy(outlet) => Box::pin(outlet.given_up()),
+            Self::WebSocket(_) => Box::pin(std::future::pending()),
+        }
+    }
+
+    /// Whether the stream was given up by either side.
+    pub(crate) fn is_reset(&self) -> bool {
+        match self {
+            Self::Spdy(outlet) => outlet.is_reset(),
+            Self::WebSocket(_) => false,
         }
     }
 

@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::config::Limits;
 use crate::http::Client;
 use crate::negotiate::Upgrade;
+use crate::socket::HangUp;
 use crate::{
     AttachRequest, Backend, BackendError, Duplex, ExecRequest, PortForwardRequest, Process, port_forward,
 };
@@ -47,7 +48,7 @@ pub fn serve_ports(input: &[u8], is_tunnelled: bool) {
     runtime.block_on(async {
         let (ours, mut theirs) = tokio::io::duplex(4096);
         let upgrade = if is_tunnelled { Upgrade::TunnelledPorts } else { Upgrade::SpdyPorts };
-        let client = Client { upgrade, socket: Box::new(ours), received };
+        let client = Client { upgrade, socket: Box::new(ours), received, hang_up: HangUp::default() };
         let request = PortForwardRequest { pod: "pod".to_owned(), ports: Vec::new() };
         let soon = Duration::from_millis(100);
         let limits = Limits { idle: soon, stream_creation: soon, stalled_stream: soon };

@@ -16,12 +16,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::{OnUpgrade, Parts, Upgraded};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::negotiate::{Refusal, Upgrade, negotiate};
 use crate::sessions::{Request, Sessions};
-use crate::socket::Socket;
+use crate::socket::{HangUp, Socket};
 
 /// How long a client may take from connecting to the answer, TLS included.
 pub(crate) const HANDSHAKE_LIMIT: Duration = Duration::from_secs(15);
@@ -37,16 +38,28 @@ pub(crate) struct Client {
     pub(crate) socket: Socket,
     /// What it sent right after its request.
     pub(crate) received: Bytes,
+    /// Says when it has hung up.
+    pub(crate) hang_up: HangUp,
 }
 
+/// A client's session, and its place among those that run.
+pub(crate) type Arrival<'a> = (Request, Client, SemaphorePermit<'a>);
+
 /// Serves one request; none for a client that was turned away or that did not ask in time.
-pub(crate) async fn arrive(socket: Socket, sessions: &Sessions) -> Option<(Request, Client)> {
+pub(crate) async fn arrive<'a>(
+    socket: Socket,
+    hang_up: HangUp,
+    sessions: &Sessions,
+    places: &'a Semaphore,
+) -> Option<Arrival<'a>> {
     let agreed = Mutex::new(None);
     let service = service_fn(|mut request: http::Request<Incoming>| {
-        let answer = match judge(request.method(), request.uri().path(), request.headers(), sessions) {
-            Ok((session, upgrade, headers)) => {
+        let answer = match judge(request.method(), request.uri().path(), request.headers(), sessions, places)
+        {
+            Ok(Admitted { session, upgrade, place, headers }) => {
                 let coming = hyper::upgrade::on(&mut request);
-                *agreed.lock().unwrap_or_else(PoisonError::into_inner) = Some((session, upgrade, coming));
+                *agreed.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some((session, upgrade, place, coming));
                 answer(StatusCode::SWITCHING_PROTOCOLS, headers, String::new())
             }
             Err(refusal) => {
@@ -69,27 +82,36 @@ pub(crate) async fn arrive(socket: Socket, sessions: &Sessions) -> Option<(Reque
         Err(_) => debug!("HTTP connection closed, which took too long"),
     }
     let agreed = agreed.lock().unwrap_or_else(PoisonError::into_inner).take();
-    take_over(agreed?).await
+    let (request, upgrade, place, coming) = agreed?;
+    let (socket, received) = take_over(coming).await?;
+    Some((request, Client { upgrade, socket, received, hang_up }, place))
 }
 
-type Agreed = (Request, Upgrade, OnUpgrade);
-
-async fn take_over((request, upgrade, coming): Agreed) -> Option<(Request, Client)> {
+async fn take_over(coming: OnUpgrade) -> Option<(Socket, Bytes)> {
     let upgraded = coming.await.inspect_err(|error| debug!(%error, "upgrade failed")).ok()?;
     // What HTTP ran on comes back as it was; only then is nothing between us and the socket.
-    let (socket, received) = match upgraded.downcast::<TokioIo<Socket>>() {
+    Some(match upgraded.downcast::<TokioIo<Socket>>() {
         Ok(Parts { io, read_buf, .. }) => (io.into_inner(), read_buf),
         Err(upgraded) => (Box::new(TokioIo::<Upgraded>::new(upgraded)) as Socket, Bytes::new()),
-    };
-    Some((request, Client { upgrade, socket, received }))
+    })
 }
 
-fn judge(
+/// A request that gets what it asks for.
+#[derive(Debug)]
+struct Admitted<'a> {
+    session: Request,
+    upgrade: Upgrade,
+    place: SemaphorePermit<'a>,
+    headers: HeaderMap,
+}
+
+fn judge<'a>(
     method: &Method,
     path: &str,
     headers: &HeaderMap,
     sessions: &Sessions,
-) -> Result<(Request, Upgrade, HeaderMap), Refusal> {
+    places: &'a Semaphore,
+) -> Result<Admitted<'a>, Refusal> {
     let (kind, token) = path
         .strip_prefix('/')
         .and_then(|path| path.split_once('/'))
@@ -100,11 +122,15 @@ fn judge(
         refusal.headers.insert(ALLOW, HeaderValue::from_static("GET, POST"));
         return Err(refusal);
     }
-    let request = sessions.take(kind, token).ok_or_else(|| {
+    let session = sessions.take(kind, token).ok_or_else(|| {
         Refusal::new(StatusCode::NOT_FOUND, "no such session: it was used, has expired, or never was")
     })?;
-    let (upgrade, answer) = negotiate(method, headers, &request)?;
-    Ok((request, upgrade, answer))
+    let (upgrade, headers) = negotiate(method, headers, &session)?;
+    let place = places.try_acquire().map_err(|_| {
+        warn!("streaming session refused: there are too many");
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "too many sessions run")
+    })?;
+    Ok(Admitted { session, upgrade, place, headers })
 }
 
 fn answer(status: StatusCode, headers: HeaderMap, text: String) -> Response<Full<Bytes>> {
@@ -116,4 +142,32 @@ fn answer(status: StatusCode, headers: HeaderMap, text: String) -> Response<Full
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::AttachRequest;
+
+    #[test]
+    fn a_session_beyond_the_bound_is_refused_before_the_upgrade() {
+        let sessions = Sessions::new("");
+        let headers = [("connection", "Upgrade"), ("upgrade", "SPDY/3.1")];
+        let mut asked: HeaderMap = headers
+            .map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value)))
+            .into_iter()
+            .collect();
+        asked.insert("x-stream-protocol-version", HeaderValue::from_static("v4.channel.k8s.io"));
+        let places = Semaphore::new(1);
+        let come = || {
+            let container = "c".to_owned();
+            let request = AttachRequest { container, tty: false, stdin: false, stdout: true, stderr: false };
+            let path = sessions.register(Request::Attach(request)).unwrap();
+            judge(&Method::POST, &path, &asked, &sessions, &places)
+        };
+        let first = come().unwrap();
+        assert_eq!(come().unwrap_err().status, StatusCode::SERVICE_UNAVAILABLE);
+        drop(first);
+        come().unwrap();
+    }
 }

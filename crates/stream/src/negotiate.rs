@@ -26,6 +26,9 @@ static SPDY_ACCEPTED: HeaderName = HeaderName::from_static("x-accepted-stream-pr
 /// Appended to a client's key before it is hashed. Source: RFC 6455, 1.3.
 const WEBSOCKET_GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
+/// How many ports have channels, two each, of which a byte tells one from the others; 255 is no channel.
+const MAX_CHANNEL_PORTS: usize = 127;
+
 /// What the versions of the protocol for commands differ in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CommandProtocol {
@@ -121,6 +124,15 @@ pub(crate) fn negotiate(
                     StatusCode::BAD_REQUEST,
                     "port: this protocol can't name ports, and the request has none",
                 ))
+            }
+            (Upgrade::WebSocketPorts(_), Request::PortForward(request))
+                if request.ports.len() > MAX_CHANNEL_PORTS =>
+            {
+                let text = format!(
+                    "port: {} of them, more than the {MAX_CHANNEL_PORTS} that have channels",
+                    request.ports.len()
+                );
+                Err(Refusal::new(StatusCode::BAD_REQUEST, text))
             }
             _ => Ok(agreement),
         };

@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::debug;
 
 use crate::config::Limits;
@@ -25,10 +25,21 @@ use crate::http::Client;
 use crate::negotiate::Upgrade;
 use crate::socket::reserve;
 use crate::spdy::connection::{Carrier, Connection, Sharing, Stream, Terms};
+use crate::spdy::reader::MAX_STREAMS;
 use crate::status::describe;
 use crate::websocket;
 use crate::websocket::channel::Format;
 use crate::{Backend, Duplex, PortForwardRequest};
+
+/// How many connections one client may have at once, those included of which one stream is still to come. Streams that the
+/// client has reset are none of the protocol's any more, but what was begun for them may be there still.
+const MAX_CONNECTIONS: usize = MAX_STREAMS / 2;
+
+/// Clients send numbers.
+const MAX_REQUEST_ID_BYTES: usize = 128;
+
+/// How long a port may take over what a client has sent before it gave the stream up.
+const LAST_BYTES: Duration = Duration::from_secs(10);
 
 /// What a forwarded connection needs.
 struct Forward<B> {
@@ -90,7 +101,7 @@ async fn serve_spdy<B: Backend>(
     limits: Limits,
 ) {
     let terms = Terms { carrier, idle: limits.idle, sharing: Sharing::Strangers(limits.stalled_stream) };
-    let mut connection = Connection::open(client.socket, &client.received, terms).await;
+    let mut connection = Connection::open(client, terms).await;
     let forward = Forward { backend, pod: request.pod.into() };
     let (mut halves, mut forwards) = (Halves::default(), JoinSet::new());
     loop {
@@ -102,7 +113,8 @@ async fn serve_spdy<B: Backend>(
         };
         match stream {
             Ok(Some(stream)) => {
-                if let Some(pair) = halves.pair(stream, limits.stream_creation).await {
+                let room = MAX_CONNECTIONS.saturating_sub(forwards.len());
+                if let Some(pair) = halves.pair(stream, limits.stream_creation, room).await {
                     forwards.spawn(forward.clone().run(pair));
                 }
             }
@@ -123,7 +135,7 @@ async fn serve_websocket<B: Backend>(
 ) {
     let channels = u8::try_from(request.ports.len().saturating_mul(2)).unwrap_or(u8::MAX - 1);
     let open = websocket::connection::Connection::open;
-    let (mut connection, ends) = open(client.socket, &client.received, format, channels, limits.idle);
+    let (mut connection, ends) = open(client, format, channels, limits.idle);
     let forward = Forward { backend, pod: request.pod.into() };
     let (mut ends, mut forwards) = (ends.into_iter(), JoinSet::new());
     for port in request.ports {
@@ -146,9 +158,10 @@ impl Halves {
         self.0.values().map(|half| half.deadline).min()
     }
 
-    /// Accepts a stream, if it says what it is for, and answers with its pair if the other half is there.
-    async fn pair(&mut self, stream: Stream, patience: Duration) -> Option<Pair> {
-        let (port, kind) = match purpose(&stream) {
+    /// Accepts a stream, if it says what it is for, and answers with its pair if the other half is there. No more than
+    /// `room` may wait for theirs.
+    async fn pair(&mut self, stream: Stream, patience: Duration, room: usize) -> Option<Pair> {
+        let (port, kind, id) = match purpose(&stream) {
             Ok(purpose) => purpose,
             Err(reason) => {
                 debug!(stream = stream.id, reason, "SPDY stream refused");
@@ -156,9 +169,13 @@ impl Halves {
                 return None;
             }
         };
-        let id = request_id(&stream, kind);
         if self.0.get(&id).is_some_and(|half| half.kind == kind) {
             debug!(stream = stream.id, request = id, "SPDY stream refused, of which there is one already");
+            stream.refuse().await;
+            return None;
+        }
+        if !self.0.contains_key(&id) && !self.has_room(room) {
+            debug!(stream = stream.id, "SPDY stream refused, as there are too many connections");
             stream.refuse().await;
             return None;
         }
@@ -172,6 +189,14 @@ impl Halves {
         // The data stream's port counts, as it does elsewhere.
         let port = if kind == Kind::Data { port } else { other.port };
         Some(Pair { port, data, error })
+    }
+
+    /// Whether one more may wait, after those that the client has given up have been forgotten if need be.
+    fn has_room(&mut self, room: usize) -> bool {
+        if self.0.len() >= room {
+            self.0.retain(|_, half| !half.ends.1.is_reset());
+        }
+        self.0.len() < room
     }
 
     /// Ends those whose other half has not come.
@@ -188,16 +213,20 @@ impl Halves {
     }
 }
 
-/// What a stream is for, by its headers.
-fn purpose(stream: &Stream) -> Result<(u16, Kind), &'static str> {
+/// What a stream is for, by its headers: port, kind, and what it has in common with its other half.
+fn purpose(stream: &Stream) -> Result<(u16, Kind, String), &'static str> {
     let port = stream.headers.get("port").ok_or("header port is missing")?;
     let port = port.parse().ok().filter(|port| *port > 0).ok_or("header port is no port")?;
-    match stream.headers.get("streamtype") {
-        Some("data") => Ok((port, Kind::Data)),
-        Some("error") => Ok((port, Kind::Error)),
-        Some(_) => Err("header streamtype is neither data nor error"),
-        None => Err("header streamtype is missing"),
+    let kind = match stream.headers.get("streamtype") {
+        Some("data") => Kind::Data,
+        Some("error") => Kind::Error,
+        Some(_) => return Err("header streamtype is neither data nor error"),
+        None => return Err("header streamtype is missing"),
+    };
+    if stream.headers.get("requestid").is_some_and(|id| id.len() > MAX_REQUEST_ID_BYTES) {
+        return Err("header requestid is too long");
     }
+    Ok((port, kind, request_id(stream, kind)))
 }
 
 /// Old clients send no request id, but open first the error stream and then the data stream, whose id is two more.
@@ -212,8 +241,18 @@ fn request_id(stream: &Stream, kind: Kind) -> String {
 impl<B: Backend> Forward<B> {
     async fn run(self, pair: Pair) {
         let Pair { port, data: (inlet, mut outlet), mut error } = pair;
-        let ended = match self.backend.port_forward(&self.pod, port).await {
-            Ok(peer) => forward(peer, inlet, &mut outlet, &mut error).await.map_err(|error| describe(&error)),
+        let connected = tokio::select! {
+            connected = self.backend.port_forward(&self.pod, port) => connected,
+            () = outlet.given_up() => return,
+        };
+        let ended = match connected {
+            Ok(peer) => {
+                let given_up = outlet.given_up();
+                tokio::select! {
+                    ended = forward(peer, inlet, &mut outlet, &mut error) => ended.map_err(|error| describe(&error)),
+                    () = long_after(given_up) => return,
+                }
+            }
             Err(error) => Err(describe(&*error)),
         };
         let Err(reason) = ended else { return };
@@ -223,6 +262,11 @@ impl<B: Backend> Forward<B> {
         error.finish().await;
         outlet.reset().await;
     }
+}
+
+async fn long_after(given_up: impl Future<Output = ()>) {
+    given_up.await;
+    let _ = timeout(LAST_BYTES, std::future::pending::<()>()).await;
 }
 
 /// Pumps in both directions until both have ended.

@@ -13,6 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, spawn_blocking};
@@ -23,9 +24,9 @@ use tracing::{debug, warn};
 
 use crate::command::{Purpose, Session};
 use crate::config::Limits;
-use crate::http::{Client, HANDSHAKE_LIMIT, arrive};
+use crate::http::{Arrival, Client, HANDSHAKE_LIMIT, arrive};
 use crate::port_forward;
-use crate::socket::Socket;
+use crate::socket::{HangUp, Socket};
 use crate::{AttachRequest, Backend, Error, ExecRequest, Request, Sessions, StreamingConfig, tls};
 
 /// How many connections may be on their way to a session.
@@ -36,6 +37,13 @@ const MAX_SESSIONS: usize = 1000;
 
 /// How long to wait after the kernel had no descriptor for a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a connection may be silent before its peer is asked whether it is there.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+
+/// How often it is asked again when there is no answer, and how often at most.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_PROBES: u32 = 4;
 
 /// A server that listens, but does not serve yet.
 pub struct Server {
@@ -79,6 +87,9 @@ impl Server {
         let failed = |source| Error::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let bound = listener.local_addr().map_err(failed)?;
+        if config.is_open_to_others() {
+            warn!(%bound, "streams listen beyond loopback without TLS: who reads the network reads all sessions");
+        }
         let scheme = if tls.is_some() { "https" } else { "http" };
         let sessions = Sessions::new(&format!("{scheme}://{}", reachable(bound)));
         Ok(Self { listener, sessions, tls, limits: config.limits() })
@@ -127,15 +138,13 @@ impl<B: Backend> Shared<B> {
             }
         };
         self.pending.leave(&admission);
-        let Some((request, client)) = arrival else { return };
-        let Ok(_running) = self.running.try_acquire() else {
-            return warn!(limit = MAX_SESSIONS, "streaming session refused: there are too many");
-        };
+        let Some((request, client, _place)) = arrival else { return };
         self.serve_session(request, client).await;
     }
 
-    async fn receive(&self, socket: TcpStream) -> Option<(Request, Client)> {
-        prepare(&socket).inspect_err(|error| debug!(%error, "streaming connection not tuned")).ok()?;
+    async fn receive(&self, socket: TcpStream) -> Option<Arrival<'_>> {
+        let hang_up =
+            prepare(&socket).inspect_err(|error| debug!(%error, "streaming connection not prepared")).ok()?;
         let socket: Socket = match &self.tls {
             None => Box::new(socket),
             Some(tls) => match timeout(HANDSHAKE_LIMIT, tls.accept(socket)).await {
@@ -147,7 +156,7 @@ impl<B: Backend> Shared<B> {
                 Err(_) => return None,
             },
         };
-        arrive(socket, &self.sessions).await
+        arrive(socket, hang_up, &self.sessions, &self.running).await
     }
 
     async fn serve_session(&self, request: Request, client: Client) {
@@ -170,11 +179,15 @@ impl<B: Backend> Shared<B> {
     }
 }
 
-/// Small pieces go out at once, and a peer that is no longer there is noticed.
-fn prepare(socket: &TcpStream) -> io::Result<()> {
+/// Small pieces go out at once, and a peer that is no longer there is noticed. The end of one that has sent more than is
+/// read is held back behind that; it is noticed when its kernel has given up and answers that there is no such connection.
+fn prepare(socket: &TcpStream) -> io::Result<HangUp> {
     socket.set_nodelay(true)?;
-    rustix::net::sockopt::set_socket_keepalive(socket, true)?;
-    Ok(())
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(socket, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(socket, KEEPALIVE_PROBES)?;
+    HangUp::of(socket)
 }
 
 /// The address for URLs: every address of the machine is not one, its loopback is.

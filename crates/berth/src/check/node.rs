@@ -4,6 +4,7 @@ use super::Finding;
 use super::kernel::nearest_directory;
 use crate::listener::{Occupant, occupant};
 use crate::settings::Settings;
+use berth_stream::StreamingConfig;
 use rustix::fs::statvfs;
 use std::fs;
 use std::path::Path;
@@ -17,6 +18,7 @@ pub(super) fn findings(settings: &Settings) -> Vec<Finding> {
         room("root", &settings.root, 2048 * MIB),
         room("state", &settings.state, 32 * MIB),
         socket(&settings.socket()),
+        streaming(&settings.streaming),
     ]
 }
 
@@ -67,6 +69,19 @@ fn socket(path: &Path) -> Finding {
             Finding::fail("socket", format!("{path_text} is not a socket"), "remove that file")
         }
         Err(error) => Finding::fail("socket", format!("{path_text}: {error}"), "run berth as root"),
+    }
+}
+
+fn streaming(config: &StreamingConfig) -> Finding {
+    let address = config.address;
+    if config.is_open_to_others() {
+        Finding::warn(
+            "streaming",
+            format!("{address} is beyond loopback, and there is no TLS"),
+            "set streaming.tls_cert_file and tls_key_file, or streaming.address to 127.0.0.1",
+        )
+    } else {
+        Finding::ok("streaming", format!("on {address}"))
     }
 }
 

@@ -66,8 +66,10 @@ fn a_websocket_gets_what_it_names_or_the_oldest() {
         (attach(), "base64.channel.k8s.io", Upgrade::WebSocketCommand(V3, BASE64)),
         (attach(), "", Upgrade::WebSocketCommand(V3, BINARY)),
         (ports(&[]), "SPDY/3.1+portforward.k8s.io", Upgrade::TunnelledPorts),
+        (ports(&[80; 128]), "SPDY/3.1+portforward.k8s.io", Upgrade::TunnelledPorts),
         (ports(&[80]), "v4.channel.k8s.io", Upgrade::WebSocketPorts(BINARY)),
         (ports(&[80]), "v4.base64.channel.k8s.io", Upgrade::WebSocketPorts(BASE64)),
+        (ports(&[80; 127]), "v4.channel.k8s.io", Upgrade::WebSocketPorts(BINARY)),
         (ports(&[80]), "", Upgrade::WebSocketPorts(BINARY)),
     ];
     for (request, name, upgrade) in cases {
@@ -113,6 +115,7 @@ fn others_are_told_what_is_wrong() {
         (&get, headers(&WEBSOCKET_13, &[protocol("v6.channel.k8s.io")]), attach(), 403, "v5.channel.k8s.io"),
         (&get, headers(&WEBSOCKET_13, &[protocol("v5.channel.k8s.io")]), ports(&[1]), 403, "SPDY/3.1+"),
         (&get, headers(&WEBSOCKET_13, &[]), ports(&[]), 400, "port"),
+        (&get, headers(&WEBSOCKET_13, &[]), ports(&[80; 128]), 400, "128"),
     ];
     for (method, headers, request, status, text) in cases {
         let refusal = negotiate(method, &headers, &request).unwrap_err();

@@ -25,7 +25,8 @@ use super::header::Headers;
 use super::reader::Reader;
 use crate::activity::Activity;
 use crate::ends::{self, Gone, Inlet, MAX_PIECE_BYTES};
-use crate::socket::{self, Socket};
+use crate::http::Client;
+use crate::socket;
 use crate::websocket::frame::CloseStatus;
 use crate::websocket::tunnel::{self, Source};
 use crate::writer::{self, Encode, Sender, Writer};
@@ -160,8 +161,9 @@ impl Encode for Encoder {
 }
 
 impl Connection {
-    /// Takes over a socket on which the upgrade has been agreed to; `received` came right after it.
-    pub(crate) async fn open(socket: Socket, received: &[u8], terms: Terms) -> Self {
+    /// Takes over a client with whom the upgrade has been agreed.
+    pub(crate) async fn open(client: Client, terms: Terms) -> Self {
+        let Client { socket, received, hang_up, upgrade: _ } = client;
         let Terms { carrier, idle, sharing } = terms;
         let (read, write) = tokio::io::split(socket);
         let (out, writer) = writer::start(write, Encoder { frames: frame::Encoder::default(), carrier });
@@ -180,8 +182,7 @@ impl Connection {
             let _ = shared.send(frame).await;
         }
         let (opened, streams) = mpsc::channel(1);
-        let mut reader = Reader::new(opened, sharing, Arc::clone(&shared));
-        let received = Bytes::copy_from_slice(received);
+        let mut reader = Reader::new(opened, sharing, hang_up, Arc::clone(&shared));
         let (received, source) = match carrier {
             Carrier::Plain => (received, Source::plain(read)),
             Carrier::WebSocket => (Bytes::new(), Source::tunnel(read, &received, shared.out.clone())),
@@ -266,6 +267,24 @@ impl Outlet {
             }
             changed.await;
         }
+    }
+
+    /// Waits until the client has given the stream up, or is gone.
+    pub(crate) fn given_up(&self) -> impl Future<Output = ()> + Send + 'static {
+        let (shared, state) = (Arc::clone(&self.shared), Arc::clone(&self.state));
+        async move {
+            loop {
+                let changed = shared.changed.notified();
+                if state.is_reset.load(Ordering::Acquire) {
+                    return;
+                }
+                changed.await;
+            }
+        }
+    }
+
+    pub(crate) fn is_reset(&self) -> bool {
+        self.state.is_reset.load(Ordering::Acquire)
     }
 
     pub(crate) async fn finish(&mut self) {

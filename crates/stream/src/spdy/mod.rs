@@ -9,4 +9,4 @@ mod dictionary;
 pub(crate) mod flow;
 pub mod frame;
 pub mod header;
-mod reader;
+pub(crate) mod reader;

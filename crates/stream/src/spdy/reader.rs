@@ -15,10 +15,11 @@ use super::flow::Overflow;
 use super::frame::{Decoder, Frame, FrameError, GoAwayStatus, ResetStatus};
 use super::header::Headers;
 use crate::ends::{Budget, End, Feed, Inlet};
+use crate::socket::{HangUp, HungUp};
 use crate::websocket::tunnel::Source;
 
 /// How many streams may be open at once. A forwarded connection takes two.
-const MAX_STREAMS: usize = 1024;
+pub(crate) const MAX_STREAMS: usize = 1024;
 
 /// Reads a connection to its end.
 pub(super) struct Reader {
@@ -29,6 +30,7 @@ pub(super) struct Reader {
     /// How much has been received and not told to the client as room in the window of the connection.
     unreported: u32,
     sharing: Sharing,
+    hang_up: HangUp,
     opened: mpsc::Sender<Stream>,
     budget: Budget,
     shared: Arc<Shared>,
@@ -53,6 +55,14 @@ enum Ended {
     Frame(#[from] FrameError),
     #[error("the client gave more room than a window can have")]
     Overflow,
+    #[error("the client has hung up, and what it sent is not read")]
+    HungUp,
+}
+
+impl From<HungUp> for Ended {
+    fn from(_: HungUp) -> Self {
+        Self::HungUp
+    }
 }
 
 impl From<Overflow> for Ended {
@@ -62,13 +72,19 @@ impl From<Overflow> for Ended {
 }
 
 impl Reader {
-    pub(super) fn new(opened: mpsc::Sender<Stream>, sharing: Sharing, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(
+        opened: mpsc::Sender<Stream>,
+        sharing: Sharing,
+        hang_up: HangUp,
+        shared: Arc<Shared>,
+    ) -> Self {
         Self {
             decoder: Decoder::default(),
             streams: HashMap::new(),
             sweep_at: 2,
             unreported: 0,
             sharing,
+            hang_up,
             opened,
             budget: Budget::default(),
             shared,
@@ -107,7 +123,7 @@ impl Reader {
                 }
                 Frame::Data { stream, bytes, fin } => {
                     self.shared.activity.note();
-                    self.data(stream, bytes).await;
+                    self.data(stream, bytes).await?;
                     if fin {
                         self.end(stream, End::Finished);
                     }
@@ -166,20 +182,22 @@ impl Reader {
         let _ = self.shared.send(Frame::Reset { stream, status }).await;
     }
 
-    async fn data(&mut self, stream: u32, bytes: Bytes) {
+    async fn data(&mut self, stream: u32, bytes: Bytes) -> Result<(), HungUp> {
         self.unreported = self.unreported.saturating_add(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
         if self.unreported >= CONNECTION_WINDOW / 2 {
             let _ = self.shared.send(Frame::WindowUpdate { stream: 0, delta: self.unreported }).await;
             self.unreported = 0;
         }
         if stream > self.shared.last_stream.load(Ordering::Acquire) {
-            return self.reset(stream, ResetStatus::InvalidStream).await;
+            self.reset(stream, ResetStatus::InvalidStream).await;
+            return Ok(());
         }
-        if self.put(stream, bytes).await == Put::KeepsOthersWaiting {
+        if self.hang_up.bound(self.put(stream, bytes)).await? == Put::KeepsOthersWaiting {
             debug!(stream, "SPDY stream reset, which kept others waiting");
             self.reset(stream, ResetStatus::FlowControl).await;
             self.end(stream, End::Reset);
         }
+        Ok(())
     }
 
     /// Passes data on and waits for room. The stream may have been reset meanwhile; then what was on its way is dropped.

@@ -15,7 +15,8 @@ use super::channel::{ChannelError, Demultiplexer, Encoding, Event, Format, messa
 use super::frame::{CloseStatus, Decoder, Frame, FrameError, put_close, put_pong};
 use crate::activity::Activity;
 use crate::ends::{self, Budget, End, Feed, Gone, Inlet, MAX_PIECE_BYTES};
-use crate::socket::{self, READ_BYTES, Socket, reserve};
+use crate::http::Client;
+use crate::socket::{self, HangUp, HungUp, READ_BYTES, Socket, reserve};
 use crate::writer::{self, Encode, Sender, Writer};
 
 /// A WebSocket with channels.
@@ -57,15 +58,15 @@ impl Encode for Encoder {
 }
 
 impl Connection {
-    /// Takes over a socket on which the upgrade has been agreed to; `received` came right after it. There is an inlet and
-    /// an outlet for each channel, whether or not both are used.
+    /// Takes over a client with whom the upgrade has been agreed. There is an inlet and an outlet for each channel,
+    /// whether or not both are used.
     pub(crate) fn open(
-        socket: Socket,
-        received: &[u8],
+        client: Client,
         format: Format,
         channels: u8,
         idle: Duration,
     ) -> (Self, Vec<(Inlet, ends::Outlet)>) {
+        let Client { socket, received, hang_up, upgrade: _ } = client;
         let (read, write) = tokio::io::split(socket);
         let (out, writer) = writer::start(write, Encoder(format.encoding));
         let (activity, budget) = (Arc::new(Activity::default()), Budget::default());
@@ -82,10 +83,11 @@ impl Connection {
             decoder: Decoder::default(),
             demultiplexer: Demultiplexer::new(format),
             feeds,
+            hang_up,
             out: out.clone(),
             activity: Arc::clone(&activity),
         };
-        reader.decoder.buffer().extend_from_slice(received);
+        reader.decoder.buffer().extend_from_slice(&received);
         let reading = async move {
             tokio::select! {
                 () = reader.run(read) => {}
@@ -124,6 +126,7 @@ struct Reader {
     decoder: Decoder,
     demultiplexer: Demultiplexer,
     feeds: Vec<Option<Feed>>,
+    hang_up: HangUp,
     out: Sender<Outgoing>,
     activity: Arc<Activity>,
 }
@@ -137,6 +140,14 @@ enum Ended {
     Channel(#[from] ChannelError),
     #[error("the client said goodbye")]
     Close,
+    #[error("the client has hung up, and what it sent is not read")]
+    HungUp,
+}
+
+impl From<HungUp> for Ended {
+    fn from(_: HungUp) -> Self {
+        Self::HungUp
+    }
 }
 
 impl Reader {
@@ -144,7 +155,7 @@ impl Reader {
         loop {
             if let Err(ended) = self.pass_on().await {
                 let status = match ended {
-                    Ended::Close => CloseStatus::Normal,
+                    Ended::Close | Ended::HungUp => CloseStatus::Normal,
                     Ended::Frame(_) | Ended::Channel(_) => CloseStatus::Protocol,
                 };
                 debug!(error = %ended, "WebSocket ended");
@@ -175,7 +186,7 @@ impl Reader {
                 Some(Event::Bytes(channel, bytes)) => {
                     self.activity.note();
                     if let Some(Some(feed)) = self.feeds.get(usize::from(channel)) {
-                        feed.put(bytes).await;
+                        self.hang_up.bound(feed.put(bytes)).await?;
                     }
                 }
                 Some(Event::Close(channel)) => {

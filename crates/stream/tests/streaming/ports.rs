@@ -107,6 +107,9 @@ async fn streams_that_do_not_say_what_they_are_for_are_refused() {
     }
     client.open(&[("streamtype", "data"), ("port", "80"), ("requestid", "1")]).await.unwrap();
     client.open(&[("streamtype", "data"), ("port", "80"), ("requestid", "1")]).await.unwrap_err();
+    let long = "9".repeat(129);
+    client.open(&[("streamtype", "data"), ("port", "80"), ("requestid", &long)]).await.unwrap_err();
+    client.open(&[("streamtype", "data"), ("port", "80"), ("requestid", &long[1..])]).await.unwrap();
 }
 
 #[tokio::test]

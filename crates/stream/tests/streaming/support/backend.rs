@@ -2,7 +2,7 @@
 //!
 //! Commands: `cat`; `exit CODE`; `both` writes to both outputs; `yes` writes for ever; `deaf` reads nothing until it is let
 //! go; `sizes` writes each size of its terminal; `broken` can't be started. Ports: 1 is closed; 2 reads all, then sends 1
-//! MiB; 3 accepts and reads nothing; others send back what they get.
+//! MiB; 3 accepts and reads nothing; 4 never answers; others send back what they get.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -145,6 +145,10 @@ impl Backend for Fake {
                 let _held = theirs;
                 std::future::pending::<()>().await;
             }),
+            4 => {
+                let _joined = joined;
+                return std::future::pending().await;
+            }
             _ => tokio::spawn(async move {
                 let _joined = joined;
                 let (mut read, mut write) = tokio::io::split(theirs);
