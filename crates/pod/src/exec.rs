@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{Error, Result};
 use crate::host::STAGE_LIMIT;
@@ -135,8 +136,11 @@ async fn start(
     }
     let (sender, code) = oneshot::channel();
     let watch = tokio::spawn(watch(session, exit, sender, ended, grace));
-    let exit = Box::pin(async move { code.await.map_err(|_| Error::MonitorGone) });
-    let Streams { stdin, stdout, stderr, terminal } = streams;
+    let Streams { stdin, stdout, stderr, terminal, unseen } = streams;
+    let exit = Box::pin(async move {
+        let _unseen = unseen;
+        code.await.map_err(|_| Error::MonitorGone)
+    });
     Ok((Process { stdin, stdout, stderr, terminal, exit }, watch))
 }
 
@@ -147,6 +151,9 @@ struct Streams {
     stdout: Option<Output>,
     stderr: Option<Output>,
     terminal: Option<Terminal>,
+    /// Reads a screen that nobody wants to see. Goes with the command and with the client, so that nothing of ours keeps
+    /// the terminal from hanging up.
+    unseen: Option<AbortOnDropHandle<()>>,
 }
 
 fn pipes(wanted: Wanted, ended: &CancellationToken) -> Result<(Ends, Streams)> {
@@ -159,7 +166,7 @@ fn pipes(wanted: Wanted, ended: &CancellationToken) -> Result<(Ends, Streams)> {
         false => Ok((null()?, None)),
     };
     let ((stdout_end, stdout), (stderr_end, stderr)) = (output(wanted.stdout)?, output(wanted.stderr)?);
-    Ok((Ends([stdin_end, stdout_end, stderr_end]), Streams { stdin, stdout, stderr, terminal: None }))
+    Ok((Ends([stdin_end, stdout_end, stderr_end]), Streams { stdin, stdout, stderr, ..Streams::default() }))
 }
 
 fn terminal_streams(master: Option<OwnedFd>, wanted: Wanted) -> Result<Streams> {
@@ -168,16 +175,19 @@ fn terminal_streams(master: Option<OwnedFd>, wanted: Wanted) -> Result<Streams> 
         Error::Monitor(Failure::Other { detail })
     })?;
     let terminal = Terminal::new(master, Interest::READABLE | Interest::WRITABLE)?;
-    if !wanted.stdout {
-        // A command must not wait for somebody to look at its screen.
+    // A command must not wait for somebody to look at its screen.
+    let unseen = (!wanted.stdout).then(|| {
         let mut screen = Output::terminal(terminal.clone());
-        tokio::spawn(async move { copy(&mut screen, &mut sink()).await });
-    }
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            let _ = copy(&mut screen, &mut sink()).await;
+        }))
+    });
     Ok(Streams {
         stdin: wanted.stdin.then(|| Input::terminal(terminal.clone())),
         stdout: wanted.stdout.then(|| Output::terminal(terminal.clone())),
         stderr: None,
         terminal: Some(terminal),
+        unseen,
     })
 }
 
@@ -202,5 +212,34 @@ async fn watch(
         // The monitor is gone, and the session with it.
         Some(Err(_)) => session.has_ended(),
         None => session.kill().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_terminal_hangs_up_with_its_client_although_nobody_looks_at_its_screen() {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let master = openpt(flags).unwrap();
+        unlockpt(&master).unwrap();
+        let slave = ioctl_tiocgptpeer(&master, flags).unwrap();
+        let wanted = Wanted { stdin: true, stdout: false, stderr: false };
+        let streams = terminal_streams(Some(master), wanted).unwrap();
+        // The reader is at work when it is dropped.
+        tokio::task::yield_now().await;
+        drop(streams);
+        let hung_up = timeout(Duration::from_secs(10), async {
+            let mut polled = [PollFd::new(&slave, PollFlags::empty())];
+            while poll(&mut polled, Some(&Timespec::default())).unwrap() == 0 {
+                tokio::task::yield_now().await;
+            }
+            polled[0].revents()
+        });
+        assert!(hung_up.await.unwrap().contains(PollFlags::HUP));
     }
 }
