@@ -33,7 +33,19 @@ pub(crate) struct Session {
     pub(crate) answered: bool,
     /// The master side of its terminal, between the child's readiness and the answer.
     pub(crate) terminal: Option<OwnedFd>,
-    cgroup: ExecCgroup,
+    cgroup: OwnCgroup,
+}
+
+/// The cgroup of a session, of which the session lets go in the end, however that comes. What it left running in the
+/// background moves up into the container's then.
+#[derive(Debug)]
+struct OwnCgroup(ExecCgroup);
+
+impl Drop for OwnCgroup {
+    fn drop(&mut self) {
+        // It goes with the container's at the latest.
+        let _ = self.0.dissolve();
+    }
 }
 
 impl Session {
@@ -47,8 +59,9 @@ impl Session {
         owner: ReplyTo,
     ) -> Result<Self, Failure> {
         let cgroup = ExecCgroup::create(&container.cgroup, &format!("exec-{number}"))
+            .map(OwnCgroup)
             .map_err(|error| Failure::Other { detail: error.to_string() })?;
-        let entry = cgroup.entry().clone();
+        let entry = cgroup.0.entry().clone();
         let mut process = container.process.clone();
         process.args = plan.args;
         if plan.tty && !process.env.iter().any(|entry| entry.starts_with("TERM=")) {
@@ -69,10 +82,7 @@ impl Session {
                 become_session(newcomer, child_gate, streams)
             }
             Ok(Cloned::Parent(child)) => child,
-            Err(errno) => {
-                let _ = cgroup.dissolve();
-                return Err(fork_error("exec session")(errno));
-            }
+            Err(errno) => return Err(fork_error("exec session")(errno)),
         };
         let _ = rustix::io::ioctl_fionbio(&gate, true);
         Ok(Self {
@@ -94,11 +104,6 @@ impl Session {
     /// Kills everything in the session.
     pub(crate) fn kill(&self) {
         let _ = pidfd_send_signal(&self.child.pidfd, Signal::KILL);
-        let _ = berth_cgroup::kill_all(self.cgroup.entry());
-    }
-
-    /// Lets go of the session's cgroup. What it left running in the background moves up into the container's.
-    pub(crate) fn end(self) {
-        let _ = self.cgroup.dissolve();
+        let _ = berth_cgroup::kill_all(self.cgroup.0.entry());
     }
 }

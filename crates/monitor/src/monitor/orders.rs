@@ -72,6 +72,7 @@ impl Monitor {
         if let Err(error) = watch_container(&mut self.poller, &id, &container) {
             self.poller.forget(|_, source| source.is_of(&id));
             container.kill();
+            self.wait_for(container.child);
             return Err(other("watch the container's process")(error));
         }
         self.containers.insert(id, container);

@@ -37,6 +37,7 @@ impl Monitor {
         if let Err(error) = watched {
             self.poller.forget(|_, source| source.is_of_session(number));
             session.kill();
+            self.wait_for(session.child);
             return Err(other("watch the session's process")(error));
         }
         self.sessions.insert(number, session);
@@ -107,7 +108,7 @@ impl Monitor {
             return;
         };
         let owner = session.owner;
-        session.end();
+        drop(session);
         self.send_to(owner.client, &Message::Event(Event::ExecExited { session: owner.request, code }));
     }
 }
