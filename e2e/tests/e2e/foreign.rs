@@ -7,6 +7,7 @@ use std::time::Duration;
 use berth_cri_proto::v1::*;
 use berth_e2e::requests::{limits, sandbox_namespaces, security, shell};
 use berth_e2e::{Node, Pod, eventually};
+use rustix::process::{Pid, Signal, kill_process};
 
 const HANDLERS: [&str; 2] = ["runc", "crun"];
 
@@ -240,6 +241,27 @@ fn handlers_are_told_and_others_are_refused_before_anything_is_made() {
     let refused = run(config, "runc");
     assert_eq!(refused.code(), tonic::Code::Unimplemented, "{refused}");
     node.assert_as_before(&before);
+}
+
+#[test]
+#[ignore = "needs root and the test images"]
+fn a_runtime_with_a_root_of_its_own_keeps_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let settings = format!("[handlers.runc]\npath = '/usr/sbin/runc'\nroot = '{}'\n", root.path().display());
+    let node = Node::start_with(&settings);
+    let kept = || std::fs::read_dir(root.path()).unwrap().count();
+    for dies in [false, true] {
+        let pod = pod(&node, "guest", "runc");
+        pod.shell("one", "exec sleep 1000");
+        pod.create(shell("two", "exec sleep 1000"));
+        assert_eq!(kept(), 2);
+        if dies {
+            let monitor = Pid::from_raw(pod.monitor_pid().try_into().unwrap()).unwrap();
+            kill_process(monitor, Signal::KILL).unwrap();
+        }
+        pod.take_down();
+        assert_eq!(kept(), 0, "monitor killed: {dies}");
+    }
 }
 
 #[test]
