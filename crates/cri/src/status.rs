@@ -7,6 +7,9 @@ use tonic::{Code, Status};
 
 use crate::convert::Refusal;
 
+/// The longest text of a status; escaping can make it three times as long.
+const MAX_MESSAGE_BYTES: usize = 2048;
+
 /// Why a call failed: its kind, and one line with the whole chain of causes.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -84,8 +87,19 @@ impl From<berth_image::Error> for Failure {
 
 impl From<Failure> for Status {
     fn from(failure: Failure) -> Self {
-        Self::new(code(failure.kind), failure.message)
+        Self::new(code(failure.kind), shortened(failure.message))
     }
+}
+
+/// Values are quoted as they came. A message travels in a header, and clients take only so much of those (8 KiB with some): past
+/// it they would see another failure than this one.
+fn shortened(mut message: String) -> String {
+    if message.len() > MAX_MESSAGE_BYTES {
+        let cut = (0..=MAX_MESSAGE_BYTES).rev().find(|at| message.is_char_boundary(*at)).unwrap_or_default();
+        message.truncate(cut);
+        message.push('…');
+    }
+    message
 }
 
 impl std::fmt::Display for Failure {
@@ -134,6 +148,15 @@ mod tests {
         check(&["attach network"], "attach network");
         check(&["attach network", "make veth", "no space"], "attach network: make veth: no space");
         check(&["request x: refused", "refused"], "request x: refused");
+    }
+
+    #[test]
+    fn a_status_fits_into_a_header() {
+        let text = |length: usize| Failure::new(ErrorKind::Invalid, "ä".repeat(length / 2));
+        assert_eq!(Status::from(text(MAX_MESSAGE_BYTES)).message().len(), MAX_MESSAGE_BYTES);
+        let long = Status::from(text(1 << 20));
+        assert_eq!(long.message().chars().count(), MAX_MESSAGE_BYTES / 2 + 1);
+        assert!(long.message().ends_with('…'));
     }
 
     #[test]

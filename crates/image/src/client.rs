@@ -5,7 +5,6 @@
 
 use std::{
     collections::HashMap,
-    fs,
     path::Path,
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -13,6 +12,7 @@ use std::{
 
 use reqwest::{Certificate, Client, ClientBuilder, Identity};
 
+use crate::bounded;
 use crate::{
     Error, Result,
     endpoint::{ClientFiles, Endpoint},
@@ -108,7 +108,7 @@ fn client_pem(files: &ClientFiles) -> Result<Secret> {
 }
 
 fn read_pem(action: &'static str, path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).map_err(Error::io(action, path))
+    bounded::read(path).map_err(Error::io(action, path))
 }
 
 impl std::fmt::Debug for Secret {

@@ -24,20 +24,18 @@ use std::{
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::bounded;
 use crate::{
     Error, Result,
     endpoint::{Address, Capability, ClientFiles, Endpoint, Tls, is_header, is_same_host, scheme},
 };
-
-/// More than any list of mirrors needs.
-const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// The places of a registry, by the first directory that says something about it; none if nobody does. Blocks.
 pub(crate) fn find_hosts(directories: &[PathBuf], host: &str) -> Result<Option<Vec<Endpoint>>> {
     let candidates = directories.iter().flat_map(|root| names_of(host).map(|name| root.join(name)));
     for directory in candidates {
         let file = directory.join("hosts.toml");
-        match read_bounded(&file) {
+        match read_text(&file) {
             Ok(text) => return parse_hosts(&text, &file, host).map(Some),
             Err(error) if error.kind() == io::ErrorKind::NotFound && directory.is_dir() => {
                 return Ok(Some(vec![Endpoint::origin(host, docker_files(&directory)?)]));
@@ -299,13 +297,8 @@ fn docker_files(directory: &Path) -> Result<Tls> {
     Ok(tls)
 }
 
-fn read_bounded(file: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    io::Read::read_to_string(&mut io::Read::take(fs::File::open(file)?, MAX_FILE_BYTES + 1), &mut text)?;
-    match text.len() as u64 > MAX_FILE_BYTES {
-        true => Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is longer than 1 MiB")),
-        false => Ok(text),
-    }
+fn read_text(file: &Path) -> io::Result<String> {
+    String::from_utf8(bounded::read(file)?).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 fn is_absent(error: &io::Error) -> bool {

@@ -21,6 +21,7 @@ mod archive;
 mod attributes;
 mod auth;
 mod blob;
+mod bounded;
 mod catalog;
 mod client;
 mod config;

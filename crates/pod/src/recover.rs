@@ -146,6 +146,9 @@ async fn take_down(mut driver: Driver) {
     if let Err(error) = driver.tear_down().await {
         tracing::error!(pod.id = %driver.id, error = %crate::registry::chain(&error), "half-made pod stays");
     }
+    // What was done to it published it, and it has no driver that could be asked to remove it. If it stays, then for the
+    // next start; nobody has been told its id.
+    driver.host.unpublish(&driver.id);
 }
 
 impl Driver {

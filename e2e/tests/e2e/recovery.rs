@@ -198,6 +198,30 @@ fn the_parent_of_monitors_is_replaced_when_it_dies() {
 
 #[test]
 #[ignore = "needs root and the test images"]
+fn a_pod_that_was_being_made_when_the_agent_died_is_not_listed() {
+    let node = Node::start();
+    let first = node.pod("first");
+    let zygote = Pid::from_raw(node.process("zygote").expect("a zygote runs")).unwrap();
+    // No monitor comes from it, so that the pod stays half made until the agent dies.
+    kill_process(zygote, Signal::STOP).unwrap();
+    node.cri().run_pod_sandbox_in_a_hurry(node.sandbox("second"), Duration::from_secs(1));
+    node.kill9();
+    let _ = kill_process(zygote, Signal::KILL);
+    node.restart();
+    let names = |node: &Node| -> Vec<String> {
+        node.cri().sandboxes().into_iter().map(|pod| pod.metadata.unwrap().name).collect()
+    };
+    assert_eq!(names(&node), ["first"]);
+    let second = node.pod("second");
+    assert_eq!(names(&node).len(), 2);
+    second.take_down();
+    first.take_down();
+    assert_eq!(names(&node), Vec::<String>::new());
+    node.assert_nothing_is_left();
+}
+
+#[test]
+#[ignore = "needs root and the test images"]
 fn a_killed_monitor_takes_its_pod_with_it() {
     check_sudden_death(|pod| pod.monitor_pid());
 }
