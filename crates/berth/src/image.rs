@@ -4,6 +4,7 @@
 
 mod pull;
 
+use crate::client;
 use anyhow::{Context, Result};
 use berth_admin_proto::v1::admin_client::AdminClient;
 use berth_admin_proto::v1::import_images_request::Source;
@@ -51,7 +52,7 @@ pub(crate) enum Command {
 
 /// Carries the command out on the agent that listens on `socket`.
 pub(crate) async fn run(socket: &Path, command: Command) -> Result<()> {
-    let channel = berth_cri_proto::connect(socket).await?;
+    let channel = client::connect(socket).await?;
     match command {
         Command::Pull(args) => pull::run(channel, args).await,
         Command::Import { files } => {

@@ -4,6 +4,7 @@
 mod agent;
 mod check;
 mod cli;
+mod client;
 mod image;
 mod lifecycle;
 mod listener;
@@ -14,6 +15,7 @@ mod settings;
 mod telemetry;
 
 use clap::Parser;
+use std::io::Write;
 use std::process::ExitCode;
 use std::{env, io};
 
@@ -26,7 +28,8 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if reader_left(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("berth: {}", describe(&error));
+            // The terminal may be gone, which is no reason to panic.
+            let _ = writeln!(io::stderr(), "berth: {}", describe(&error));
             ExitCode::FAILURE
         }
     }

@@ -12,15 +12,17 @@ use crate::agent::{self, Agent};
 use crate::lifecycle::StopSignals;
 use crate::listener::{Occupant, occupant};
 use crate::settings::{Flags, Settings};
-use crate::{settings, telemetry};
-use anyhow::{Context, Result, bail};
+use crate::{client, settings, telemetry};
+use anyhow::{Context, Error, Result};
 use berth_manifest::{Dirs, Mode, Options, Outcome, Output, PodManifest, Runner};
 use berth_net::IfName;
 use clap::Args;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, id};
+use tempfile::TempDir;
 use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
+use tracing::error;
 
 /// Where private directories are made: on a disk, since an overlay's writable layer should not take memory.
 const PRIVATE_PARENT: &str = "/var/tmp";
@@ -42,6 +44,12 @@ pub(crate) struct RunArgs {
     images: Option<PathBuf>,
 }
 
+/// How a run ended, and what of an embedded agent could not be taken down.
+struct Ended {
+    outcome: Result<Outcome>,
+    left: Option<Error>,
+}
+
 /// Runs to the end; the exit status is that of the first container that failed.
 pub(crate) fn run(flags: &Flags, args: RunArgs) -> Result<ExitCode> {
     // A manifest that makes no sense is refused before anything is started.
@@ -49,6 +57,9 @@ pub(crate) fn run(flags: &Flags, args: RunArgs) -> Result<ExitCode> {
     let mut settings = settings::load(flags)?.settings;
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let agent_runs = occupant(&settings.socket())? == Occupant::Live;
+    if args.detach && !agent_runs {
+        return client::nobody(&settings.socket()).context("detach");
+    }
     let private = if agent_runs || flags.is_given() { None } else { Some(make_private(&mut settings)?) };
     if args.images.is_some() {
         settings.images.import = args.images;
@@ -57,18 +68,17 @@ pub(crate) fn run(flags: &Flags, args: RunArgs) -> Result<ExitCode> {
     settings.log.level = "warn".to_owned();
     telemetry::start(&settings.log)?;
     let mode = if args.detach { Mode::Detach } else { Mode::Follow };
-    let outcome = runtime.block_on(async {
-        match (agent_runs, mode) {
-            (true, _) => run_pods(&settings, pods, mode).await,
-            (false, Mode::Follow) => embed(&settings, pods).await,
-            (false, Mode::Detach) => bail!("detach: no agent runs on {}", settings.socket().display()),
+    let ended = runtime.block_on(async {
+        // Before there is anything that a signal would leave behind.
+        let signals = StopSignals::catch().context("catch signals")?;
+        if agent_runs {
+            let outcome = run_pods(&settings, pods, mode, signals).await;
+            return anyhow::Ok(Ended { outcome, left: None });
         }
+        embed(&settings, pods, signals).await
     });
     runtime.shutdown_background();
-    if let Some(directory) = private {
-        directory.close().context("remove the private directory")?;
-    }
-    Ok(match outcome? {
+    Ok(match clear(ended?, private)? {
         Outcome::Finished { exit_code } => ExitCode::from(u8::try_from(exit_code).unwrap_or(1)),
         Outcome::Stopped => ExitCode::from(INTERRUPTED),
         Outcome::Detached => ExitCode::SUCCESS,
@@ -76,7 +86,7 @@ pub(crate) fn run(flags: &Flags, args: RunArgs) -> Result<ExitCode> {
 }
 
 /// Gives the settings directories, names and addresses that no other agent has; the directories go with the value.
-fn make_private(settings: &mut Settings) -> Result<tempfile::TempDir> {
+fn make_private(settings: &mut Settings) -> Result<TempDir> {
     let directory = tempfile::Builder::new().prefix("berth-run.").tempdir_in(PRIVATE_PARENT)?;
     let number = id();
     settings.root = directory.path().join("root");
@@ -90,27 +100,52 @@ fn make_private(settings: &mut Settings) -> Result<tempfile::TempDir> {
     Ok(directory)
 }
 
+/// Removes the private directory, unless it is needed to find what else is left. The pods' own error matters more than that.
+fn clear(ended: Ended, private: Option<TempDir>) -> Result<Outcome> {
+    let cleared = match (ended.left, private) {
+        (None, Some(directory)) => directory.close().context("remove the private directory"),
+        (None, None) => Ok(()),
+        (Some(left), Some(directory)) => {
+            Err(left.context(format!("not everything is gone, see {}", directory.keep().display())))
+        }
+        (Some(left), None) => Err(left),
+    };
+    match (ended.outcome, cleared) {
+        (Ok(outcome), cleared) => cleared.map(|()| outcome),
+        (Err(failure), cleared) => {
+            if let Err(left) = cleared {
+                error!(error = format!("{left:#}"), "embedded agent not taken down");
+            }
+            Err(failure)
+        }
+    }
+}
+
 /// Runs the pods on an agent of our own, and takes that down whatever happens to them.
-async fn embed(settings: &Settings, pods: Vec<PodManifest>) -> Result<Outcome> {
+async fn embed(settings: &Settings, pods: Vec<PodManifest>, signals: StopSignals) -> Result<Ended> {
     let agent = Agent::start(settings).await?;
-    let outcome = run_pods(settings, pods, Mode::Follow).await;
+    let outcome = run_pods(settings, pods, Mode::Follow, signals).await;
     let stopped = async {
         agent.stop().await?;
         agent::dismantle(settings).await
     };
-    let stopped = stopped.await.context("take the embedded agent down");
-    let outcome = outcome?;
-    stopped?;
-    Ok(outcome)
+    let left = stopped.await.context("take the embedded agent down").err();
+    Ok(Ended { outcome, left })
 }
 
-/// Runs the pods on the agent that answers, until they end or a signal asks for it; a second signal ends the waiting.
-async fn run_pods(settings: &Settings, pods: Vec<PodManifest>, mode: Mode) -> Result<Outcome> {
-    let channel = berth_cri_proto::connect(&settings.socket()).await?;
+/// Runs the pods on the agent that answers, until they end or a signal asks for it. A second signal takes the grace from
+/// those that stop; nothing ends the taking down itself.
+async fn run_pods(
+    settings: &Settings,
+    pods: Vec<PodManifest>,
+    mode: Mode,
+    mut signals: StopSignals,
+) -> Result<Outcome> {
+    let channel = client::connect(&settings.socket()).await?;
     let dirs = run_dirs(&settings.state);
-    let options = Options { mode, output: Output::stdout(), runtime_handler: String::new() };
-    let stop = CancellationToken::new();
-    let mut signals = StopSignals::catch().context("catch signals")?;
+    let (stop, hurry) = (CancellationToken::new(), CancellationToken::new());
+    let options =
+        Options { mode, output: Output::stdout(), runtime_handler: String::new(), hurry: hurry.clone() };
     let runner = Runner::new(channel, dirs);
     let run = runner.run(pods, options, stop.clone());
     tokio::pin!(run);
@@ -119,9 +154,10 @@ async fn run_pods(settings: &Settings, pods: Vec<PodManifest>, mode: Mode) -> Re
         _ = signals.next() => stop.cancel(),
     }
     tokio::select! {
-        outcome = &mut run => Ok(outcome?),
-        signal = signals.next() => bail!("interrupted by {signal:?} while taking pods down"),
+        outcome = &mut run => return Ok(outcome?),
+        _ = signals.next() => hurry.cancel(),
     }
+    Ok(run.await?)
 }
 
 fn run_dirs(state: &Path) -> Dirs {

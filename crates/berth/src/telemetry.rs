@@ -17,6 +17,8 @@ pub(crate) fn start(log: &Log) -> Result<()> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
+        // The default says so on stderr, and panics where that is what has gone.
+        .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal());
     match log.format {
         LogFormat::Text => builder.try_init(),

@@ -141,8 +141,24 @@ async fn an_error_of_the_agent_is_printed_with_what_was_attempted() {
 async fn a_missing_agent_is_named_by_its_socket() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("s");
-    let output = berth(&socket, &["ns"], &[]).await;
-    assert_eq!(output.status.code(), Some(1));
-    let expected = format!("berth: connect to the runtime's socket {}", socket.display());
-    assert!(text(&output.stderr).starts_with(&expected), "{output:?}");
+    let manifest = dir.path().join("pod.yaml");
+    std::fs::write(
+        &manifest,
+        "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {containers: [{name: c, image: i}]}}",
+    )
+    .unwrap();
+    let advice = format!("no agent answers on {}; start `berth serve`\n", socket.display());
+    let check = async |args: &[&str], attempt: &str| {
+        let output = berth(&socket, args, &[]).await;
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        assert_eq!(text(&output.stderr), format!("berth: {attempt}{advice}"), "{args:?}");
+    };
+    let commands: [(&[&str], _); 3] =
+        [(&["ns"], ""), (&["image", "list"], ""), (&["run", "-d", manifest.to_str().unwrap()], "detach: ")];
+    for (args, attempt) in commands {
+        check(args, attempt).await;
+    }
+    // As after an agent that was killed.
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    check(&["ns"], "").await;
 }

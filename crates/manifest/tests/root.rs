@@ -52,6 +52,7 @@ async fn a_volume_in_memory_is_a_tmpfs_that_goes_with_the_pod() {
         mode: Mode::Follow,
         output: Output::plain(std::io::sink()),
         runtime_handler: String::new(),
+        hurry: CancellationToken::new(),
     };
     let stop = CancellationToken::new();
     let running = tokio::spawn({

@@ -22,8 +22,9 @@ struct Seen {
     clean: bool,
 }
 
-/// Runs a pod named p with this `spec`; with `stop_after`, stops once the runtime has been asked that.
-async fn run(fake: Fake, spec: &str, mode: Mode, stop_after: Option<&str>) -> Seen {
+/// Runs a pod named p with this `spec`; stops once the runtime has been asked the first of `stops`, and hurries
+/// once it has been asked the second.
+async fn run(fake: Fake, spec: &str, mode: Mode, stops: &[&str]) -> Seen {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     fake.serve(&at("cri.sock"));
@@ -32,19 +33,18 @@ async fn run(fake: Fake, spec: &str, mode: Mode, stop_after: Option<&str>) -> Se
     let (mut printed, output) = io::pipe().unwrap();
     let channel = berth_cri_proto::connect(at("cri.sock")).await.unwrap();
     let runner = Runner::new(channel, Dirs { pods: at("pods"), logs: at("logs") });
-    let options = Options { mode, output: Output::plain(output), runtime_handler: String::new() };
-
-    let stop = CancellationToken::new();
+    let (stop, hurry) = (CancellationToken::new(), CancellationToken::new());
+    let options =
+        Options { mode, output: Output::plain(output), runtime_handler: String::new(), hurry: hurry.clone() };
     let running = tokio::spawn({
         let (stop, pods) = (stop.clone(), load(at("pod.yaml")).unwrap());
         async move { runner.run(pods, options, stop).await }
     });
-    while let Some(call) = stop_after {
-        if fake.calls().iter().any(|noted| noted == call) {
-            stop.cancel();
-            break;
+    for (call, token) in stops.iter().zip([stop, hurry]) {
+        while !fake.calls().iter().any(|noted| noted == call) {
+            tokio::task::yield_now().await;
         }
-        tokio::task::yield_now().await;
+        token.cancel();
     }
     let result = running.await.unwrap();
     let mut text = String::new();
@@ -72,7 +72,7 @@ async fn init_containers_run_in_turn_and_a_sidecar_is_stopped_last() {
         container("main", "exit, '0'", ""),
         container("other", "exit, '3'", ""),
     );
-    let seen = run(Fake::default(), &spec, Mode::Follow, None).await;
+    let seen = run(Fake::default(), &spec, Mode::Follow, &[]).await;
     assert!(matches!(seen.result, Ok(Outcome::Finished { exit_code: 3 })), "{:?}", seen.result);
     let calls = [
         "run p",
@@ -102,7 +102,7 @@ async fn a_failed_init_container_ends_the_pod() {
         container("first", "exit, '4'", ""),
         container("main", "serve", ""),
     );
-    let seen = run(Fake::default(), &spec, Mode::Follow, None).await;
+    let seen = run(Fake::default(), &spec, Mode::Follow, &[]).await;
     assert!(matches!(seen.result, Ok(Outcome::Finished { exit_code: 4 })), "{:?}", seen.result);
     assert_eq!(seen.calls, ["run p", "start p/first.0", "stopp p", "rmp p"]);
     assert!(seen.clean);
@@ -113,7 +113,7 @@ async fn a_container_is_restarted_until_its_policy_is_content() {
     let main = container("main", "flaky, '3'", "");
     let spec = format!("{{restartPolicy: OnFailure, containers: [{main}]}}");
     let began = tokio::time::Instant::now();
-    let seen = run(Fake::default(), &spec, Mode::Follow, None).await;
+    let seen = run(Fake::default(), &spec, Mode::Follow, &[]).await;
     assert!(matches!(seen.result, Ok(Outcome::Finished { exit_code: 0 })), "{:?}", seen.result);
     let starts: Vec<_> = seen.calls.iter().filter(|call| call.starts_with("start")).collect();
     assert_eq!(starts, ["start p/main.0", "start p/main.1", "start p/main.2", "start p/main.3"]);
@@ -125,7 +125,7 @@ async fn a_container_is_restarted_until_its_policy_is_content() {
 #[tokio::test]
 async fn a_stop_request_stops_every_container_and_removes_the_pod() {
     let spec = format!("{{containers: [{}, {}]}}", container("a", "serve", ""), container("b", "serve", ""));
-    let seen = run(Fake::default(), &spec, Mode::Follow, Some("start p/b.0")).await;
+    let seen = run(Fake::default(), &spec, Mode::Follow, &["start p/b.0"]).await;
     assert!(matches!(seen.result, Ok(Outcome::Stopped)), "{:?}", seen.result);
     let mut stops: Vec<_> = seen.calls.iter().filter(|call| call.starts_with("stop ")).collect();
     stops.sort();
@@ -135,9 +135,20 @@ async fn a_stop_request_stops_every_container_and_removes_the_pod() {
 }
 
 #[tokio::test]
+async fn a_hurry_takes_the_grace_from_a_stop_under_way() {
+    let side = container("side", "stubborn", ", restartPolicy: Always");
+    let spec = format!("{{initContainers: [{side}], containers: [{}]}}", container("main", "stubborn", ""));
+    let seen = run(Fake::default(), &spec, Mode::Follow, &["start p/main.0", "stop p/main.0 30"]).await;
+    assert!(matches!(seen.result, Ok(Outcome::Stopped)), "{:?}", seen.result);
+    let ends: Vec<_> = seen.calls.iter().skip_while(|call| !call.starts_with("stop ")).collect();
+    assert_eq!(ends, ["stop p/main.0 30", "stop p/main.0 0", "stop p/side.0 0", "stopp p", "rmp p"]);
+    assert!(seen.clean);
+}
+
+#[tokio::test]
 async fn a_container_that_cannot_start_takes_the_pod_down() {
     let spec = format!("{{containers: [{}, {}]}}", container("a", "serve", ""), container("b", "broken", ""));
-    let seen = run(Fake::default(), &spec, Mode::Follow, None).await;
+    let seen = run(Fake::default(), &spec, Mode::Follow, &[]).await;
     let error = seen.result.unwrap_err();
     assert_eq!(error.to_string(), "StartContainer of b");
     assert_eq!(seen.calls, ["run p", "start p/a.0", "start p/b.0", "stop p/a.0 30", "stopp p", "rmp p"]);
@@ -147,7 +158,7 @@ async fn a_container_that_cannot_start_takes_the_pod_down() {
 #[tokio::test]
 async fn a_runtime_without_events_is_refused() {
     let spec = format!("{{containers: [{}]}}", container("a", "serve", ""));
-    let seen = run(Fake::without_events(), &spec, Mode::Follow, None).await;
+    let seen = run(Fake::without_events(), &spec, Mode::Follow, &[]).await;
     assert!(matches!(seen.result, Err(RunError::Events { .. })), "{:?}", seen.result);
     assert!(seen.clean);
 }
@@ -155,7 +166,7 @@ async fn a_runtime_without_events_is_refused() {
 #[tokio::test]
 async fn a_detached_pod_stays() {
     let spec = format!("{{containers: [{}]}}", container("a", "serve", ""));
-    let seen = run(Fake::default(), &spec, Mode::Detach, None).await;
+    let seen = run(Fake::default(), &spec, Mode::Detach, &[]).await;
     assert!(matches!(seen.result, Ok(Outcome::Detached)), "{:?}", seen.result);
     assert_eq!(seen.calls, ["run p", "start p/a.0"]);
     assert!(!seen.clean && seen.lines.is_empty());
@@ -173,12 +184,12 @@ async fn images_are_pulled_only_when_the_policy_says_so() {
         let spec = format!(
             "{{restartPolicy: Never, containers: [{{name: a, image: '{image}', command: [exit, '0']{policy}}}]}}"
         );
-        let seen = run(Fake::default(), &spec, Mode::Follow, None).await;
+        let seen = run(Fake::default(), &spec, Mode::Follow, &[]).await;
         assert!(matches!(seen.result, Ok(Outcome::Finished { exit_code: 0 })), "{image} {:?}", seen.result);
         assert_eq!(seen.calls.contains(&format!("pull {image}")), pulled, "{image} {policy}");
     }
     let never = "{containers: [{name: a, image: absent, imagePullPolicy: Never}]}";
-    let seen = run(Fake::default(), never, Mode::Follow, None).await;
+    let seen = run(Fake::default(), never, Mode::Follow, &[]).await;
     assert!(matches!(seen.result, Err(RunError::ImageAbsent { .. })), "{:?}", seen.result);
     assert!(seen.clean);
 }

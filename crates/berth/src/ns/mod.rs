@@ -5,6 +5,7 @@
 mod kernel;
 mod table;
 
+use crate::client;
 use anyhow::{Context, Result, bail};
 use berth_cri_proto::v1::runtime_service_client::RuntimeServiceClient;
 use berth_cri_proto::v1::{
@@ -27,7 +28,7 @@ struct Process {
 
 /// Prints one table for each ready pod; with `wanted`, for those with that name or with an id that begins so.
 pub(crate) async fn run(socket: &Path, wanted: Option<&str>) -> Result<()> {
-    let mut client = RuntimeServiceClient::new(berth_cri_proto::connect(socket).await?);
+    let mut client = RuntimeServiceClient::new(client::connect(socket).await?);
     let pods = ready_pods(&mut client, wanted).await?;
     if let (true, Some(wanted)) = (pods.is_empty(), wanted) {
         bail!("find pod {wanted:?}: no ready pod has that name or id");

@@ -48,6 +48,8 @@ pub(crate) struct PodContext {
     pub(crate) grace: Duration,
     /// When it began to; each container gets what is left of the grace.
     pub(crate) stopping_since: OnceLock<Instant>,
+    /// Cancelled when none is left, whatever the time.
+    pub(crate) hurry: CancellationToken,
 }
 
 /// Whether a container that ended is started again.
@@ -147,9 +149,19 @@ impl ContainerRun {
         tokio::select! {
             exit_code = pod.events.wait_exit(&pod.cri, &running.id, &self.name) => exit_code.map(Some),
             () = self.stop.cancelled() => {
-                pod.cri.stop_container(&running.id, &self.name, pod.remaining_grace()).await?;
+                self.stop(running).await?;
                 Ok(None)
             }
+        }
+    }
+
+    /// Stops an attempt within what is left of the grace, or at once from the moment that there is a hurry.
+    async fn stop(&self, running: &Running) -> Result<(), RunError> {
+        let (pod, id) = (&self.pod, &running.id);
+        tokio::select! {
+            biased;
+            () = pod.hurry.cancelled() => pod.cri.stop_container(id, &self.name, Duration::ZERO).await,
+            stopped = pod.cri.stop_container(id, &self.name, pod.remaining_grace()) => stopped,
         }
     }
 

@@ -72,6 +72,8 @@ pub struct Options {
     pub output: Output,
     /// Which of the runtime's handlers runs the pods; empty for its default.
     pub runtime_handler: String,
+    /// Cancelled once nobody has patience for the pods: those that stop, then or later, get no grace. It ends no pod itself.
+    pub hurry: CancellationToken,
 }
 
 /// When a run ends.
@@ -216,6 +218,7 @@ impl Runner {
                 label_width: width,
                 mode: options.mode,
                 runtime_handler: options.runtime_handler.clone(),
+                hurry: options.hurry.clone(),
                 stop: end.child_token(),
             };
             tasks.spawn(async move { (i, pod.run().await) });

@@ -60,6 +60,8 @@ pub(crate) struct PodRun {
     pub(crate) label_width: usize,
     pub(crate) mode: Mode,
     pub(crate) runtime_handler: String,
+    /// Cancelled when a pod that stops gets no grace.
+    pub(crate) hurry: CancellationToken,
     /// Cancelled when the pod is to stop.
     pub(crate) stop: CancellationToken,
 }
@@ -190,6 +192,7 @@ impl PodRun {
                 .and_then(|seconds| seconds.try_into().ok())
                 .map_or(DEFAULT_GRACE, Duration::from_secs),
             stopping_since: OnceLock::new(),
+            hurry: self.hurry.clone(),
         }
     }
 

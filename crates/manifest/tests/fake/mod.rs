@@ -1,7 +1,7 @@
 //! A CRI runtime that runs nothing: containers do what their command says, and every call is noted.
 //!
 //! `exit N`: ends at once with N. `flaky N`: ends with 1 in its first N attempts and then with 0. `serve`: runs until it
-//! is stopped. `broken`: can't be started. Each writes one line to its log when it starts.
+//! is stopped. `stubborn`: until it is stopped with no grace. `broken`: can't be started. Each writes one line to its log when it starts.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -220,7 +220,7 @@ service! {
             std::fs::write(&container.log, text).unwrap();
             let words: Vec<_> = container.config.command.iter().map(String::as_str).collect();
             match words[..] {
-                ["serve"] => {}
+                ["serve" | "stubborn"] => {}
                 ["exit", code] => {
                     let code = code.parse().unwrap();
                     state.end(&id, code);
@@ -239,9 +239,16 @@ service! {
             request: Request<v1::StopContainerRequest>,
         ) -> Result<Response<v1::StopContainerResponse>, Status> {
             let request = request.into_inner();
-            let mut state = self.0.lock().unwrap();
-            state.note("stop", &format!("{} {}", request.container_id, request.timeout));
-            state.end(&request.container_id, 143);
+            let id = &request.container_id;
+            let stubborn = {
+                let mut state = self.0.lock().unwrap();
+                state.note("stop", &format!("{id} {}", request.timeout));
+                request.timeout > 0 && state.containers[id].config.command == ["stubborn"]
+            };
+            if stubborn {
+                std::future::pending::<()>().await;
+            }
+            self.0.lock().unwrap().end(id, 143);
             Ok(Response::new(Default::default()))
         }
 
