@@ -67,6 +67,32 @@ pub enum Error {
         #[source]
         source: reqwest::Error,
     },
+    /// A registry answered TLS with something else.
+    #[error(
+        "request {url}: the registry seems to speak plain HTTP; if it should, set plain_http = true for its host below \
+         registries.hosts, or write its address with http:// in hosts.toml"
+    )]
+    PlainHttp {
+        /// The address without its query.
+        url: String,
+    },
+    /// An endpoint can't be asked: its certificates or keys, or those of the machine, are not usable.
+    #[error("prepare to ask {api}")]
+    Client {
+        /// The endpoint.
+        api: String,
+        /// Why.
+        #[source]
+        source: Arc<Error>,
+    },
+    /// Neither a mirror nor the registry itself gave what was asked for.
+    #[error("ask every endpoint: {tried}")]
+    Everywhere {
+        /// Each endpoint and what it failed with, in the order of trying.
+        tried: String,
+        /// What the last of them failed with.
+        last: Box<Error>,
+    },
     /// A registry answered that it will not.
     #[error("request {url}: the registry answered {status}{detail}")]
     Refused {
@@ -213,9 +239,13 @@ impl Error {
                 400..=403 => ErrorKind::Invalid,
                 _ => ErrorKind::Unavailable,
             },
-            Self::Request { .. } | Self::Authenticate { .. } | Self::Mismatch { .. } | Self::Size { .. } => {
-                ErrorKind::Unavailable
-            }
+            Self::Request { .. }
+            | Self::PlainHttp { .. }
+            | Self::Authenticate { .. }
+            | Self::Mismatch { .. }
+            | Self::Size { .. } => ErrorKind::Unavailable,
+            Self::Client { source, .. } => source.kind(),
+            Self::Everywhere { last, .. } => last.kind(),
             Self::Stream(source) if is_full(source) => ErrorKind::Exhausted,
             Self::EntryIo { source, .. } | Self::Io { source, .. } if is_full(source) => ErrorKind::Exhausted,
             Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => ErrorKind::NotFound,
@@ -231,7 +261,7 @@ impl Error {
     /// Whether the same content could be had from another source.
     pub(crate) fn is_of_the_source(&self) -> bool {
         let kinds = [ErrorKind::Unavailable, ErrorKind::DeadlineExceeded, ErrorKind::NotFound];
-        matches!(self, Self::Refused { .. }) || kinds.contains(&self.kind())
+        matches!(self, Self::Refused { .. } | Self::Client { .. }) || kinds.contains(&self.kind())
     }
 
     /// For `map_err` on what is done with files.

@@ -28,6 +28,7 @@ mod config;
 mod digest;
 mod endpoint;
 mod error;
+mod failures;
 mod flight;
 #[doc(hidden)]
 pub mod fuzzing;

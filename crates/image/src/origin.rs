@@ -11,6 +11,7 @@ use crate::{
     Digest, Error, Platform, Result,
     archive::Archive,
     blob::{Expected, PipeReader, pipe},
+    failures::Failures,
     layer::{Layout, StagedLayer, Working},
     manifest::{ConfigFile, Descriptor, Document, Manifest, choose},
     progress::Counters,
@@ -147,7 +148,7 @@ async fn stage_from_registry(
 ) -> Result<StagedLayer> {
     let path = blob.digest.as_str();
     let mut sources = session.sources()?.into_iter().peekable();
-    let mut staged = Err(Error::Gone("download from no source"));
+    let mut failures = Failures::default();
     while let Some(place) = sources.next() {
         let expected = Expected { digest: Some(blob.digest.clone()), size: blob.size };
         let (writer, reader) = pipe();
@@ -155,20 +156,22 @@ async fn stage_from_registry(
         let (sent, unpacked) =
             tokio::join!(session.stream_blob(place, blob, writer, &delivery), unpack(reader, expected));
         // A download that failed is also why the unpacking did.
-        staged = sent.and_then(|()| unpacked.map_err(|_| Error::Gone("unpack layer"))?);
-        match &staged {
-            Err(error) if error.is_of_the_source() => place.has_failed(path, error),
-            Err(_) => break,
-            Ok(_) => {
+        match sent.and_then(|()| unpacked.map_err(|_| Error::Gone("unpack layer"))?) {
+            Err(error) if error.is_of_the_source() => {
+                place.has_failed(path, &error);
+                failures.add(place.api(), error);
+            }
+            Err(error) => return Err(error),
+            Ok(staged) => {
                 place.has_served(path);
-                break;
+                return Ok(staged);
             }
         }
         if sources.peek().is_some() {
             delivery.take_back();
         }
     }
-    staged
+    Err(failures.into_error().unwrap_or(Error::Gone("download from no source")))
 }
 
 fn resolved(

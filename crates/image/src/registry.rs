@@ -10,7 +10,7 @@
 //! Source: OCI distribution specification v1.1, "Pull".
 
 use std::sync::{
-    Mutex, PoisonError,
+    Arc, Mutex, PoisonError,
     atomic::{AtomicU64, Ordering},
 };
 
@@ -24,6 +24,7 @@ use crate::{
     blob::PipeWriter,
     client::Clients,
     endpoint::Endpoint,
+    failures::{Failures, chain},
     hosts::find_hosts,
     manifest::{self, Descriptor, MAX_DOCUMENT_BYTES},
     progress::Counters,
@@ -57,7 +58,8 @@ pub(crate) struct Delivery<'a> {
 #[derive(Debug)]
 pub(crate) struct Place {
     endpoint: Endpoint,
-    client: Client,
+    /// Where there is none, only who asks this endpoint fails.
+    client: std::result::Result<Client, Arc<Error>>,
     auth: Option<Auth>,
     /// The header that the last challenge was answered with.
     authorization: Mutex<Option<String>>,
@@ -80,7 +82,7 @@ impl Transport {
             let given = auth.filter(|_| endpoint.is_origin).cloned();
             let auth = given.or_else(|| self.config.host(&endpoint.host).auth());
             let (connect, stall) = (self.config.connect_timeout(), self.config.stall_timeout());
-            let client = self.clients.client(&endpoint, connect, stall)?;
+            let client = self.clients.client(&endpoint, connect, stall).map_err(Arc::new);
             let (authorization, served) = (Mutex::default(), AtomicU64::new(0));
             places.push(Place { endpoint, client, auth, authorization, served });
         }
@@ -192,15 +194,14 @@ impl Session {
         self.first_answer(&path, need, read).await
     }
 
-    /// Asks each place that may be asked in turn; the first good answer counts, and the last failure, which is the
-    /// registry's own, is the one reported.
+    /// Asks each place that may be asked in turn; the first good answer counts.
     async fn first_answer<T>(
         &self,
         path: &str,
         need: Capability,
         read: impl Fn(Response) -> BoxFuture<'static, Result<T>>,
     ) -> Result<T> {
-        let mut failure = None;
+        let mut failures = Failures::default();
         for place in self.capable_of(need) {
             let answer = match place.get(&self.repository, path, None).await {
                 Ok(response) => read(response).await,
@@ -213,11 +214,11 @@ impl Session {
                 }
                 Err(error) => {
                     place.has_failed(path, &error);
-                    failure = Some(error);
+                    failures.add(place.api(), error);
                 }
             }
         }
-        Err(failure.unwrap_or_else(|| self.incapable_of(need)))
+        Err(failures.into_error().unwrap_or_else(|| self.incapable_of(need)))
     }
 }
 
@@ -239,6 +240,19 @@ impl<'a> Delivery<'a> {
 }
 
 impl Place {
+    /// Its address.
+    pub(crate) fn api(&self) -> &str {
+        &self.endpoint.api
+    }
+
+    fn client(&self) -> Result<&Client> {
+        let failed = |source: &Arc<Error>| Error::Client {
+            api: self.endpoint.api.clone(),
+            source: Arc::clone(source),
+        };
+        self.client.as_ref().map_err(failed)
+    }
+
     /// Counts what came from here, for the log.
     pub(crate) fn has_served(&self, path: &str) {
         debug!(endpoint = self.endpoint.api, path, "registry answered");
@@ -268,7 +282,7 @@ impl Place {
             return successful(response, &url).await;
         };
         let repository = format!("{prefix}{repository}");
-        let header = auth::answer(&self.client, &url, &challenge, self.auth.as_ref(), &repository).await?;
+        let header = auth::answer(self.client()?, &url, &challenge, self.auth.as_ref(), &repository).await?;
         let response = self.send(&url, from, Some(&header)).await?;
         *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = Some(header);
         successful(response, &url).await
@@ -277,7 +291,8 @@ impl Place {
     async fn send(&self, url: &str, from: Option<u64>, authorization: Option<&str>) -> Result<Response> {
         let types =
             [manifest::OCI_INDEX, manifest::OCI_MANIFEST, manifest::DOCKER_LIST, manifest::DOCKER_MANIFEST];
-        let mut request = self.client.get(url).header(header::ACCEPT, format!("{}, */*", types.join(", ")));
+        let mut request =
+            self.client()?.get(url).header(header::ACCEPT, format!("{}, */*", types.join(", ")));
         // How one mirror of many registries tells which is meant; containerd and its mirrors call it so.
         if let Some(upstream) = &self.endpoint.upstream {
             request = request.query(&[("ns", upstream)]);
@@ -354,16 +369,22 @@ pub(crate) fn verify(what: &str, bytes: &[u8], expected: &Digest) -> Result<()> 
 
 /// The query can hold a token of a blob store, so no address is shown with it.
 fn request_failed(url: &str, error: reqwest::Error) -> Error {
-    Error::Request { url: url.to_owned(), source: error.without_url() }
+    let url = url.to_owned();
+    if is_no_tls(&error) {
+        Error::PlainHttp { url }
+    } else {
+        Error::Request { url, source: error.without_url() }
+    }
 }
 
-/// An error with its causes, on one line.
-fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
+/// Whether the server's first bytes were no TLS, as those of an HTTP server that was greeted in TLS.
+fn is_no_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    if let Some(error) = error.downcast_ref::<rustls::Error>() {
+        return *error == rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType);
     }
-    text
+    // An io::Error does not give what it wraps as its source.
+    match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        Some(wrapped) => is_no_tls(wrapped),
+        None => error.source().is_some_and(is_no_tls),
+    }
 }

@@ -199,3 +199,36 @@ async fn what_the_operator_wants_to_keep_is_spared() {
     assert!(fixture.images.is_kept(&fixture.images.list()[0]));
     fixture.images.remove(&kept.id()).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root: unpacks owners; needs docker-registry"]
+async fn an_endpoint_that_cannot_be_asked_harms_no_other_and_every_failure_is_told() {
+    let registry = Registry::start().await;
+    let image = TestImage::small("spared");
+    registry.push("app", "v1", &image).await;
+    let dead = format!("127.0.0.1:{}", free_port());
+    let hosts = HostsDirectory::new();
+    let broken = "[host.'https://broken.example']\nca = 'lost.pem'\n";
+    // As the registry's own, whose place is the last.
+    let server = "server = 'https://registry.example'\nca = 'lost.pem'\n";
+    let fixture = Fixture::new(hosts.config()).await;
+    hosts.write("registry.example", &format!("{server}{broken}[host.'http://{}']\n", registry.host));
+    assert_eq!(pull(&fixture.images, REFERENCE).await.unwrap(), image.id());
+
+    // A registry that speaks plain HTTP where TLS is expected.
+    let mirrors = format!("{broken}[host.'http://{dead}']\n[host.'https://{}']\n", registry.host);
+    hosts.write("registry.example", &format!("{server}{mirrors}"));
+    let error = pull(&fixture.images, REFERENCE).await.unwrap_err().to_string();
+    let told = [
+        "https://broken.example/v2: prepare to ask",
+        &format!("http://{dead}/v2: request"),
+        &format!("https://{}/v2/app/manifests/v1: the registry seems to speak plain HTTP", registry.host),
+        "https://registry.example/v2: prepare to ask",
+        "lost.pem",
+    ];
+    let mut rest = &error[..];
+    for words in told {
+        let at = rest.find(words).unwrap_or_else(|| panic!("{words} is not in order in {error}"));
+        rest = &rest[at..];
+    }
+}
