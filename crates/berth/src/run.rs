@@ -75,7 +75,7 @@ pub(crate) fn run(flags: &Flags, args: RunArgs) -> Result<ExitCode> {
             let outcome = run_pods(&settings, pods, mode, signals).await;
             return anyhow::Ok(Ended { outcome, left: None });
         }
-        embed(&settings, pods, signals).await
+        embed(&settings, private.is_some(), pods, signals).await
     });
     runtime.shutdown_background();
     Ok(match clear(ended?, private)? {
@@ -122,8 +122,22 @@ fn clear(ended: Ended, private: Option<TempDir>) -> Result<Outcome> {
 }
 
 /// Runs the pods on an agent of our own, and takes that down whatever happens to them.
-async fn embed(settings: &Settings, pods: Vec<PodManifest>, signals: StopSignals) -> Result<Ended> {
-    let agent = Agent::start(settings).await?;
+async fn embed(
+    settings: &Settings,
+    is_private: bool,
+    pods: Vec<PodManifest>,
+    signals: StopSignals,
+) -> Result<Ended> {
+    let agent = match Agent::start(settings).await {
+        Ok(agent) => agent,
+        Err(error) => {
+            // However far it came: under names that no other agent has. Its own error is the one that matters.
+            if is_private {
+                let _ = agent::dismantle(settings).await;
+            }
+            return Err(error);
+        }
+    };
     let outcome = run_pods(settings, pods, Mode::Follow, signals).await;
     let stopped = async {
         agent.stop().await?;

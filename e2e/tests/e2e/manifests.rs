@@ -63,6 +63,29 @@ fn ctrl_c_takes_an_embedded_agent_down_with_its_pods() {
 
 #[test]
 #[ignore = "needs root and the test images"]
+fn a_closed_terminal_and_impatience_leave_nothing_either() {
+    for (name, first, second) in [("closed", Signal::HUP, None), ("deaf", Signal::INT, Some(Signal::INT))] {
+        let node = Node::without_agent();
+        let file = node.dir().join(format!("{name}.yaml"));
+        let trap = if second.is_some() { "echo deaf" } else { "exit 0" };
+        let script = format!("trap \"{trap}\" TERM; echo up; while :; do sleep 1; done");
+        let grace = "  terminationGracePeriodSeconds: 600\n";
+        std::fs::write(&file, short_pod(name, &script, grace)).unwrap();
+        let mut run = berth_run(&node, &[file.to_str().unwrap()]);
+        eventually("the pod", PATIENCE, || run.output().contains("main | up").then_some(()));
+        run.signal(first);
+        if let Some(second) = second {
+            eventually("the stop", PATIENCE, || run.output().contains("main | deaf").then_some(()));
+            run.signal(second);
+        }
+        let status = run.wait(PATIENCE).unwrap_or_else(|| panic!("it does not end:\n{}", run.output()));
+        assert_eq!(status.code(), Some(130), "{}", run.output());
+        node.assert_nothing_is_left();
+    }
+}
+
+#[test]
+#[ignore = "needs root and the test images"]
 fn an_embedded_agent_ends_with_the_last_pod() {
     let node = Node::without_agent();
     let file = node.dir().join("short.yaml");
