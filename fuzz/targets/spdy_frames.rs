@@ -22,16 +22,20 @@ fn decode(input: &[u8], size: usize) -> (Vec<Frame>, Result<(), FrameError>) {
             match decoder.decode() {
                 Ok(Some(frame)) => join(&mut frames, frame),
                 Ok(None) => break,
-                Err(error) => return (finished(frames), Err(error)),
+                Err(error) => return (frames, Err(error)),
             }
         }
         assert!(decoder.buffer().len() <= MAX_CONTROL_BYTES + 8);
     }
-    (finished(frames), Ok(()))
+    (frames, Ok(()))
 }
 
-/// Pieces of data frames depend on how the input came, so those of one stream are joined.
+/// Pieces of data frames depend on how the input came, so those of one stream are joined, and one that was cut short before its
+/// first byte is left out: it may not have had its end either.
 fn join(frames: &mut Vec<Frame>, frame: Frame) {
+    if matches!(&frame, Frame::Data { bytes, fin: false, .. } if bytes.is_empty()) {
+        return;
+    }
     if let (Some(Frame::Data { stream, bytes, fin: fin @ false }), Frame::Data { stream: more, bytes: rest, fin: last }) =
         (frames.last_mut(), &frame)
         && stream == more
@@ -41,12 +45,6 @@ fn join(frames: &mut Vec<Frame>, frame: Frame) {
         return;
     }
     frames.push(frame);
-}
-
-/// A data frame that was cut short may not have had its end, nor any bytes.
-fn finished(mut frames: Vec<Frame>) -> Vec<Frame> {
-    frames.retain(|frame| !matches!(frame, Frame::Data { bytes, fin: false, .. } if bytes.is_empty()));
-    frames
 }
 
 fn encode(frames: &[Frame]) -> Vec<u8> {

@@ -160,7 +160,14 @@ fn attach_volumes(
                 on(target, copy_tree(place.as_fd(), tree.as_fd()))?;
             }
             MountSource::PodShm => on(target, label::relabel(tree.as_fd(), plan.file_label.as_deref()))?,
-            _ => {}
+            MountSource::Bind(_)
+            | MountSource::Proc
+            | MountSource::Sysfs
+            | MountSource::Tmpfs { .. }
+            | MountSource::Devpts
+            | MountSource::Mqueue
+            | MountSource::Cgroup2
+            | MountSource::Image { .. } => {}
         }
         let place = bundle.join(ForeignPlan::volume(index));
         let made = match on(&place, is_directory(&tree))? {
