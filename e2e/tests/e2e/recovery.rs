@@ -217,6 +217,7 @@ fn a_pod_that_was_being_made_when_the_agent_died_is_not_listed() {
     second.take_down();
     first.take_down();
     assert_eq!(names(&node), Vec::<String>::new());
+    node.stop();
     node.assert_nothing_is_left();
 }
 

@@ -67,7 +67,7 @@ pub(crate) fn seconds(field: &str, value: i64) -> Result<u64> {
 /// A command line's words. A refusal quotes none: they may hold secrets.
 pub(crate) fn words(field: &str, words: Vec<String>) -> Result<Vec<String>> {
     match words.iter().position(|word| word.contains('\0')) {
-        Some(index) => Err(Refusal::secret(&format!("{field}[{index}]"), "has a NUL character")),
+        Some(index) => Err(Refusal::secret(format!("{field}[{index}]"), "has a NUL character")),
         None => Ok(words),
     }
 }

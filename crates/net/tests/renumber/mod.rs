@@ -122,9 +122,10 @@ fn what_is_taken_away_is_noticed_and_comes_back() {
             run(take[0], &take[1..]);
             let lost = network.check().unwrap_err();
             assert_eq!(lost.to_string(), text);
-            match lost {
-                Error::RulesLost { .. } => network.restore_rules().unwrap(),
-                _ => drop(open()),
+            if let Error::RulesLost { .. } = lost {
+                network.restore_rules().unwrap();
+            } else {
+                drop(open());
             }
             network.check().unwrap();
         };
