@@ -126,8 +126,9 @@ fn a_session_has_a_terminal_of_its_own() {
     plan.cgroup = cgroup.entry();
     pod.launch(&plan).unwrap();
     pod.start(&plan);
-    let script = "stat -c %u $(readlink /proc/self/fd/0); echo $TERM; echo to; \
-        trap 'stty size; exit 5' WINCH; while :; do read line; done";
+    // A signal that comes between two commands is seen after the next; a `read` would not end for it.
+    let script = "trap 'stty size; exit 5' WINCH; stat -c %u $(readlink /proc/self/fd/0); echo $TERM; echo to; \
+        while :; do sleep 0.1; done";
     let exec = ExecPlan {
         container: plan.container.clone(),
         args: vec!["sh".into(), "-c".into(), script.into()],
