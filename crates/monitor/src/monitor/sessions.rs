@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 
+use berth_sys::clone::Child;
 use berth_sys::packet::Packet;
 use rustix::io::Errno;
 
@@ -10,8 +11,8 @@ use crate::container::{Container, Phase, ReplyTo};
 use crate::fork::{Heard, hear, read_plan};
 use crate::handshake::open_gate;
 use crate::id::ContainerId;
-use crate::launch::Streams;
-use crate::plan::ExecPlan;
+use crate::launch::{Stage, Streams};
+use crate::plan::{ExecPlan, PidNamespace};
 use crate::poller::Poller;
 use crate::protocol::{Answer, Event, Failure, Message};
 use crate::session::Session;
@@ -87,14 +88,39 @@ impl Monitor {
 
     /// What to say of an exec that failed: where its container has died meanwhile, that, and not what came of it.
     pub(super) fn unless_ended(&self, id: &ContainerId, failure: Failure) -> Failure {
-        // A process that is about to end has left its namespaces (ESRCH) before it can be waited for.
-        let is_late = |errno: Option<i32>| errno == Some(Errno::SRCH.raw_os_error());
-        let late = matches!(&failure, Failure::Launch { errno, .. } if is_late(*errno));
-        let lives = |container: &Container| container.is_alive() && !has_ended(&container.child);
+        let lives = |container: &Container| {
+            container.is_alive() && !has_ended(&container.child) && !self.is_too_late(container, &failure)
+        };
         match self.containers.get(id) {
-            Some(container) if !late && lives(container) => failure,
+            Some(container) if lives(container) => failure,
             _ => wrong_state("has exited"),
         }
+    }
+
+    /// Whether the kernel has said that the container ends, before that can be waited for.
+    fn is_too_late(&self, container: &Container, failure: &Failure) -> bool {
+        let Failure::Launch { stage, errno: Some(errno), .. } = failure else { return false };
+        match Errno::from_raw_os_error(*errno) {
+            // Its first process has left its namespaces.
+            Errno::SRCH => true,
+            // Or that of its pid namespace has, and kills the others, of which the container's may take its time.
+            Errno::NOMEM => *stage == Stage::Fork && !self.has_births(container),
+            _ => false,
+        }
+    }
+
+    /// Whether processes can still be born in a container's pid namespace: no longer when its first process ends. Source:
+    /// `pid_namespaces(7)`, "The namespace init process".
+    fn has_births(&self, container: &Container) -> bool {
+        let first = match &container.pid_namespace {
+            PidNamespace::Host => return true,
+            PidNamespace::Own => container.is_alive().then_some(&container.child),
+            PidNamespace::Pod => self.pause.as_ref(),
+            PidNamespace::Container(other) => {
+                return self.containers.get(other).is_some_and(|other| self.has_births(other));
+            }
+        };
+        first.is_some_and(has_namespaces)
     }
 
     pub(super) fn reap_session(&mut self, number: u64) {
@@ -111,6 +137,11 @@ impl Monitor {
         drop(session);
         self.send_to(owner.client, &Message::Event(Event::ExecExited { session: owner.request, code }));
     }
+}
+
+/// Whether a child has not begun to end: then it leaves its namespaces, before its pid namespace takes in nobody more.
+fn has_namespaces(child: &Child) -> bool {
+    std::fs::read_link(format!("/proc/{}/ns/mnt", child.pid.as_raw_nonzero())).is_ok()
 }
 
 fn watch_session(poller: &mut Poller<Source>, number: u64, session: &Session) -> Result<(), Errno> {
