@@ -28,11 +28,13 @@ use rustix::thread::ThreadNameSpaceType;
 use crate::handshake::Gate;
 use crate::hook::Cover;
 use crate::idmap::IdMaps;
-use crate::launch::{Stage, StageError, Streams, join};
+use crate::launch::join;
 use crate::plan::{LaunchPlan, PidNamespace};
 use crate::root_dir::RootDir;
 use crate::rootfs;
-use crate::user_namespace::{become_root, give_streams};
+use crate::stage::{Stage, StageError};
+use crate::streams::Streams;
+use crate::user_namespace::become_root;
 
 /// What a container's child needs to come into its pod.
 #[derive(Debug)]
@@ -65,7 +67,7 @@ pub(crate) fn enter_pod(
         join(entrance.pause, entrance.namespaces)?;
         return Ok(root);
     };
-    give_streams(streams, user.maps)?;
+    streams.give_to_root_of(user.maps)?;
     let fail = || StageError::at(Stage::MountRoot, plan.rootfs.staging.display().to_string());
     let tree = rootfs::clone_tree(&root, Path::new(""), OpenTreeFlags::AT_EMPTY_PATH).map_err(fail())?;
     join(entrance.pause, entrance.namespaces | ThreadNameSpaceType::USER)?;

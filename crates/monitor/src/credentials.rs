@@ -15,9 +15,9 @@ use rustix::thread::{
     set_keep_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
-use crate::launch::{Stage, StageError};
 use crate::plan::{Capabilities, ProcessPlan};
 use crate::protocol::ResolvedUser;
+use crate::stage::{Stage, StageError};
 
 /// Capabilities are numbered below this (`CAP_LAST_CAP` is 40 in Linux 6.18; the kernel's sets have 64 bits).
 const MAX_CAPABILITIES: u32 = 64;

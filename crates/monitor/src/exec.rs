@@ -5,10 +5,8 @@
 //! by the fork, its sub-cgroup on v2 too.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
 
 use berth_sys::exec::{close_others, exit_now};
-use rustix::fs::{Mode, OFlags, open};
 use rustix::process::setsid;
 use rustix::thread::ThreadNameSpaceType;
 
@@ -16,12 +14,12 @@ use crate::fork::join_cgroup;
 use crate::handshake::Gate;
 use crate::idmap::IdMaps;
 use crate::label;
-use crate::launch::{
-    START_ERROR_CODE, Stage, StageError, Streams, Terminal, become_workload, hide, join, set_oom_score,
-    wait_then_execute,
-};
+use crate::launch::{START_ERROR_CODE, become_workload, hide, join, set_oom_score, wait_then_execute};
 use crate::plan::ProcessPlan;
 use crate::protocol::ResolvedUser;
+use crate::stage::{Stage, StageError};
+use crate::streams::Streams;
+use crate::terminal::Terminal;
 use crate::user_namespace;
 
 /// What an exec session needs of its container.
@@ -45,8 +43,8 @@ pub(crate) struct Newcomer<'a> {
 pub(crate) fn become_session(newcomer: Newcomer<'_>, socket: OwnedFd, streams: Streams) -> ! {
     hide();
     let gate = Gate::new(socket);
-    let Streams { stdin, stdout, stderr } = &streams;
-    let _ = close_others(&[gate.as_fd(), newcomer.target, stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]);
+    let [stdin, stdout, stderr] = streams.as_fds();
+    let _ = close_others(&[gate.as_fd(), newcomer.target, stdin, stdout, stderr]);
     let Err(error) = run(newcomer, &gate, streams);
     gate.fail(error);
     exit_now(START_ERROR_CODE)
@@ -68,20 +66,13 @@ fn run(
         | ThreadNameSpaceType::NETWORK;
     if let Some(maps) = &newcomer.user_namespace {
         namespaces |= ThreadNameSpaceType::USER;
-        user_namespace::give_streams(&streams, maps)?;
+        streams.give_to_root_of(maps)?;
     }
     join(newcomer.target, namespaces)?;
     if newcomer.user_namespace.is_some() {
         user_namespace::become_root()?;
     }
-    let terminal = if newcomer.tty { Some(open_terminal()?) } else { None };
+    let terminal = if newcomer.tty { Some(Terminal::open_here()?) } else { None };
     let terminal = become_workload(&newcomer.process, &newcomer.user, streams, terminal)?;
     wait_then_execute(&newcomer.process, gate, newcomer.user, (Vec::new(), terminal), || Ok(()))
-}
-
-fn open_terminal() -> Result<Terminal, StageError> {
-    let fail = || StageError::at(Stage::OpenTerminal, "/dev/pts/ptmx");
-    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let ptmx = open(Path::new("/dev/pts/ptmx"), flags, Mode::empty()).map_err(fail())?;
-    Terminal::open(ptmx).map_err(fail())
 }

@@ -45,13 +45,13 @@ use crate::handshake::Gate;
 use crate::id::ContainerId;
 use crate::image_source::open_images;
 use crate::label;
-use crate::launch::{
-    Birthright, START_ERROR_CODE, Stage, StageError, Streams, environment, pod_shm, set_oom_score,
-};
+use crate::launch::{Birthright, START_ERROR_CODE, environment, pod_shm, set_oom_score};
 use crate::plan::{ForeignPlan, LaunchPlan, MountSource};
 use crate::protocol::{Failure, ResolvedUser};
 use crate::root_dir::{Make, RootDir, is_directory};
-use crate::rootfs::{self, MountError, on};
+use crate::rootfs::{self, on};
+use crate::stage::{Stage, StageError};
+use crate::streams::Streams;
 use crate::user;
 
 /// How long one call of a runtime may take: less than the agent waits for the whole launch.
@@ -95,14 +95,14 @@ fn run(
     // The container inherits it, and so no runtime fails for want of a right to lower it.
     set_oom_score(plan.process.oom_score_adj, &mut warnings)?;
 
-    let mount_failed = |stage| move |MountError { object, errno }| StageError { stage, object, errno };
     let mut sources =
-        rootfs::open_sources(&plan.mounts, None, pod_shm).map_err(mount_failed(Stage::OpenVolumes))?;
-    rootfs::make_private().map_err(mount_failed(Stage::OpenVolumes))?;
+        rootfs::open_sources(&plan.mounts, None, pod_shm).map_err(StageError::mount(Stage::OpenVolumes))?;
+    rootfs::make_private().map_err(StageError::mount(Stage::OpenVolumes))?;
     rustix::process::umask(Mode::empty());
-    open_images(&plan.mounts, &mut sources, &plan.rootfs.staging).map_err(mount_failed(Stage::OpenImage))?;
+    open_images(&plan.mounts, &mut sources, &plan.rootfs.staging)
+        .map_err(StageError::mount(Stage::OpenImage))?;
     let root = rootfs::mount_overlay(&plan.rootfs, plan.file_label.as_deref())
-        .map_err(mount_failed(Stage::MountRoot))?;
+        .map_err(StageError::mount(Stage::MountRoot))?;
     let cwd = &plan.process.cwd;
     root.open_or_make(cwd, Make::Directory)
         .map_err(StageError::at(Stage::ChangeDirectory, cwd.display().to_string()))?;
@@ -111,7 +111,7 @@ fn run(
     // From here on, for files of the host's: the bundle's, and those that the runtime makes.
     rustix::process::umask(Mode::from_raw_mode(0o022));
     make_bundle(foreign, configure(&foreign.config, plan, &user))?;
-    attach_volumes(plan, &root, sources, &foreign.bundle).map_err(mount_failed(Stage::Mount))?;
+    attach_volumes(plan, &root, sources, &foreign.bundle).map_err(StageError::mount(Stage::Mount))?;
 
     let runtime = Runtime::of(plan, foreign);
     let Made { pidfd, terminal } = runtime.create(streams, plan.stdio.tty)?;

@@ -18,11 +18,13 @@ use crate::birth::{Entrance, PodUsers};
 use crate::container::{Container, ReplyTo};
 use crate::foreign::{become_attendant, become_deletion};
 use crate::handshake::{ChildMessage, Gate, open_gate};
-use crate::launch::{Birthright, Stage, StageError, Streams, become_container};
+use crate::launch::{Birthright, become_container};
 use crate::output::Output;
 use crate::pause::become_pause;
 use crate::plan::{ForeignPlan, LaunchPlan, PidNamespace, SandboxPlan, Sharing};
 use crate::protocol::Failure;
+use crate::stage::{Stage, StageError};
+use crate::streams::Streams;
 use crate::user_namespace;
 
 /// Pause at rest, and what the monitor keeps of it.

@@ -15,8 +15,8 @@ use berth_sys::packet;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::launch::StageError;
 use crate::protocol::{Failure, ResolvedUser};
+use crate::stage::StageError;
 
 /// The longest detail of a failure.
 const MAX_DETAIL_CHARS: usize = 1024;

@@ -33,9 +33,9 @@ use rustix::process::{Pid, PidfdFlags, Signal, getpid, kill_process_group, pidfd
 use serde_json::{Value, json};
 
 use crate::fork::memfd_of;
-use crate::launch::{Stage, StageError};
 use crate::plan::{Hook, HookPoint, LaunchPlan};
 use crate::rootfs;
+use crate::stage::{Stage, StageError};
 
 /// How long all hooks of one point may take together: less than the agent waits for the whole launch.
 const POINT_LIMIT: Duration = Duration::from_secs(40);

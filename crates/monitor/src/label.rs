@@ -9,8 +9,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, PROC_SUPER_MAGIC, XattrFlags, fstatfs, open, setxattr};
 use rustix::io::Errno;
 
-use crate::launch::{Stage, StageError};
 use crate::plan::ProcessPlan;
+use crate::stage::{Stage, StageError};
 
 /// Asks the kernel for the labels of the plan, for this thread's next exec.
 pub(crate) fn ask_for(process: &ProcessPlan) -> Result<(), StageError> {

@@ -6,9 +6,8 @@
 //! cgroup and directories belong to the agent, which made them.
 
 use std::ffi::CString;
-use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use berth_sys::clone::new_cgroup_namespace;
 use berth_sys::exec::{cloexec_from, close_others, execve, exit_now, reset_signals};
@@ -16,9 +15,7 @@ use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, ResolveFlags, accessat, ope
 use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 use rustix::process::{Signal, set_parent_process_death_signal, setsid};
-use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType};
-use serde::{Deserialize, Serialize};
 
 use crate::birth::{Entrance, enter_pod};
 use crate::credentials;
@@ -31,142 +28,18 @@ use crate::mapped;
 use crate::plan::{HookPoint, LaunchPlan, ProcessPlan, Sharing};
 use crate::protocol::ResolvedUser;
 use crate::root_dir::RootDir;
-use crate::rootfs::{self, MountError};
-use crate::user::{self, UserError};
+use crate::rootfs;
+use crate::stage::{Stage, StageError};
+use crate::streams::Streams;
+use crate::terminal::Terminal;
+use crate::user;
 use crate::user_namespace;
 
 /// The exit code of a child that failed before its workload ran, as containerd reports it.
-pub const START_ERROR_CODE: i32 = 128;
+pub(crate) const START_ERROR_CODE: i32 = 128;
 
 /// Where a search begins when the environment has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// The steps on the way from fork to workload, in their order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Stage {
-    /// Forking the child into new namespaces and its cgroup.
-    Fork,
-    /// Moving into the cgroups.
-    JoinCgroup,
-    /// Entering the pod's namespaces.
-    JoinPod,
-    /// Setting the score for the out-of-memory killer.
-    SetOomScore,
-    /// Asking for a label of AppArmor or SELinux.
-    SetLabel,
-    /// Taking hold of the volumes' host side.
-    OpenVolumes,
-    /// Making an image ready to be mounted as a volume.
-    OpenImage,
-    /// Mounting the image under its writable layer.
-    MountRoot,
-    /// Mounting volumes and kernel filesystems.
-    Mount,
-    /// Making device nodes and links.
-    MakeDevices,
-    /// Making the terminal.
-    OpenTerminal,
-    /// Running a hook.
-    RunHook,
-    /// Masking and write-protecting kernel files.
-    ProtectPaths,
-    /// Changing the root.
-    ChangeRoot,
-    /// Finding the user in the image's files.
-    FindUser,
-    /// Entering the working directory.
-    ChangeDirectory,
-    /// Setting up standard streams.
-    ConnectStreams,
-    /// Forbidding new privileges.
-    SetNoNewPrivileges,
-    /// Installing the system call filter.
-    InstallSeccomp,
-    /// Becoming the user, with its groups and capabilities.
-    SetUser,
-    /// Waiting at the gate.
-    WaitAtGate,
-    /// Running the workload's program.
-    Execute,
-    /// Having another OCI runtime make the container.
-    ForeignRuntime,
-}
-
-impl fmt::Display for Stage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Fork => "fork the container's process",
-            Self::JoinCgroup => "join cgroup",
-            Self::JoinPod => "join the pod's namespaces",
-            Self::SetOomScore => "set oom_score_adj",
-            Self::SetLabel => "set security label",
-            Self::OpenVolumes => "open volume",
-            Self::OpenImage => "mount image volume",
-            Self::MountRoot => "mount root filesystem",
-            Self::Mount => "mount",
-            Self::MakeDevices => "make device",
-            Self::OpenTerminal => "open terminal",
-            Self::RunHook => "run hook",
-            Self::ProtectPaths => "protect path",
-            Self::ChangeRoot => "change root",
-            Self::FindUser => "find user",
-            Self::ChangeDirectory => "enter working directory",
-            Self::ConnectStreams => "connect standard streams",
-            Self::SetNoNewPrivileges => "set no_new_privs",
-            Self::InstallSeccomp => "install seccomp filter",
-            Self::SetUser => "become user",
-            Self::WaitAtGate => "wait to be started",
-            Self::Execute => "execute",
-            Self::ForeignRuntime => "have another runtime make the container",
-        })
-    }
-}
-
-/// A step that failed.
-#[derive(Debug)]
-pub(crate) struct StageError {
-    pub(crate) stage: Stage,
-    pub(crate) object: String,
-    pub(crate) errno: Option<Errno>,
-}
-
-impl StageError {
-    /// For `map_err`: the step and the object, when a call fails.
-    pub(crate) fn at(stage: Stage, object: impl Into<String>) -> impl FnOnce(Errno) -> Self {
-        let object = object.into();
-        move |errno| Self { stage, object, errno: Some(errno) }
-    }
-
-    pub(crate) fn user(error: UserError) -> Self {
-        let errno = match &error {
-            UserError::Read { source, .. } => Some(*source),
-            UserError::NoUser(_) | UserError::NoGroup(_) => None,
-        };
-        Self { stage: Stage::FindUser, object: error.to_string(), errno }
-    }
-
-    fn mount(stage: Stage) -> impl FnOnce(MountError) -> Self {
-        move |MountError { object, errno }| Self { stage, object, errno }
-    }
-}
-
-impl fmt::Display for StageError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.object)?;
-        match self.errno {
-            Some(errno) => write!(f, ": {}", std::io::Error::from(errno)),
-            None => Ok(()),
-        }
-    }
-}
-
-/// The three standard streams of a child without a terminal.
-#[derive(Debug)]
-pub(crate) struct Streams {
-    pub(crate) stdin: OwnedFd,
-    pub(crate) stdout: OwnedFd,
-    pub(crate) stderr: OwnedFd,
-}
 
 /// What the child takes over from the monitor besides the plan.
 #[derive(Debug)]
@@ -182,9 +55,8 @@ pub(crate) struct Birthright<'a> {
 impl Birthright<'_> {
     /// Lets go of everything else of the monitor's: logs, connections, other containers' pipes.
     pub(crate) fn close_the_rest(&self) {
-        let Streams { stdin, stdout, stderr } = &self.streams;
-        let mut kept =
-            vec![self.gate.as_fd(), self.entrance.pause, stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        let mut kept = vec![self.gate.as_fd(), self.entrance.pause];
+        kept.extend(self.streams.as_fds());
         kept.extend(self.entrance.user.map(|user| user.namespace));
         let _ = close_others(&kept);
     }
@@ -250,7 +122,7 @@ fn run(
     }
     .map_err(StageError::mount(Stage::MakeDevices))?;
     rootfs::make_links(&root, &plan.links).map_err(StageError::mount(Stage::MakeDevices))?;
-    let terminal = if plan.stdio.tty { Some(open_container_terminal(&root)?) } else { None };
+    let terminal = if plan.stdio.tty { Some(Terminal::open_in(&root)?) } else { None };
 
     // While the host's programs can be reached, and the container's root from there.
     run_hooks(plan, HookPoint::CreateContainer)?;
@@ -294,10 +166,10 @@ pub(crate) fn become_workload(
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let (streams, master) = match terminal {
         None => (streams, None),
-        Some(terminal) => (terminal.as_streams()?, Some(terminal.master)),
+        Some(terminal) => terminal.take().map(|(streams, master)| (streams, Some(master)))?,
     };
-    own_streams(&streams, user)?;
-    connect(streams)?;
+    streams.give_to(user)?;
+    streams.connect()?;
     credentials::assume(process, user)?;
     // After the change of user, which resets it. Should the monitor die, so does this process.
     set_parent_process_death_signal(Some(Signal::KILL))
@@ -440,66 +312,6 @@ fn change_directory(path: &Path) -> Result<(), StageError> {
         rustix::process::fchdir(openat2(&root, path, flags, Mode::empty(), resolve)?)
     };
     enter().map_err(fail)
-}
-
-/// A new terminal.
-#[derive(Debug)]
-pub(crate) struct Terminal {
-    master: OwnedFd,
-    slave: OwnedFd,
-}
-
-impl Terminal {
-    /// Opens a terminal of the instance whose `ptmx` is given.
-    pub(crate) fn open(ptmx: OwnedFd) -> Result<Self, Errno> {
-        unlockpt(&ptmx)?;
-        let slave = ioctl_tiocgptpeer(&ptmx, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
-        Ok(Self { master: ptmx, slave })
-    }
-
-    fn as_streams(&self) -> Result<Streams, StageError> {
-        let copy = || rustix::io::fcntl_dupfd_cloexec(&self.slave, 3);
-        let fail = || StageError::at(Stage::ConnectStreams, "terminal");
-        rustix::process::ioctl_tiocsctty(&self.slave).map_err(fail())?;
-        Ok(Streams {
-            stdin: copy().map_err(fail())?,
-            stdout: copy().map_err(fail())?,
-            stderr: copy().map_err(fail())?,
-        })
-    }
-}
-
-fn open_container_terminal(root: &RootDir) -> Result<Terminal, StageError> {
-    let fail = || StageError::at(Stage::OpenTerminal, "/dev/pts/ptmx");
-    let flags = OFlags::RDWR | OFlags::NOCTTY;
-    let ptmx = root.open(&PathBuf::from("/dev/pts/ptmx"), flags).map_err(fail())?;
-    let terminal = Terminal::open(ptmx).map_err(fail())?;
-    rootfs::mount_console(root, terminal.slave.as_fd()).map_err(StageError::mount(Stage::OpenTerminal))?;
-    Ok(terminal)
-}
-
-/// Lets a workload that is not root open its own `/dev/stdout` anew, as logging to a file path does.
-fn own_streams(streams: &Streams, user: &ResolvedUser) -> Result<(), StageError> {
-    for fd in [&streams.stdin, &streams.stdout, &streams.stderr] {
-        let stat = rustix::fs::fstat(fd).map_err(StageError::at(Stage::ConnectStreams, "standard stream"))?;
-        let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
-        // Not /dev/null, which all share.
-        let is_terminal = kind.is_char_device() && rustix::termios::isatty(fd);
-        if kind.is_fifo() || is_terminal {
-            rustix::fs::fchown(fd, Some(rustix::fs::Uid::from_raw(user.uid)), None)
-                .map_err(StageError::at(Stage::ConnectStreams, "owner of a standard stream"))?;
-        }
-    }
-    Ok(())
-}
-
-fn connect(streams: Streams) -> Result<(), StageError> {
-    let connect = || {
-        rustix::stdio::dup2_stdin(&streams.stdin)?;
-        rustix::stdio::dup2_stdout(&streams.stdout)?;
-        rustix::stdio::dup2_stderr(&streams.stderr)
-    };
-    connect().map_err(StageError::at(Stage::ConnectStreams, "standard streams"))
 }
 
 #[cfg(test)]

@@ -6,9 +6,9 @@
 //!                                      ├─ fork ─▶ container   own pid, mnt (cgroup); joined to pause; gate; exec
 //!                                      └─ fork ─▶ exec session  in a container's namespaces
 //! ```
-//! For the agent: [`plan`] (what to make), [`protocol`] (how to ask), [`id`], [`idmap`]. For the processes: `zygote` (a warm
-//! parent), `monitor` (the event loop), `pause`, [`launch`] (the checklist that turns a fork into a workload),
-//! `exec`, `output` (bytes to log).
+//! For the agent: [`plan`] (what to make), [`protocol`] (how to ask), [`stage`] (what went wrong), [`id`], [`idmap`]. For the
+//! processes: `zygote` (a warm parent), `monitor` (the event loop), `pause`, `launch` (the checklist that turns a fork into
+//! a workload), `exec`, `output` (bytes to log).
 //!
 //! The monitor is the parent of everything in the pod. It owns log files, pseudo-terminals and exit statuses, so the
 //! agent may be killed, replaced or hang without a line or a status lost. It decides nothing: plans come ready.
@@ -20,9 +20,9 @@
 
 pub mod id;
 pub mod idmap;
-pub mod launch;
 pub mod plan;
 pub mod protocol;
+pub mod stage;
 
 mod birth;
 mod container;
@@ -35,6 +35,7 @@ mod handshake;
 mod hook;
 mod image_source;
 mod label;
+mod launch;
 mod mapped;
 mod monitor;
 mod output;
@@ -44,6 +45,8 @@ mod propagation;
 mod root_dir;
 mod rootfs;
 mod session;
+mod streams;
+mod terminal;
 mod user;
 mod user_namespace;
 mod viewers;

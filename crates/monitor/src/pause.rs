@@ -26,9 +26,9 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use crate::fork::shared_namespaces;
 use crate::handshake::Gate;
 use crate::idmap::{IdMaps, IdRange};
-use crate::launch::{Stage, StageError};
 use crate::plan::{SandboxPlan, Sharing, Sysctl};
 use crate::rootfs;
+use crate::stage::{Stage, StageError};
 use crate::user_namespace;
 
 /// Where the pod's `/dev/shm` lies in pause's own mount namespace.

@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{ContainerId, PodId};
-use crate::launch::Stage;
+use crate::stage::Stage;
 
 /// The protocol that this build speaks.
 pub const VERSION: u32 = 2;

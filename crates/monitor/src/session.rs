@@ -15,9 +15,9 @@ use crate::container::{Container, ReplyTo};
 use crate::exec::{Newcomer, become_session};
 use crate::fork::{fork_error, in_pid_namespace, open_cgroup};
 use crate::id::ContainerId;
-use crate::launch::Streams;
 use crate::plan::ExecPlan;
 use crate::protocol::Failure;
+use crate::streams::Streams;
 
 /// A running session.
 #[derive(Debug)]

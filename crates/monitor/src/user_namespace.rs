@@ -7,16 +7,16 @@
 //! opened before that, and what shall belong to the pod is made after it.
 //! Source: user_namespaces(7).
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use berth_sys::clone::Child;
-use rustix::fs::{Gid, Mode, OFlags, Uid, fchown, open};
+use rustix::fs::{Gid, Mode, OFlags, Uid, open};
 use rustix::io::Errno;
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use crate::idmap::IdMaps;
-use crate::launch::{Stage, StageError, Streams};
 use crate::protocol::ResolvedUser;
+use crate::stage::{Stage, StageError};
 
 /// Gives the user namespace into which `pause` was born its ids, and takes hold of it. The child has to be unreaped, so
 /// that its number can't be another's.
@@ -58,17 +58,4 @@ pub(crate) fn check_user(user: &ResolvedUser, maps: &IdMaps) -> Result<(), Stage
             Err(StageError { stage: Stage::FindUser, object, errno: None })
         }
     }
-}
-
-/// Gives pipes to root inside, from where they can be given on to any user inside; what the host's root has made can't be.
-pub(crate) fn give_streams(streams: &Streams, maps: &IdMaps) -> Result<(), StageError> {
-    let owner = (Uid::from_raw(maps.uids.host_root()), Gid::from_raw(maps.gids.host_root()));
-    for fd in [&streams.stdin, &streams.stdout, &streams.stderr] {
-        let fail = || StageError::at(Stage::ConnectStreams, "owner of a standard stream");
-        let stat = rustix::fs::fstat(fd).map_err(fail())?;
-        if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_fifo() {
-            fchown(fd.as_fd(), Some(owner.0), Some(owner.1)).map_err(fail())?;
-        }
-    }
-    Ok(())
 }

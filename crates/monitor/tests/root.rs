@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 
 use berth_cgroup::Entry;
 use berth_monitor::id::{ContainerId, PodId};
-use berth_monitor::launch::Stage;
 use berth_monitor::plan::*;
 use berth_monitor::protocol::*;
+use berth_monitor::stage::Stage;
 use berth_sys::packet::{self, Blocking};
 use rustix::fs::{MemfdFlags, memfd_create};
 

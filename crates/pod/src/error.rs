@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berth_cgroup::CgroupError;
-use berth_monitor::launch::Stage as LaunchStage;
 use berth_monitor::protocol::Failure;
+use berth_monitor::stage::Stage as LaunchStage;
 use berth_store::ErrorKind;
 
 use crate::devices::DeviceError;

@@ -8,7 +8,7 @@
 //! - [`registry`]: [`Pods`], the handle that the edge holds: finds or starts a pod's driver, never works itself.
 //! - `driver`: the task that owns one pod. Work belongs to it and not to the request that asked for it: a client
 //!   that hangs up cancels nothing, and one that asks again gets the result of the first.
-//! - `sandbox`, `workload`: the steps of a pod's and of a container's life.
+//! - `sandbox`, `workload`: the steps of a pod's and of a container's life. `planning`: what a container needs.
 //! - `exec`, `attach`, `port_forward`: clients of containers and pods, past the driver; `process`: the ends they hold.
 //! - `confinement`: what holds a container's process back, as this kernel can.
 //! - `link`, `zygote`: the way to monitors. `recover`: what an agent finds after a restart. `renumber`: a new pod CIDR.
@@ -44,6 +44,7 @@ mod layers;
 mod link;
 mod meters;
 mod pins;
+mod planning;
 mod port_forward;
 mod process;
 mod processes;

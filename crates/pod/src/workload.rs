@@ -5,38 +5,30 @@
 //!  ────────▶ Created ──────▶ Running ───────────────────────▶ Exited ──Remove──▶ (gone)
 //!               └── Stop, Remove ────────────────────────────────▶┘
 //! ```
-//! Made: pin the image, record the intent, directories, cgroup with limits, launch up to the gate; the record as created
-//! is the commit. Taken down by [`Driver::tear_container_down`], however far it came: processes, cgroup, directories, and
+//! Made: pin the image, plan (`planning`), record the intent, directories, cgroup with limits, launch up to the gate; the
+//! record as created is the commit. Taken down by [`Driver::tear_container_down`], however far it came: processes, cgroup, directories, and
 //! then the record and the pins.
 
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use berth_cgroup::{Cgroup, CgroupPath, Entry, Limits};
-use berth_container::capability;
-use berth_container::plan::{Additions, CgroupView, ImageDefaults, Surroundings, plan_launch};
-use berth_container::spec::{ContainerSpec, PidSpec};
-use berth_image::Image;
+use berth_cgroup::{Cgroup, CgroupPath, Limits};
+use berth_container::spec::ContainerSpec;
 use berth_monitor::id::ContainerId;
 use berth_monitor::memfd_of;
-use berth_monitor::plan::{PidNamespace, Rootfs};
+use berth_monitor::plan::Rootfs;
 use berth_monitor::protocol::{Answer, Exit, Order as MonitorOrder, ResolvedUser, exit_record_path};
 use berth_store::{Change, ErrorKind};
 
-use crate::confinement::confine;
-use crate::devices::find_additions;
 use crate::driver::{Driver, Reply};
 use crate::error::{Error, Result};
 use crate::events::EventKind;
-use crate::files::hostname_of;
-use crate::host::{Host, blocking};
+use crate::host::blocking;
 use crate::link::Link;
 use crate::pins::{PinnedImages, holders, pin_images, unpin_images};
 use crate::record::{ContainerRecord, SandboxPhase};
 use crate::sandbox::{DEATH_LIMIT, KILL_ANSWER_LIMIT, remove_directory};
-use crate::spec::PodPid;
 use crate::stop::Stopping;
 use crate::view::{ContainerState, ContainerView, Ended, Reason};
 
@@ -161,21 +153,8 @@ impl Driver {
     ) -> Result<()> {
         let name = spec.name.clone();
         let host = self.host.clone();
-        let path = self.cgroups()?.base.join(id.as_str())?;
-        let cgroup = host.cgroups.open(&path);
-        let log_path =
-            self.spec.log_directory.as_ref().zip(spec.log_path.as_ref()).map(|(dir, log)| dir.join(log));
-        let found = find_additions(&host, &spec);
-        let additions = self.step(format!("find devices of container {name}"), found).await?;
-        let surroundings =
-            Surroundings { additions, ..self.surroundings(id, &spec, images, &cgroup, log_path.clone())? };
-        // Before anything is made: whatever can be refused has been refused here.
-        let mut planned = plan_launch(&spec, &image_defaults(&images.image), surroundings)?;
-        warn_of_raised_score(id, spec.oom_score_adj, planned.launch.process.oom_score_adj);
-        let confined = confine(host.clone(), spec.clone(), host.pod_files(&self.id), planned.launch);
-        let (launch, filter) = self.step(format!("confine container {name}"), confined).await?;
-        planned.launch = launch;
-        planned.launch.foreign = self.foreign_plan(&planned, &path, filter.as_deref())?;
+        // Before anything is made.
+        let planned = self.plan_container(id, &spec, images).await?;
         link.check_features(&planned.launch)?;
 
         let record = ContainerRecord {
@@ -187,19 +166,19 @@ impl Driver {
             state: None,
             created_at_ns: crate::clock::now_ns(),
             user: ResolvedUser::default(),
-            log_path,
+            log_path: planned.launch.stdio.log.clone(),
             stop_signal: planned.stop_signal,
             limits: None,
             oom_score_adj: planned.launch.process.oom_score_adj,
         };
         let change = Change::new().put(&record)?;
         let limits = record.spec.limits.clone().settled();
-        self.containers.insert(id.clone(), Workload::new(record, path, None));
+        let path = self.container_cgroup(id)?.path().clone();
+        self.containers.insert(id.clone(), Workload::new(record, path.clone(), None));
         self.step(format!("record intent of container {name}"), host.commit(change)).await?;
 
         let (rootfs, for_cgroup) = (planned.launch.rootfs.clone(), host.clone());
         let device_rules = planned.device_rules;
-        let path = cgroup.path().clone();
         let prepare = async {
             blocking(move || {
                 make_directories(&rootfs)?;
@@ -412,79 +391,6 @@ impl Driver {
         let object = format!("container {:?} attempt {}", spec.name, spec.attempt);
         Some(Err(Error::Exists { object, id: existing.record.id.to_string(), difference }))
     }
-
-    fn surroundings(
-        &self,
-        id: &ContainerId,
-        spec: &ContainerSpec,
-        images: &PinnedImages,
-        cgroup: &Cgroup,
-        log_path: Option<PathBuf>,
-    ) -> Result<Surroundings> {
-        let directory = self.host.container_directory(id);
-        let entry = cgroup.entry();
-        Ok(Surroundings {
-            container: id.clone(),
-            rootfs: Rootfs {
-                staging: directory.join("root"),
-                lower: self.host.images.rootfs_layers(&images.image),
-                upper: directory.join("upper"),
-                work: directory.join("work"),
-                read_only: spec.security.read_only_rootfs,
-            },
-            pod_directory: self.host.pod_files(&self.id),
-            hostname: hostname_of(&self.spec),
-            ipc: self.spec.ipc,
-            net: self.spec.net,
-            user_namespace: self.spec.user_namespace,
-            volumes_directory: (!self.host.settings.ignore_image_volumes).then(|| directory.join("volumes")),
-            volume_layers: (images.volumes.iter())
-                .map(|(path, image)| (path.clone(), self.host.images.rootfs_layers(image)))
-                .collect(),
-            pod_is_privileged: self.spec.privileged,
-            pid_namespace: self.pid_namespace(&spec.security.pid)?,
-            cgroup_view: cgroup_view(&self.host, &entry),
-            oom_file: cgroup.oom_file(),
-            cgroup: entry,
-            log_path,
-            log_line_bytes: self.host.settings.log_line_bytes,
-            capabilities: self.capabilities_for(spec),
-            least_oom_score: self.host.least_oom_score,
-            additions: Additions::default(),
-        })
-    }
-
-    /// The agent's own, without the right to make devices where no device rules hold: a made block device would be the
-    /// host's disk.
-    fn capabilities_for(&self, spec: &ContainerSpec) -> u64 {
-        let rules_hold = self.host.cgroups.controls_devices() || spec.security.privileged;
-        self.host.capabilities & if rules_hold { u64::MAX } else { !capability::MKNOD }
-    }
-
-    /// What a container's pid mode means in this pod.
-    fn pid_namespace(&self, wanted: &PidSpec) -> Result<PidNamespace> {
-        let invalid = |value: &str, reason| Error::Invalid {
-            field: "linux.security_context.namespace_options.pid",
-            value: value.to_owned(),
-            reason,
-        };
-        match wanted {
-            PidSpec::Container => Ok(PidNamespace::Own),
-            PidSpec::Node => Ok(PidNamespace::Host),
-            PidSpec::Pod if self.spec.pid == PodPid::Pod => Ok(PidNamespace::Pod),
-            PidSpec::Pod => Err(invalid("POD", "the sandbox was made without a pid namespace for all")),
-            PidSpec::Target(target) => {
-                let mut found =
-                    self.containers.values().filter(|w| w.record.id.as_str().starts_with(target.as_str()));
-                match (found.next(), found.next()) {
-                    (Some(workload), None) if workload.started_at_ns().is_some() => {
-                        Ok(PidNamespace::Container(workload.record.id.clone()))
-                    }
-                    _ => Err(invalid(target, "the target is no running container of this pod")),
-                }
-            }
-        }
-    }
 }
 
 /// What a monitor's word on an exit means to a client.
@@ -507,39 +413,6 @@ fn lost(started_at_ns: Option<i64>) -> Ended {
         reason: Reason::Unknown,
         message: "the container ended together with its monitor".to_owned(),
     }
-}
-
-/// Without CAP_SYS_RESOURCE the agent can't give a score below its own; a node without it still runs pods.
-fn warn_of_raised_score(id: &ContainerId, asked: Option<i32>, given: Option<i32>) {
-    if asked.zip(given).is_some_and(|(asked, given)| asked < given) {
-        tracing::warn!(container.id = %id, asked, given, "oom_score_adj raised to the lowest that the agent can give");
-    }
-}
-
-fn image_defaults(image: &Image) -> ImageDefaults {
-    let config = &image.config;
-    ImageDefaults {
-        entrypoint: config.entrypoint.clone(),
-        cmd: config.cmd.clone(),
-        env: config.env.clone(),
-        user: config.user.clone(),
-        working_dir: config.working_dir.clone(),
-        stop_signal: config.stop_signal.clone().unwrap_or_default(),
-        volumes: config.volumes.clone(),
-    }
-}
-
-/// On v1 each controller's directory under the name of its mount point, as it should appear in the container.
-fn cgroup_view(host: &Host, entry: &Entry) -> CgroupView {
-    if host.is_unified() {
-        return CgroupView::Unified;
-    }
-    let named = entry.tasks.iter().filter_map(|file| {
-        let directory = file.parent()?;
-        let name = directory.strip_prefix("/sys/fs/cgroup").ok()?.iter().next()?.to_str()?;
-        Some((name.to_owned(), directory.to_owned()))
-    });
-    CgroupView::PerController(named.collect())
 }
 
 fn make_directories(rootfs: &Rootfs) -> Result<()> {

@@ -8,10 +8,10 @@ use super::{Monitor, Source, died_early, now_ns, reap};
 use crate::container::{Container, Phase, ReplyTo};
 use crate::fork::{Heard, hear};
 use crate::id::ContainerId;
-use crate::launch::Stage;
 use crate::output::{Output, Pumped};
 use crate::plan::PidNamespace;
 use crate::protocol::{Answer, AttachEnd, Event, Exit, Failure, ResolvedUser, exit_record_path};
+use crate::stage::Stage;
 
 impl Monitor {
     /// Takes in everything that a child has said so far.

@@ -11,11 +11,12 @@ use crate::container::{Container, Phase, ReplyTo};
 use crate::fork::{Heard, hear, read_plan};
 use crate::handshake::open_gate;
 use crate::id::ContainerId;
-use crate::launch::{Stage, Streams};
 use crate::plan::{ExecPlan, PidNamespace};
 use crate::poller::Poller;
 use crate::protocol::{Answer, Event, Failure, Message};
 use crate::session::Session;
+use crate::stage::Stage;
+use crate::streams::Streams;
 
 impl Monitor {
     pub(super) fn exec(&mut self, packet: Packet, reply: ReplyTo) -> Outcome {
