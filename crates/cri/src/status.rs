@@ -70,7 +70,7 @@ impl From<berth_stream::Error> for Failure {
     fn from(error: berth_stream::Error) -> Self {
         use berth_stream::Error;
         let kind = match error {
-            Error::TooManySessions { .. } => ErrorKind::Exhausted,
+            Error::TooManySessions { .. } | Error::TooManySessionsOfOne { .. } => ErrorKind::Exhausted,
             Error::Config { .. } | Error::Tls { .. } | Error::Listen { .. } | Error::Token { .. } => {
                 ErrorKind::Internal
             }

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::places::Bounds;
 
 /// The server that exec, attach and port-forward go through.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -28,6 +29,10 @@ pub struct StreamingConfig {
     /// How long one forwarded connection whose port takes nothing may keep the others of the same client waiting. Then
     /// it is reset. One that is alone may wait for ever.
     pub stalled_stream_timeout_seconds: u64,
+    /// How many sessions there may be at once; those count, too, whose client is still to come.
+    pub max_sessions: usize,
+    /// How many of them one container may have for exec and attach, and one pod for port-forward.
+    pub max_sessions_per_container: usize,
 }
 
 impl Default for StreamingConfig {
@@ -40,12 +45,14 @@ impl Default for StreamingConfig {
             idle_timeout_seconds: 4 * 60 * 60,
             stream_creation_timeout_seconds: 30,
             stalled_stream_timeout_seconds: 30,
+            max_sessions: 1000,
+            max_sessions_per_container: 100,
         }
     }
 }
 
 impl StreamingConfig {
-    /// Finds faults that the types allow: half a pair of TLS files, no time at all.
+    /// Finds faults that the types allow: half a pair of TLS files, no time at all, no sessions.
     ///
     /// # Errors
     /// Which key is wrong, and why.
@@ -56,12 +63,14 @@ impl StreamingConfig {
             (None, Some(_)) => return wrong("tls_cert_file", "must be set with tls_key_file"),
             (None, None) | (Some(_), Some(_)) => {}
         }
-        let times = [
-            (self.idle_timeout_seconds, "idle_timeout_seconds"),
-            (self.stream_creation_timeout_seconds, "stream_creation_timeout_seconds"),
-            (self.stalled_stream_timeout_seconds, "stalled_stream_timeout_seconds"),
+        let at_least_one = [
+            (self.idle_timeout_seconds == 0, "idle_timeout_seconds"),
+            (self.stream_creation_timeout_seconds == 0, "stream_creation_timeout_seconds"),
+            (self.stalled_stream_timeout_seconds == 0, "stalled_stream_timeout_seconds"),
+            (self.max_sessions == 0, "max_sessions"),
+            (self.max_sessions_per_container == 0, "max_sessions_per_container"),
         ];
-        match times.iter().find(|(seconds, _)| *seconds == 0) {
+        match at_least_one.iter().find(|(is_zero, _)| *is_zero) {
             Some((_, key)) => wrong(key, "must be at least 1"),
             None => Ok(()),
         }
@@ -70,6 +79,10 @@ impl StreamingConfig {
     /// Whether sessions can be read on a network: it listens beyond loopback, and without TLS.
     pub fn is_open_to_others(&self) -> bool {
         self.tls_cert_file.is_none() && !self.address.to_canonical().is_loopback()
+    }
+
+    pub(crate) fn bounds(&self) -> Bounds {
+        Bounds { all: self.max_sessions, of_one: self.max_sessions_per_container }
     }
 
     pub(crate) fn limits(&self) -> Limits {
@@ -107,9 +120,11 @@ mod tests {
                 Some("stream_creation_timeout_seconds"),
             ),
             (
-                StreamingConfig { stalled_stream_timeout_seconds: 0, ..good },
+                StreamingConfig { stalled_stream_timeout_seconds: 0, ..good.clone() },
                 Some("stalled_stream_timeout_seconds"),
             ),
+            (StreamingConfig { max_sessions: 0, ..good.clone() }, Some("max_sessions")),
+            (StreamingConfig { max_sessions_per_container: 0, ..good }, Some("max_sessions_per_container")),
         ];
         for (config, expected) in cases {
             let found = match config.validate() {

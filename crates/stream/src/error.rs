@@ -33,10 +33,23 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// More sessions than one node needs wait for their clients.
-    #[error("register a streaming session: {limit} of them wait for their clients already")]
+    /// One container or pod has as many sessions as it may have.
+    #[error(
+        "register a streaming session: {owner} has {limit} already, as many as streaming.max_sessions_per_container \
+         allows"
+    )]
+    TooManySessionsOfOne {
+        /// The container's id, or the pod's whose ports are forwarded.
+        owner: String,
+        /// How many it may have.
+        limit: usize,
+    },
+    /// There are as many sessions as there may be.
+    #[error(
+        "register a streaming session: there are {limit} already, as many as streaming.max_sessions allows"
+    )]
     TooManySessions {
-        /// How many may wait.
+        /// How many there may be.
         limit: usize,
     },
     /// The kernel has no random bytes for a token.

@@ -16,11 +16,11 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::{OnUpgrade, Parts, Upgraded};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::negotiate::{Refusal, Upgrade, negotiate};
+use crate::places::Place;
 use crate::sessions::{Request, Sessions};
 use crate::socket::{HangUp, Socket};
 
@@ -42,20 +42,14 @@ pub(crate) struct Client {
     pub(crate) hang_up: HangUp,
 }
 
-/// A client's session, and its place among those that run.
-pub(crate) type Arrival<'a> = (Request, Client, SemaphorePermit<'a>);
+/// A client's session, and its place.
+pub(crate) type Arrival = (Request, Client, Place);
 
 /// Serves one request; none for a client that was turned away or that did not ask in time.
-pub(crate) async fn arrive<'a>(
-    socket: Socket,
-    hang_up: HangUp,
-    sessions: &Sessions,
-    places: &'a Semaphore,
-) -> Option<Arrival<'a>> {
+pub(crate) async fn arrive(socket: Socket, hang_up: HangUp, sessions: &Sessions) -> Option<Arrival> {
     let agreed = Mutex::new(None);
     let service = service_fn(|mut request: http::Request<Incoming>| {
-        let answer = match judge(request.method(), request.uri().path(), request.headers(), sessions, places)
-        {
+        let answer = match judge(request.method(), request.uri().path(), request.headers(), sessions) {
             Ok(Admitted { session, upgrade, place, headers }) => {
                 let coming = hyper::upgrade::on(&mut request);
                 *agreed.lock().unwrap_or_else(PoisonError::into_inner) =
@@ -98,20 +92,14 @@ async fn take_over(coming: OnUpgrade) -> Option<(Socket, Bytes)> {
 
 /// A request that gets what it asks for.
 #[derive(Debug)]
-struct Admitted<'a> {
+struct Admitted {
     session: Request,
     upgrade: Upgrade,
-    place: SemaphorePermit<'a>,
+    place: Place,
     headers: HeaderMap,
 }
 
-fn judge<'a>(
-    method: &Method,
-    path: &str,
-    headers: &HeaderMap,
-    sessions: &Sessions,
-    places: &'a Semaphore,
-) -> Result<Admitted<'a>, Refusal> {
+fn judge(method: &Method, path: &str, headers: &HeaderMap, sessions: &Sessions) -> Result<Admitted, Refusal> {
     let (kind, token) = path
         .strip_prefix('/')
         .and_then(|path| path.split_once('/'))
@@ -122,14 +110,10 @@ fn judge<'a>(
         refusal.headers.insert(ALLOW, HeaderValue::from_static("GET, POST"));
         return Err(refusal);
     }
-    let session = sessions.take(kind, token).ok_or_else(|| {
+    let (session, place) = sessions.take(kind, token).ok_or_else(|| {
         Refusal::new(StatusCode::NOT_FOUND, "no such session: it was used, has expired, or never was")
     })?;
     let (upgrade, headers) = negotiate(method, headers, &session)?;
-    let place = places.try_acquire().map_err(|_| {
-        warn!("streaming session refused: there are too many");
-        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "too many sessions run")
-    })?;
     Ok(Admitted { session, upgrade, place, headers })
 }
 
@@ -142,32 +126,4 @@ fn answer(status: StatusCode, headers: HeaderMap, text: String) -> Response<Full
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     }
     response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::AttachRequest;
-
-    #[test]
-    fn a_session_beyond_the_bound_is_refused_before_the_upgrade() {
-        let sessions = Sessions::new("");
-        let headers = [("connection", "Upgrade"), ("upgrade", "SPDY/3.1")];
-        let mut asked: HeaderMap = headers
-            .map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value)))
-            .into_iter()
-            .collect();
-        asked.insert("x-stream-protocol-version", HeaderValue::from_static("v4.channel.k8s.io"));
-        let places = Semaphore::new(1);
-        let come = || {
-            let container = "c".to_owned();
-            let request = AttachRequest { container, tty: false, stdin: false, stdout: true, stderr: false };
-            let path = sessions.register(Request::Attach(request)).unwrap();
-            judge(&Method::POST, &path, &asked, &sessions, &places)
-        };
-        let first = come().unwrap();
-        assert_eq!(come().unwrap_err().status, StatusCode::SERVICE_UNAVAILABLE);
-        drop(first);
-        come().unwrap();
-    }
 }

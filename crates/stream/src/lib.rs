@@ -23,6 +23,7 @@ mod error;
 pub mod fuzzing;
 mod http;
 mod negotiate;
+mod places;
 mod port_forward;
 mod resize;
 mod server;

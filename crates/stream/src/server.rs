@@ -5,7 +5,7 @@
 //! ```
 //! Anybody on the machine can connect, but only a token makes a session. So those that are pending have little
 //! memory and little time, and when there are too many, the one that has waited longest goes: a flood of silent
-//! connections keeps nobody else out. Sessions have a bound of their own.
+//! connections keeps nobody else out. Sessions have their places already when they come ([`crate::places`]).
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -31,9 +30,6 @@ use crate::{AttachRequest, Backend, Error, ExecRequest, Request, Sessions, Strea
 
 /// How many connections may be on their way to a session.
 const MAX_PENDING: usize = 256;
-
-/// How many sessions there may be at once.
-const MAX_SESSIONS: usize = 1000;
 
 /// How long to wait after the kernel had no descriptor for a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -66,7 +62,6 @@ struct Shared<B> {
     tls: Option<TlsAcceptor>,
     limits: Limits,
     pending: Pending,
-    running: Semaphore,
 }
 
 impl Server {
@@ -91,7 +86,7 @@ impl Server {
             warn!(%bound, "streams listen beyond loopback without TLS: who reads the network reads all sessions");
         }
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let sessions = Sessions::new(&format!("{scheme}://{}", reachable(bound)));
+        let sessions = Sessions::new(&format!("{scheme}://{}", reachable(bound)), config.bounds());
         Ok(Self { listener, sessions, tls, limits: config.limits() })
     }
 
@@ -103,9 +98,7 @@ impl Server {
     /// Serves until told to stop; sessions under way end with it.
     pub async fn serve<B: Backend>(self, backend: Arc<B>, stopping: CancellationToken) {
         let Self { listener, sessions, tls, limits } = self;
-        let running = Semaphore::new(MAX_SESSIONS);
-        let shared =
-            Arc::new(Shared { backend, sessions, tls, limits, pending: Pending::default(), running });
+        let shared = Arc::new(Shared { backend, sessions, tls, limits, pending: Pending::default() });
         let mut connections = JoinSet::new();
         loop {
             // What has ended is forgotten, so that the set does not grow.
@@ -142,7 +135,7 @@ impl<B: Backend> Shared<B> {
         self.serve_session(request, client).await;
     }
 
-    async fn receive(&self, socket: TcpStream) -> Option<Arrival<'_>> {
+    async fn receive(&self, socket: TcpStream) -> Option<Arrival> {
         let hang_up =
             prepare(&socket).inspect_err(|error| debug!(%error, "streaming connection not prepared")).ok()?;
         let socket: Socket = match &self.tls {
@@ -156,7 +149,7 @@ impl<B: Backend> Shared<B> {
                 Err(_) => return None,
             },
         };
-        arrive(socket, hang_up, &self.sessions, &self.running).await
+        arrive(socket, hang_up, &self.sessions).await
     }
 
     async fn serve_session(&self, request: Request, client: Client) {

@@ -2,7 +2,8 @@
 //!
 //! A token is all that a client needs: who knows it may do what was asked for, and nothing else. It is as long as a key
 //! (128 bits), so it can't be guessed by others on the machine. Expired sessions are dropped when another is
-//! registered, so that no task has to look after them; the number that may wait is bounded.
+//! registered, so that no task has to look after them. Each has its place from here on ([`crate::places`]), so their
+//! number is bounded.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,13 +14,14 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::time::Instant;
 
+use crate::places::{Bounds, Place, Places};
 use crate::{AttachRequest, Error, ExecRequest, PortForwardRequest};
 
 /// How long a client may take to come. A kubelet comes at once.
 const LIFETIME: Duration = Duration::from_secs(60);
 
-/// How many sessions may wait; a kubelet asks for one at a time, each for a person or a program that waits for it.
-const MAX_WAITING: usize = 1000;
+/// How many tokens that have been used may be remembered.
+const MAX_USED: usize = 1000;
 
 const TOKEN_BYTES: usize = 16;
 
@@ -38,15 +40,24 @@ pub enum Request {
 #[derive(Debug, Clone)]
 pub struct Sessions {
     waiting: Arc<Mutex<Waiting>>,
+    places: Arc<Places>,
     /// Scheme, host and port, without a slash at the end.
     base: Arc<str>,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
-    requests: HashMap<String, (Instant, Request)>,
+    tickets: HashMap<String, Ticket>,
     /// Tokens in the order in which they expire; may name some that have been used.
     order: VecDeque<(Instant, String)>,
+}
+
+/// What a client gets for its token.
+#[derive(Debug)]
+struct Ticket {
+    expiry: Instant,
+    request: Request,
+    place: Place,
 }
 
 impl Request {
@@ -58,36 +69,44 @@ impl Request {
             Self::PortForward(_) => "portforward",
         }
     }
+
+    /// The id of the container or pod that it is about.
+    fn owner(&self) -> &str {
+        match self {
+            Self::Exec(request) => &request.container,
+            Self::Attach(request) => &request.container,
+            Self::PortForward(request) => &request.pod,
+        }
+    }
 }
 
 impl Sessions {
-    pub(crate) fn new(base: &str) -> Self {
-        Self { waiting: Arc::default(), base: base.into() }
+    pub(crate) fn new(base: &str, bounds: Bounds) -> Self {
+        Self { waiting: Arc::default(), places: Arc::new(Places::new(bounds)), base: base.into() }
     }
 
     /// Makes a session wait for its client, for a minute, and answers with the URL to come to.
     ///
     /// # Errors
-    /// Too many are waiting ([`Error::TooManySessions`]), or there are no random bytes.
+    /// There are too many ([`Error::TooManySessions`]), of all or of this container or pod
+    /// ([`Error::TooManySessionsOfOne`]), or there are no random bytes.
     pub fn register(&self, request: Request) -> Result<String, Error> {
         let token = random_token()?;
         let url = format!("{}/{}/{token}", self.base, request.path());
         let now = Instant::now();
         let mut waiting = self.lock();
         waiting.drop_expired(now);
-        if waiting.requests.len() >= MAX_WAITING {
-            return Err(Error::TooManySessions { limit: MAX_WAITING });
-        }
+        let place = self.places.take(request.owner())?;
         let expiry = now + LIFETIME;
         waiting.order.push_back((expiry, token.clone()));
-        waiting.requests.insert(token, (expiry, request));
+        waiting.tickets.insert(token, Ticket { expiry, request, place });
         Ok(url)
     }
 
-    /// Takes the session of a token out. A token that is asked for under a wrong path is gone as well.
-    pub(crate) fn take(&self, path: &str, token: &str) -> Option<Request> {
-        let (expiry, request) = self.lock().requests.remove(token)?;
-        (Instant::now() < expiry && request.path() == path).then_some(request)
+    /// Takes the session of a token out, and its place. A token that is asked for under a wrong path is gone as well.
+    pub(crate) fn take(&self, path: &str, token: &str) -> Option<(Request, Place)> {
+        let Ticket { expiry, request, place } = self.lock().tickets.remove(token)?;
+        (Instant::now() < expiry && request.path() == path).then_some((request, place))
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
@@ -98,12 +117,12 @@ impl Sessions {
 impl Waiting {
     fn drop_expired(&mut self, now: Instant) {
         while let Some((_, token)) = self.order.front().filter(|(expiry, _)| *expiry <= now) {
-            self.requests.remove(token);
+            self.tickets.remove(token);
             self.order.pop_front();
         }
         // Those that were used leave the order when their turn comes, or here before they pile up.
-        if self.order.len() >= 2 * MAX_WAITING {
-            self.order.retain(|(_, token)| self.requests.contains_key(token));
+        if self.order.len() > self.tickets.len() + MAX_USED {
+            self.order.retain(|(_, token)| self.tickets.contains_key(token));
         }
     }
 }
@@ -123,8 +142,15 @@ fn random_token() -> Result<String, Error> {
 mod tests {
     use super::*;
 
+    const BOUNDS: Bounds = Bounds { all: 10, of_one: 2 };
+
     fn request(pod: usize) -> Request {
         Request::PortForward(PortForwardRequest { pod: pod.to_string(), ports: vec![] })
+    }
+
+    /// What a token gives, and back with the place.
+    fn take(sessions: &Sessions, path: &str, url: &str) -> Option<Request> {
+        sessions.take(path, token(url)).map(|(request, _)| request)
     }
 
     fn token(url: &str) -> &str {
@@ -133,47 +159,55 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_token_works_once_and_under_its_own_path_only() {
-        let sessions = Sessions::new("http://h:1");
+        let sessions = Sessions::new("http://h:1", BOUNDS);
         let url = sessions.register(request(1)).unwrap();
         assert!(url.starts_with("http://h:1/portforward/"), "{url}");
-        assert_eq!(sessions.take("portforward", token(&url)), Some(request(1)));
-        assert_eq!(sessions.take("portforward", token(&url)), None);
+        assert_eq!(take(&sessions, "portforward", &url), Some(request(1)));
+        assert_eq!(take(&sessions, "portforward", &url), None);
 
         let url = sessions.register(request(2)).unwrap();
-        assert_eq!(sessions.take("exec", token(&url)), None);
-        assert_eq!(sessions.take("portforward", token(&url)), None);
+        assert_eq!(take(&sessions, "exec", &url), None);
+        assert_eq!(take(&sessions, "portforward", &url), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_session_expires_whether_or_not_another_comes() {
-        let sessions = Sessions::new("");
+        let sessions = Sessions::new("", BOUNDS);
         let (early, late) = (sessions.register(request(1)).unwrap(), sessions.register(request(2)).unwrap());
         tokio::time::advance(LIFETIME - Duration::from_millis(1)).await;
-        assert_eq!(sessions.take("portforward", token(&early)), Some(request(1)));
+        assert_eq!(take(&sessions, "portforward", &early), Some(request(1)));
         tokio::time::advance(Duration::from_millis(2)).await;
-        assert_eq!(sessions.take("portforward", token(&late)), None);
+        assert_eq!(take(&sessions, "portforward", &late), None);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn their_number_is_bounded_until_they_expire_or_are_used() {
-        let sessions = Sessions::new("");
-        let urls: Vec<_> = (0..MAX_WAITING).map(|pod| sessions.register(request(pod)).unwrap()).collect();
-        assert!(matches!(sessions.register(request(0)), Err(Error::TooManySessions { .. })));
-        assert!(sessions.take("portforward", token(&urls[500])).is_some());
-        sessions.register(request(0)).unwrap();
-        assert!(sessions.register(request(0)).is_err());
+    async fn they_have_their_places_until_they_expire_or_the_client_has_been_served() {
+        let sessions = Sessions::new("", BOUNDS);
+        let urls = [7, 7].map(|pod| sessions.register(request(pod)).unwrap());
+        let refused = sessions.register(request(7)).unwrap_err();
+        assert!(matches!(refused, Error::TooManySessionsOfOne { limit: 2, .. }), "{refused}");
+        let served = sessions.take("portforward", token(&urls[0])).unwrap();
+        sessions.register(request(7)).unwrap_err();
+        drop(served);
+        sessions.register(request(7)).unwrap();
+        // Whose own share is used up does not keep others out; all together do.
+        for pod in [0, 0, 1, 1, 2, 2, 3, 3] {
+            sessions.register(request(pod)).unwrap();
+        }
+        let refused = sessions.register(request(8)).unwrap_err();
+        assert!(matches!(refused, Error::TooManySessions { limit: 10 }), "{refused}");
         tokio::time::advance(LIFETIME).await;
-        sessions.register(request(0)).unwrap();
-        assert_eq!(sessions.lock().requests.len(), 1);
+        sessions.register(request(7)).unwrap();
+        assert_eq!(sessions.lock().tickets.len(), 1);
     }
 
     #[tokio::test(start_paused = true)]
     async fn used_sessions_leave_nothing_that_grows() {
-        let sessions = Sessions::new("");
-        for pod in 0..10 * MAX_WAITING {
+        let sessions = Sessions::new("", BOUNDS);
+        for pod in 0..10 * MAX_USED {
             let url = sessions.register(request(pod)).unwrap();
-            sessions.take("portforward", token(&url)).unwrap();
+            take(&sessions, "portforward", &url).unwrap();
         }
-        assert!(sessions.lock().order.len() <= 2 * MAX_WAITING);
+        assert!(sessions.lock().order.len() <= MAX_USED + 1);
     }
 }

@@ -183,6 +183,28 @@ fn what_makes_no_sense_is_refused_before_there_is_a_url() {
     assert_eq!(cri.port_forward(good).unwrap_err().code(), Code::FailedPrecondition);
 }
 
+#[test]
+#[ignore = "needs root and the test images"]
+fn one_container_cannot_have_all_sessions() {
+    let node = Node::start();
+    let cri = node.cri();
+    let pod = node.pod("greedy");
+    let [greedy, modest] = ["greedy", "modest"].map(|name| pod.shell(name, "exec sleep 1000"));
+    let exec = |id: &str| {
+        let (container_id, cmd) = (id.to_owned(), vec!["true".into()]);
+        cri.exec(ExecRequest { container_id, cmd, stdout: true, ..Default::default() })
+    };
+    for _ in 0..100 {
+        exec(&greedy).unwrap();
+    }
+    let refused = exec(&greedy).unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().contains("streaming.max_sessions_per_container"), "{refused:?}");
+    exec(&modest).unwrap();
+    let attach = AttachRequest { container_id: greedy.clone(), stdout: true, ..Default::default() };
+    assert_eq!(cri.attach(attach).unwrap_err().code(), Code::ResourceExhausted);
+}
+
 /// For containers that tell clients when they are attached, all the time.
 const TICK: &str = "(while :; do echo tick; usleep 20000; done) &";
 

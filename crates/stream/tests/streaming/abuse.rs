@@ -2,8 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
-use berth_stream::StreamingConfig;
 use berth_stream::spdy::frame::{Frame, GoAwayStatus, ResetStatus};
+use berth_stream::{AttachRequest, Request, StreamingConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Duration, timeout};
@@ -13,6 +13,9 @@ use crate::support::websocket::{self, BINARY, CLOSE};
 use crate::support::{Running, eventually, split, start, start_with, within};
 
 const ALL: [&str; 4] = ["error", "stdin", "stdout", "stderr"];
+
+const ATTACH: AttachRequest =
+    AttachRequest { container: String::new(), tty: false, stdin: false, stdout: true, stderr: false };
 
 /// What is still well after a client has done its worst.
 async fn serves_others(server: &Running) {
@@ -146,6 +149,41 @@ async fn a_flood_of_silent_connections_keeps_nobody_out() {
     // Those that had waited longest were closed for it.
     let mut nothing = [0];
     assert_eq!(within(silent[0].read(&mut nothing)).await.unwrap_or(0), 0);
+}
+
+#[tokio::test]
+async fn the_clients_of_one_container_keep_nobody_out_of_others() {
+    let config = StreamingConfig { max_sessions: 5, max_sessions_per_container: 3, ..Default::default() };
+    let server = start_with(config).await;
+    let register = |container: &str| {
+        let request = AttachRequest { container: container.to_owned(), ..ATTACH };
+        server.sessions.register(Request::Attach(request))
+    };
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        clients.push(Client::connect(&register("one").unwrap(), "v4.channel.k8s.io").await);
+    }
+    let refused = register("one").unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "register a streaming session: one has 3 already, as many as streaming.max_sessions_per_container allows"
+    );
+    let mut other = Client::connect(&register("another").unwrap(), "v4.channel.k8s.io").await;
+    other.open_all(&["error", "stdout"]).await;
+    // One that does not come has its place, too; a client that goes gives its own back.
+    let _unused = register("another").unwrap();
+    let refused = register("third").unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "register a streaming session: there are 5 already, as many as streaming.max_sessions allows"
+    );
+    clients.pop();
+    within(async {
+        while register("one").is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
