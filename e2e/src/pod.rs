@@ -28,6 +28,14 @@ impl<'a> Pod<'a> {
         Self::run_by(node, config, "")
     }
 
+    /// Runs a sandbox whose containers may be privileged.
+    #[track_caller]
+    pub fn privileged(node: &'a Node, name: &str) -> Self {
+        let mut config = node.sandbox(name);
+        requests::sandbox_security(&mut config).privileged = true;
+        Self::run(node, config)
+    }
+
     /// Runs a sandbox of this runtime handler.
     #[track_caller]
     pub fn run_by(node: &'a Node, config: PodSandboxConfig, handler: &str) -> Self {

@@ -52,6 +52,12 @@ pub fn container(name: &str, image: &str) -> ContainerConfig {
     }
 }
 
+/// The same container, privileged.
+pub fn privileged(mut config: ContainerConfig) -> ContainerConfig {
+    security(&mut config).privileged = true;
+    config
+}
+
 /// The part of a sandbox's request that says how its namespaces are.
 pub fn sandbox_namespaces(config: &mut PodSandboxConfig) -> &mut NamespaceOption {
     sandbox_security(config).namespace_options.as_mut().unwrap()

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use berth_store::ErrorKind;
+use berth_store::{ErrorKind, with_causes};
 use tonic::{Code, Status};
 
 use crate::convert::Refusal;
@@ -38,31 +38,20 @@ impl Failure {
         Self { message: format!("{heading}: {}", self.message), ..self }
     }
 
-    fn chain(kind: ErrorKind, error: &dyn Error) -> Self {
-        let mut message = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            let text = error.to_string();
-            // Libraries often repeat their source's text.
-            if !message.ends_with(&text) {
-                message.push_str(": ");
-                message.push_str(&text);
-            }
-            cause = error.source();
-        }
-        Self { kind, message }
+    fn of(kind: ErrorKind, error: &dyn Error) -> Self {
+        Self { kind, message: with_causes(error) }
     }
 }
 
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
-        Self::chain(refusal.kind(), &refusal)
+        Self::of(refusal.kind(), &refusal)
     }
 }
 
 impl From<berth_pod::Error> for Failure {
     fn from(error: berth_pod::Error) -> Self {
-        Self::chain(error.kind(), &error)
+        Self::of(error.kind(), &error)
     }
 }
 
@@ -75,13 +64,13 @@ impl From<berth_stream::Error> for Failure {
                 ErrorKind::Internal
             }
         };
-        Self::chain(kind, &error)
+        Self::of(kind, &error)
     }
 }
 
 impl From<berth_image::Error> for Failure {
     fn from(error: berth_image::Error) -> Self {
-        Self::chain(error.kind(), &error)
+        Self::of(error.kind(), &error)
     }
 }
 
@@ -126,29 +115,6 @@ fn code(kind: ErrorKind) -> Code {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("{text}")]
-    struct Link {
-        text: &'static str,
-        source: Option<Box<Link>>,
-    }
-
-    fn chain(texts: &[&'static str]) -> Option<Box<Link>> {
-        let (text, rest) = texts.split_first()?;
-        Some(Box::new(Link { text, source: chain(rest) }))
-    }
-
-    #[test]
-    fn the_message_holds_every_cause_once() {
-        let check = |texts: &[&'static str], want: &str| {
-            let failure = Failure::chain(ErrorKind::Internal, &*chain(texts).unwrap());
-            assert_eq!(failure.to_string(), want);
-        };
-        check(&["attach network"], "attach network");
-        check(&["attach network", "make veth", "no space"], "attach network: make veth: no space");
-        check(&["request x: refused", "refused"], "request x: refused");
-    }
 
     #[test]
     fn a_status_fits_into_a_header() {

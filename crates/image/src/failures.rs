@@ -1,5 +1,7 @@
 //! What the places of one repository failed with, as one error that names each of them.
 
+use berth_store::with_causes;
+
 use crate::Error;
 
 /// Characters of one place's failure that are shown: an address and a cause or two.
@@ -36,22 +38,11 @@ impl Failures {
 }
 
 fn shown(api: &str, error: &Error) -> String {
-    let text = format!("{api}: {}", chain(error));
+    let text = format!("{api}: {}", with_causes(error));
     match text.char_indices().nth(SHOWN_CHARS) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,
     }
-}
-
-/// An error with its causes, on one line.
-pub(crate) fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
+use berth_store::with_causes;
 use futures_util::{FutureExt, future::BoxFuture};
 use reqwest::{Client, RequestBuilder, Response, StatusCode, header};
 use tracing::{debug, warn};
@@ -24,7 +25,7 @@ use crate::{
     blob::PipeWriter,
     client::Clients,
     endpoint::Endpoint,
-    failures::{Failures, chain},
+    failures::Failures,
     hosts::find_hosts,
     manifest::{self, Descriptor, MAX_DOCUMENT_BYTES},
     progress::Counters,
@@ -262,7 +263,7 @@ impl Place {
     /// Another place may do better; the registry's own failure is the caller's to report.
     pub(crate) fn has_failed(&self, path: &str, error: &Error) {
         if !self.endpoint.is_origin {
-            warn!(endpoint = self.endpoint.api, path, error = chain(error), "mirror failed");
+            warn!(endpoint = self.endpoint.api, path, error = with_causes(error), "mirror failed");
         }
     }
 

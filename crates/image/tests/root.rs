@@ -21,7 +21,7 @@ mod support;
 use std::{collections::HashMap, path::Path, process::Command, time::Duration};
 
 use berth_image::{Auth, Error, HostConfig, ImageStore, PullProgress, PullRequest, RegistryConfig};
-use berth_store::ErrorKind;
+use berth_store::{ErrorKind, with_causes};
 use support::{
     Fixture,
     image::{Compression, Layer, TestImage, manifest},
@@ -34,17 +34,6 @@ use tar::EntryType;
 async fn pull(images: &ImageStore, reference: &str) -> Result<String, Error> {
     let request = PullRequest { reference: reference.to_owned(), auth: None };
     images.pull(&request).await.map(|id| id.to_string())
-}
-
-/// An error with all its causes.
-fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
 }
 
 fn du(path: &Path) -> (u64, u64) {

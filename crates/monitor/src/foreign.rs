@@ -28,18 +28,18 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use berth_sys::exec::{close_others, execve, exit_now, reset_signals};
 use berth_sys::packet;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open, setsid};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::child::await_end;
 use crate::copy::copy_tree;
 use crate::handshake::Gate;
 use crate::id::ContainerId;
@@ -282,25 +282,6 @@ fn command_line(foreign: &ForeignPlan, log: &Path, words: &[&OsStr]) -> Vec<std:
     line.extend(["--log-format", "json"].map(Into::into));
     line.extend(words.iter().map(|&word| word.to_owned()));
     line
-}
-
-/// Waits for a child without looking at it again and again; one that takes too long is killed, and `None`.
-fn await_end(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;
-    let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-    let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: 0 };
-    let ended = loop {
-        match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&limit)) {
-            Err(Errno::INTR) => {}
-            polled => break polled?,
-        }
-    };
-    if ended == 0 {
-        child.kill()?;
-        child.wait()?;
-        return Ok(None);
-    }
-    child.wait().map(Some)
 }
 
 /// The runtime connects and sends the terminal's master side before `create` ends.

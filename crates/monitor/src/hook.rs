@@ -138,7 +138,7 @@ fn run_hook(hook: &Hook, state: &Value, limit: Duration) -> Result<(), String> {
 /// Waits for a hook while it reads what it has to say, and returns the beginning of that. One that takes too long is killed,
 /// and `None`; and so is what is left of its group in any case.
 fn attend(child: &mut Child, limit: Duration) -> io::Result<(Option<ExitStatus>, Vec<u8>)> {
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;
+    let pid = Pid::from_child(child);
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
     let mut stderr = child.stderr.take();
     if let Some(stderr) = &stderr {

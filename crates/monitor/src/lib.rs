@@ -25,6 +25,7 @@ pub mod protocol;
 pub mod stage;
 
 mod birth;
+mod child;
 mod container;
 mod copy;
 mod credentials;
@@ -52,6 +53,7 @@ mod user_namespace;
 mod viewers;
 mod zygote;
 
+pub use child::await_end;
 pub use foreign::forget_container;
 pub use fork::memfd_of;
 pub use zygote::{ZYGOTE_ARGUMENT, main as zygote_main};

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use berth_net::{AddressPool, Error, IfName, Network, NetworkConfig, PodAddresses};
 use berth_store::ErrorKind;
-use lab::{Space, links, logged, on_fresh_host, reach_from_host, run};
+use lab::{Space, links, logged, on_fresh_host, outside, reach_from_host, run};
 
 const POD_A: &str = "aaaaaaaaaaaa0001";
 const POD_B: &str = "bbbbbbbbbbbb0002";
@@ -214,18 +214,7 @@ fn pods_and_host_reach_each_other_at_once() {
 fn what_leaves_the_subnet_has_the_hosts_address() {
     on_fresh_host("what_leaves_the_subnet_has_the_hosts_address", || {
         let network = open();
-        let outside = Space::new();
-        let far_end = ["netns", &outside.path()];
-        run("ip", &["link", "add", "up0", "type", "veth", "peer", "name", "eth0", far_end[0], far_end[1]]);
-        for (own, far) in [("198.51.100.1/24", "198.51.100.2/24"), ("2001:db8::1/64", "2001:db8::2/64")] {
-            let nodad: &[&str] = if own.contains(':') { &["nodad"] } else { &[] };
-            run("ip", &[&["addr", "add", own, "dev", "up0"], nodad].concat());
-            outside.run("ip", &[&["addr", "add", far, "dev", "eth0"], nodad].concat());
-        }
-        run("ip", &["link", "set", "up0", "up"]);
-        outside.run("ip", &["link", "set", "eth0", "up"]);
-        // Being asked for the link, the kernel makes it pass packets now rather than soon.
-        run("ip", &["link", "show", "up0"]);
+        let outside = outside();
         let (a, _) = pod(&network, POD_A, 2);
         // Outside has no route to the pods, so that an answer proves the translation too.
         assert_eq!(a.reach(&outside.listen(ip("198.51.100.2"))), ip("198.51.100.1"));

@@ -22,7 +22,7 @@ use berth_cgroup::Limits;
 use berth_container::spec::ContainerSpec;
 use berth_monitor::id::{ContainerId, PodId};
 use berth_net::PodAddresses;
-use berth_store::Change;
+use berth_store::{Change, with_causes};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -175,7 +175,7 @@ impl Driver {
         }
         self.phase = SandboxPhase::NotReady;
         if let Err(error) = self.close_ports().await {
-            tracing::warn!(pod.id = %self.id, error = %crate::registry::chain(&error), "host ports not closed");
+            tracing::warn!(pod.id = %self.id, error = %with_causes(&error), "host ports not closed");
         }
         self.save().await;
         self.tell(self.id.to_string(), EventKind::Stopped);
@@ -191,7 +191,7 @@ impl Driver {
     /// the truth, and the next change tries again.
     pub(crate) async fn save(&mut self) {
         if let Err(error) = self.commit(Change::new()).await {
-            tracing::error!(pod.id = %self.id, error = %crate::registry::chain(&error), "pod not recorded");
+            tracing::error!(pod.id = %self.id, error = %with_causes(&error), "pod not recorded");
         }
         self.publish();
     }
@@ -230,7 +230,7 @@ impl Driver {
         let begun = Instant::now();
         let result = work.await;
         let took = begun.elapsed();
-        self.timeline.push(name.clone(), took, result.as_ref().err().map(crate::registry::chain));
+        self.timeline.push(name.clone(), took, result.as_ref().err().map(|error| with_causes(error)));
         result.map_err(|error| Error::Stage { stage: name, took, source: Box::new(error) })
     }
 

@@ -262,3 +262,57 @@ async fn read_all(link: Link, news: mpsc::UnboundedSender<News>) {
     drop(waiting);
     let _ = news.send(News::Gone);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use berth_monitor::id::PodId;
+    use berth_monitor::memfd_of;
+    use berth_monitor::protocol::FEATURES;
+    use serde_json::json;
+
+    use super::*;
+
+    /// A connection to a monitor that can carry out only so much.
+    async fn link_to(features: &[&str]) -> Link {
+        let (ours, theirs) = packet::pair(Blocking::No).unwrap();
+        let hello = Message::Hello(Hello {
+            version: VERSION,
+            pod: PodId::from_random([7; 32]),
+            pid: 1,
+            pause_pid: None,
+            features: features.iter().map(|&feature| feature.to_owned()).collect(),
+        });
+        let reports = memfd_of(&Vec::<ContainerReport>::new()).unwrap();
+        packet::send(&theirs, &serde_json::to_vec(&hello).unwrap(), &[reports.as_fd()]).unwrap();
+        Link::establish(ours).await.unwrap().0
+    }
+
+    fn plan_with_filter() -> LaunchPlan {
+        let (path, none) = ("/x", json!(null));
+        let sets = json!({ "bounding": 0, "effective": 0, "inheritable": 0, "ambient": 0 });
+        let user =
+            json!({ "user": { "Id": 0 }, "group": none, "supplemental": [], "merge_image_groups": false });
+        let plan = json!({
+            "container": "c".repeat(64), "pid_namespace": "Own", "cgroup_namespace": "Own",
+            "cgroup": { "directory": none, "tasks": [] }, "oom_file": none,
+            "rootfs": { "staging": path, "lower": [path], "upper": path, "work": path, "read_only": false },
+            "mounts": [], "devices": [], "links": [], "masked_paths": [], "readonly_paths": [],
+            "process": {
+                "args": ["x"], "env": [], "cwd": path, "user": user, "capabilities": sets,
+                "no_new_privileges": false, "oom_score_adj": none, "seccomp": [],
+            },
+            "stdio": { "stdin": false, "tty": false, "log": none },
+        });
+        serde_json::from_value(plan).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_older_monitor_is_not_asked_for_what_it_would_leave_out() {
+        let plan = plan_with_filter();
+        let error = link_to(&[]).await.check_features(&plan).unwrap_err();
+        assert!(matches!(error, Error::OldMonitor { feature: "seccomp" }), "{error}");
+        link_to(&FEATURES).await.check_features(&plan).unwrap();
+    }
+}

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use berth_monitor::id::ContainerId;
 use berth_monitor::protocol::ContainerReport;
 use berth_net::{Forward, Inherited, ServedSubnets};
-use berth_store::{Loaded, Quarantined, Store};
+use berth_store::{Loaded, Quarantined, Store, with_causes};
 use ipnet::IpNet;
 use tokio::task::JoinSet;
 
@@ -118,7 +118,7 @@ async fn recover_pod(
         Err(error) if nobody_listens(&error) => driver.lose_monitor().await,
         // It hangs, or speaks another language. Its containers may be well: whoever removes the pod ends them.
         Err(error) => {
-            let error = crate::registry::chain(&error);
+            let error = with_causes(&error);
             tracing::error!(pod.id = %driver.id, error, "monitor can't be reached; its pod is left alone");
             driver.not_ready().await;
         }
@@ -144,7 +144,7 @@ async fn take_down(mut driver: Driver) {
         let _ = driver.remove_container(&id).await;
     }
     if let Err(error) = driver.tear_down().await {
-        tracing::error!(pod.id = %driver.id, error = %crate::registry::chain(&error), "half-made pod stays");
+        tracing::error!(pod.id = %driver.id, error = %with_causes(&error), "half-made pod stays");
     }
     // What was done to it published it, and it has no driver that could be asked to remove it. If it stays, then for the
     // next start; nobody has been told its id.
@@ -172,7 +172,7 @@ impl Driver {
             match (&workload.record.state, report) {
                 (None, _) => {
                     if let Err(error) = self.tear_container_down(&id).await {
-                        let error = crate::registry::chain(&error);
+                        let error = with_causes(&error);
                         tracing::error!(container.id = %id, error, "half-made container stays");
                     }
                 }

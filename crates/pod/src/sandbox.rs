@@ -21,7 +21,7 @@ use berth_monitor::id::PodId;
 use berth_monitor::plan::{SandboxPlan, Sharing};
 use berth_monitor::protocol::Order as MonitorOrder;
 use berth_net::{Attachment, Forward, IfName, PodAddresses};
-use berth_store::Change;
+use berth_store::{Change, with_causes};
 use tokio::sync::mpsc;
 
 use crate::driver::{Driver, Monitor};
@@ -66,7 +66,7 @@ impl Driver {
         if made.is_err()
             && let Err(error) = self.tear_down().await
         {
-            tracing::error!(pod.id = %self.id, error = %crate::registry::chain(&error), "pod half made");
+            tracing::error!(pod.id = %self.id, error = %with_causes(&error), "pod half made");
             self.phase = SandboxPhase::Making;
         } else if made.is_err() {
             self.phase = SandboxPhase::NotReady;
@@ -235,7 +235,7 @@ impl Driver {
             }
             // They stay leased until the pod is removed, which tries again.
             Err(error) => {
-                tracing::warn!(pod.id = %self.id, error = %crate::registry::chain(&error), "network not detached");
+                tracing::warn!(pod.id = %self.id, error = %with_causes(&error), "network not detached");
             }
         }
     }
@@ -252,7 +252,7 @@ impl Driver {
         match Link::connect(&self.host.pod_directory(&self.id)).await {
             Ok((link, greeting, news)) => self.take_over(link, greeting, news).await,
             Err(error) => {
-                let error = crate::registry::chain(&error);
+                let error = with_causes(&error);
                 tracing::warn!(pod.id = %self.id, error, "monitor has died; its pod is killed");
                 self.lose_monitor().await;
             }

@@ -19,7 +19,7 @@ use berth_monitor::id::ContainerId;
 use berth_monitor::memfd_of;
 use berth_monitor::plan::Rootfs;
 use berth_monitor::protocol::{Answer, Exit, Order as MonitorOrder, ResolvedUser, exit_record_path};
-use berth_store::{Change, ErrorKind};
+use berth_store::{Change, ErrorKind, with_causes};
 
 use crate::driver::{Driver, Reply};
 use crate::error::{Error, Result};
@@ -118,7 +118,7 @@ impl Driver {
         let made = self.make_container(&id, spec, &images, &link).await;
         if let Err(error) = made {
             if let Err(left) = self.tear_container_down(&id).await {
-                tracing::error!(container.id = %id, error = %crate::registry::chain(&left), "container half made");
+                tracing::error!(container.id = %id, error = %with_causes(&left), "container half made");
             }
             // Without a record, taking it down knows nothing of them; one that is half made keeps them.
             if !self.containers.contains_key(&id) {
@@ -358,7 +358,7 @@ impl Driver {
             Err(error) => Err(error),
         };
         if let Err(error) = saved {
-            tracing::error!(container.id = %id, error = %crate::registry::chain(&error), "container not recorded");
+            tracing::error!(container.id = %id, error = %with_causes(&error), "container not recorded");
         }
         self.publish();
     }

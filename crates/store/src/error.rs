@@ -27,6 +27,20 @@ pub enum ErrorKind {
     Internal,
 }
 
+/// An error with all its causes, on one line. Libraries often repeat their cause's text; it stands there once.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let own = cause.to_string();
+        if !text.ends_with(&own) {
+            text = format!("{text}: {own}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
 /// The result of everything in this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -122,5 +136,31 @@ impl Error {
                 ErrorKind::Internal
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Link {
+        text: &'static str,
+        source: Option<Box<Link>>,
+    }
+
+    fn link(texts: &[&'static str]) -> Option<Box<Link>> {
+        let (text, rest) = texts.split_first()?;
+        Some(Box::new(Link { text, source: link(rest) }))
+    }
+
+    #[test]
+    fn every_cause_is_told_once() {
+        let check =
+            |texts: &[&'static str], want: &str| assert_eq!(with_causes(&*link(texts).unwrap()), want);
+        check(&["attach network"], "attach network");
+        check(&["attach network", "make veth", "no space"], "attach network: make veth: no space");
+        check(&["request x: refused", "refused"], "request x: refused");
     }
 }

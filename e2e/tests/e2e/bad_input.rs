@@ -3,7 +3,7 @@
 
 use berth_cri_proto::v1::security_profile::ProfileType;
 use berth_cri_proto::v1::*;
-use berth_e2e::requests::{limits, sandbox_namespaces, sandbox_security, security, shell};
+use berth_e2e::requests::{limits, privileged, sandbox_namespaces, sandbox_security, security, shell};
 use berth_e2e::{Node, Pod};
 use tonic::{Code, Status};
 
@@ -357,12 +357,8 @@ fn an_image_that_cannot_be_had_leaves_nothing() {
 #[ignore = "needs root and the test images"]
 fn a_privileged_container_needs_a_privileged_sandbox() {
     let node = Node::start();
-    let mut config = node.sandbox("privileged");
-    sandbox_security(&mut config).privileged = true;
-    let pod = Pod::run(&node, config);
-    let mut config = shell("main", "exec sleep 1000");
-    security(&mut config).privileged = true;
-    let id = pod.start(config);
+    let pod = Pod::privileged(&node, "privileged");
+    let id = pod.start(privileged(shell("main", "exec sleep 1000")));
     let seen = pod.exec(&id, "grep CapEff /proc/self/status");
     let host = std::fs::read_to_string("/proc/self/status").unwrap();
     let own = host.lines().find(|line| line.starts_with("CapEff")).unwrap();

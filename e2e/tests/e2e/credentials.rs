@@ -4,7 +4,7 @@ use berth_cri_proto::v1::security_profile::ProfileType;
 use berth_cri_proto::v1::{
     ContainerConfig, Int64Value, LinuxContainerSecurityContext, SecurityProfile, SupplementalGroupsPolicy,
 };
-use berth_e2e::requests::{sandbox_security, security, shell};
+use berth_e2e::requests::{security, shell};
 use berth_e2e::{Node, Pod};
 use tonic::Code;
 
@@ -85,9 +85,7 @@ fn ambient_capabilities_survive_the_change_to_another_user() {
 #[ignore = "needs root and the test images"]
 fn capabilities_are_added_and_dropped_and_all_means_what_the_agent_has() {
     let node = Node::start();
-    let mut config = node.sandbox("capabilities");
-    sandbox_security(&mut config).privileged = true;
-    let pod = Pod::run(&node, config);
+    let pod = Pod::privileged(&node, "capabilities");
     let own = own_capabilities();
     let all = "ALL".to_owned();
     for (name, privileged, add, drop, want) in [
@@ -116,9 +114,7 @@ fn capabilities_are_added_and_dropped_and_all_means_what_the_agent_has() {
 #[ignore = "needs root and the test images"]
 fn a_privileged_container_sees_the_kernels_files_unmasked_and_writable() {
     let node = Node::start();
-    let mut config = node.sandbox("privileged");
-    sandbox_security(&mut config).privileged = true;
-    let pod = Pod::run(&node, config);
+    let pod = Pod::privileged(&node, "privileged");
     let change = |privileged| {
         move |rights: &mut LinuxContainerSecurityContext| {
             rights.privileged = privileged;

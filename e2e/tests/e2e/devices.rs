@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 
 use berth_cri_proto::v1::{CdiDevice, ContainerConfig, Device, Int64Value};
-use berth_e2e::requests::{sandbox_security, security, shell};
+use berth_e2e::requests::{privileged, security, shell};
 use berth_e2e::{Node, Pod};
 
 /// A container that waits, with these devices.
@@ -76,12 +76,8 @@ fn a_device_that_is_none_fails_the_create_by_name_and_leaves_nothing() {
 #[ignore = "needs root and the test images"]
 fn a_privileged_container_sees_every_device_of_the_host() {
     let node = Node::start();
-    let mut config = node.sandbox("privileged");
-    sandbox_security(&mut config).privileged = true;
-    let pod = Pod::run(&node, config);
-    let mut config = shell("main", "exec sleep 1000");
-    security(&mut config).privileged = true;
-    let id = pod.start(config);
+    let pod = Pod::privileged(&node, "privileged");
+    let id = pod.start(privileged(shell("main", "exec sleep 1000")));
     let list =
         "cd /dev && find . \\( -type c -o -type b \\) ! -path './pts/*' ! -name console ! -name ptmx | sort";
     let host = Command::new("sh").args(["-c", list]).output().unwrap();

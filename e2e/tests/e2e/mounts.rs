@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use berth_cri_proto::v1::*;
-use berth_e2e::requests::{BUSYBOX, sandbox_security, security, shell};
+use berth_e2e::requests::{BUSYBOX, privileged, shell};
 use berth_e2e::{Node, Pod};
 
 #[test]
 #[ignore = "needs root and the test images"]
 fn mounts_travel_as_far_as_their_propagation_says() {
     let node = Node::start();
-    let pod = privileged_pod(&node, "propagation");
+    let pod = Pod::privileged(&node, "propagation");
     let share = Mounted::bind(&made(node.dir().join("share")), "shared");
     for (index, (propagation, into_container, into_host)) in [
         (MountPropagation::PropagationPrivate, false, false),
@@ -199,17 +199,6 @@ fn nothing_of_volumes_is_left_on_the_host() {
     ];
     pod.start(config);
     assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
-}
-
-fn privileged_pod<'a>(node: &'a Node, name: &str) -> Pod<'a> {
-    let mut config = node.sandbox(name);
-    sandbox_security(&mut config).privileged = true;
-    Pod::run(node, config)
-}
-
-fn privileged(mut config: ContainerConfig) -> ContainerConfig {
-    security(&mut config).privileged = true;
-    config
 }
 
 fn volume(source: &Path, target: &str) -> Mount {

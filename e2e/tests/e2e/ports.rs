@@ -1,7 +1,8 @@
 //! Ports of the host that lead to pods, the node's pod CIDR, and what the node says of itself.
 
+use std::io::Write;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use berth_cri_proto::v1::*;
@@ -89,6 +90,61 @@ fn a_host_port_lives_as_long_as_its_pod() {
 
 #[test]
 #[ignore = "needs root and the test images"]
+fn host_ports_come_back_after_somebody_flushed_the_rules_and_the_agent_was_away() {
+    let node = Node::start();
+    let pod = Pod::run(&node, config(&node, "web", 8082));
+    pod.shell("web", SERVE);
+    let before = node.site().run("nft", &["list", "ruleset"]);
+    assert_eq!(fetch(&node, "127.0.0.1:8082"), SERVED);
+    node.kill9();
+    node.site().run("nft", &["flush", "ruleset"]);
+    assert_eq!(fetch(&node, "127.0.0.1:8082"), "");
+    node.restart();
+    assert_eq!(node.site().run("nft", &["list", "ruleset"]), before);
+    assert_eq!(fetch(&node, "127.0.0.1:8082"), SERVED);
+    pod.take_down();
+}
+
+#[test]
+#[ignore = "needs root and the test images"]
+fn a_stop_that_cannot_close_a_port_says_so_and_can_be_repeated() {
+    let node = Node::start();
+    let pod = Pod::run(&node, config(&node, "web", 8083));
+    pod.shell("web", SERVE);
+    // A table that belongs to a process: the kernel lets nobody else change it, and it goes with that process.
+    let tables = node.site().run("nft", &["list", "tables"]);
+    let table = tables.trim().to_owned();
+    assert_eq!(table.lines().count(), 1, "{table}");
+    let mut owner = node.site().command("nft");
+    let mut owner = owner.arg("--interactive").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut commands = owner.stdin.take().unwrap();
+    writeln!(commands, "delete {table}\nadd {table} {{ flags owner; }}").unwrap();
+    eventually("the table to be another's", Duration::from_secs(10), || {
+        node.site().run("nft", &["list", "ruleset"]).contains("flags owner").then_some(())
+    });
+
+    let stop = || node.cri().stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: pod.id.clone() });
+    let refused = stop().unwrap_err();
+    assert!(refused.message().contains("Operation not permitted"), "{refused}");
+    // The pod is down all the same, and its port its own until it has been closed.
+    assert_eq!(node.cri().sandbox(&pod.id).unwrap().state(), PodSandboxState::SandboxNotready);
+    let request = RunPodSandboxRequest { config: Some(config(&node, "late", 8083)), ..Default::default() };
+    assert_eq!(node.cri().run_pod_sandbox(request).unwrap_err().code(), tonic::Code::AlreadyExists);
+
+    drop(commands);
+    owner.wait().unwrap();
+    stop().unwrap();
+    // Whoever asks how the network is finds it put back.
+    node.cri().status(StatusRequest::default()).unwrap();
+    let next = Pod::run(&node, config(&node, "next", 8083));
+    next.shell("web", SERVE);
+    assert_eq!(fetch(&node, "127.0.0.1:8083"), SERVED);
+    next.take_down();
+    pod.take_down();
+}
+
+#[test]
+#[ignore = "needs root and the test images"]
 fn new_pods_get_addresses_of_the_pod_cidr() {
     let node = Node::start();
     let old = node.pod("old");
@@ -161,7 +217,6 @@ fn a_node_that_cannot_write_is_not_ready_and_says_why() {
 }
 
 fn fill(file: &Path) {
-    use std::io::Write;
     let mut file = std::fs::File::create(file).unwrap();
     while file.write_all(&[0; 4096]).is_ok() {}
 }

@@ -139,8 +139,8 @@ async fn no_layer_reaches_out_of_its_directory() {
     ];
     for (number, layer) in refused.into_iter().enumerate() {
         let error = import_layers(&fixture, &[layer.finish()]).await.expect_err(&format!("layer {number}"));
-        assert_ne!(error.kind(), ErrorKind::Exhausted, "{number}: {}", chain(&error));
-        assert_eq!(fixture.leftovers(), "", "{number}: {}", chain(&error));
+        assert_ne!(error.kind(), ErrorKind::Exhausted, "{number}: {}", with_causes(&error));
+        assert_eq!(fixture.leftovers(), "", "{number}: {}", with_causes(&error));
     }
     let confined = [
         new().file("/abs", 0o644, b"x"),
@@ -161,7 +161,7 @@ async fn no_layer_reaches_out_of_its_directory() {
         let joined = [&parents[..parents.len() - 1024], &layer.finish()].concat();
         import_layers(&fixture, &[joined])
             .await
-            .unwrap_or_else(|error| panic!("layer {number}: {}", chain(&error)));
+            .unwrap_or_else(|error| panic!("layer {number}: {}", with_causes(&error)));
         fixture.images.prune().await.unwrap();
     }
     assert_eq!(run(Command::new("find").arg(&outside).args(["-mindepth", "1", "-printf", "%P"])), "victim");

@@ -15,7 +15,7 @@ async fn a_registry_that_lies_leaves_nothing_behind() {
         liar.serve("app", "latest", &image);
         liar.reply(path, reply);
         let error = pull(&fixture.images, &reference).await.unwrap_err();
-        let text = chain(&error);
+        let text = with_causes(&error);
         assert!(text.contains(expected), "{expected}: {text}");
         assert_eq!(error.kind(), kind, "{text}");
         assert!(fixture.images.list().is_empty());
@@ -47,7 +47,7 @@ async fn a_registry_that_lies_leaves_nothing_behind() {
     };
     liar.serve("lying", "latest", &lying);
     let error = pull(&fixture.images, &format!("{}/lying", liar.host)).await.unwrap_err();
-    assert!(chain(&error).contains("verify unpacked layer"), "{}", chain(&error));
+    assert!(with_causes(&error).contains("verify unpacked layer"), "{}", with_causes(&error));
     let error = pull(&fixture.images, &format!("{}/absent", liar.host)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(error.to_string().contains("no such thing"), "{error}");
@@ -87,7 +87,7 @@ async fn a_full_disk_is_said_and_nothing_stays() {
     let big = Layer::new().file("big", 0o644, &vec![b'x'; 4 << 20]).finish();
     TestImage::new(&[(big, Compression::Plain)]).docker_archive(&path, None);
     let error = images.import(&path).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Exhausted, "{}", chain(&error));
+    assert_eq!(error.kind(), ErrorKind::Exhausted, "{}", with_causes(&error));
     assert_eq!(run(Command::new("find").arg(&disk).args(["-mindepth", "3"])), "");
     store.close().await;
 }

@@ -231,7 +231,7 @@ async fn a_certificate_is_trusted_only_where_the_settings_say_so() {
     registry.push("app", "latest", &image).await;
     let reference = format!("{}/app", registry.host);
     let error = pull(&stranger.images, &reference).await.unwrap_err();
-    assert!(chain(&error).contains("certificate"), "{}", chain(&error));
+    assert!(with_causes(&error).contains("certificate"), "{}", with_causes(&error));
     let trusting = HostConfig { ca_file: Some(authority), ..HostConfig::default() };
     let careless = HostConfig { skip_verify: true, ..HostConfig::default() };
     for settings in [trusting, careless] {

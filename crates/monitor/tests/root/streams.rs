@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use berth_cgroup::{CgroupPath, Cgroups};
+use berth_cgroup::{CgroupPath, Cgroups, Limit, Limits};
 
 use super::*;
 
@@ -152,6 +152,47 @@ fn a_session_has_a_terminal_of_its_own() {
     }
     // The session has ended, and nobody else holds its terminal.
     assert_eq!(terminal.read(&mut [0; 16]).unwrap_err().raw_os_error(), Some(5));
+    drop(pod);
+    cgroup.remove(Duration::from_secs(10)).unwrap();
+}
+
+#[test]
+#[ignore = "needs root: makes namespaces, mounts and cgroups"]
+fn a_session_that_cannot_be_forked_leaves_no_cgroup() {
+    let host = Host::new();
+    let mut pod = host.pod(36, |_| {});
+    let mut plan = host.plan(36, "sleep 1000");
+    let path = format!("/berth-monitor-fork-{}", std::process::id());
+    let cgroup = Cgroups::detect().unwrap().create(&CgroupPath::new(&path).unwrap()).unwrap();
+    plan.cgroup = cgroup.entry();
+    pod.launch(&plan).unwrap();
+    pod.start(&plan);
+    let entry = cgroup.entry();
+    // In version 2 the session is born into the container's cgroup, in version 1 into its monitor's.
+    let of_pids = |file: &&PathBuf| file.iter().any(|part| part == "pids");
+    if let Some(tasks) = entry.tasks.iter().find(of_pids) {
+        fs::write(tasks, pod.hello.pid.to_string()).unwrap();
+    }
+    let limited_to = |pids| cgroup.apply(&Limits { pids: Some(pids), ..Limits::default() }).unwrap();
+    let args = vec!["id".into()];
+    let exec = ExecPlan { container: plan.container.clone(), args, tty: false };
+    let null = File::options().read(true).write(true).open("/dev/null").unwrap();
+    let mut ask = || {
+        let (exec, null) = (memfd(&exec), null.as_fd());
+        pod.ask(Order::Exec, &[exec.as_fd(), null, null, null])
+    };
+
+    limited_to(Limit::At(1));
+    let refused = ask().unwrap_err();
+    assert_eq!(refused.stage(), Some(Stage::Fork), "{refused}");
+    let directories = entry.tasks.iter().filter_map(|file| file.parent()).chain(entry.directory.as_deref());
+    for directory in directories {
+        let mut below = fs::read_dir(directory).unwrap().flatten().map(|entry| entry.path());
+        assert_eq!(below.find(|path| path.is_dir()), None);
+    }
+    limited_to(Limit::Max);
+    let answer = ask();
+    assert!(matches!(answer, Ok(Answer::Started { .. })), "{answer:?}");
     drop(pod);
     cgroup.remove(Duration::from_secs(10)).unwrap();
 }

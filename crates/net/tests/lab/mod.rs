@@ -135,6 +135,22 @@ impl Space {
     }
 }
 
+/// A neighbour of the host's, 198.51.100.2, which knows the host as 198.51.100.1, and the same with 2001:db8::.
+pub(crate) fn outside() -> Space {
+    let outside = Space::new();
+    run("ip", &["link", "add", "up0", "type", "veth", "peer", "name", "eth0", "netns", &outside.path()]);
+    for (own, far) in [("198.51.100.1/24", "198.51.100.2/24"), ("2001:db8::1/64", "2001:db8::2/64")] {
+        let nodad: &[&str] = if own.contains(':') { &["nodad"] } else { &[] };
+        run("ip", &[&["addr", "add", own, "dev", "up0"], nodad].concat());
+        outside.run("ip", &[&["addr", "add", far, "dev", "eth0"], nodad].concat());
+    }
+    run("ip", &["link", "set", "up0", "up"]);
+    outside.run("ip", &["link", "set", "eth0", "up"]);
+    // Being asked for the link, the kernel makes it pass packets now rather than soon.
+    run("ip", &["link", "show", "up0"]);
+    outside
+}
+
 /// Connects from the test's namespace, sends one word, and returns who the listener saw.
 pub(crate) fn reach_from_host(listener: &TcpListener) -> IpAddr {
     let stream = connect(listener.local_addr().unwrap());

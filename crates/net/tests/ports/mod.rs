@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use berth_net::{Forward, IfName, Inherited, Network, NetworkConfig, PortMapping, Protocol};
 
-use crate::lab::{Space, connect, on_fresh_host, run, seen_by};
+use crate::lab::{Space, connect, on_fresh_host, outside, run, seen_by};
 use crate::{POD_A, POD_B, addresses, ip, open, pod};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -18,21 +18,6 @@ fn mapping(protocol: Protocol, host_ip: &str, host_port: u16, container_port: u1
 fn forwards(mappings: &[PortMapping], host: u8) -> Vec<Forward> {
     let own = addresses(&[&format!("10.88.0.{host}"), &format!("fd62:6572:7468::{host:x}")]);
     Forward::all(mappings, &own).unwrap()
-}
-
-/// A neighbour of the host's, 198.51.100.2, which knows the host as 198.51.100.1, and the same with 2001:db8::.
-fn outside() -> Space {
-    let outside = Space::new();
-    run("ip", &["link", "add", "up0", "type", "veth", "peer", "name", "eth0", "netns", &outside.path()]);
-    for (own, far) in [("198.51.100.1/24", "198.51.100.2/24"), ("2001:db8::1/64", "2001:db8::2/64")] {
-        let nodad: &[&str] = if own.contains(':') { &["nodad"] } else { &[] };
-        run("ip", &[&["addr", "add", own, "dev", "up0"], nodad].concat());
-        outside.run("ip", &[&["addr", "add", far, "dev", "eth0"], nodad].concat());
-    }
-    run("ip", &["link", "set", "up0", "up"]);
-    outside.run("ip", &["link", "set", "eth0", "up"]);
-    run("ip", &["link", "show", "up0"]);
-    outside
 }
 
 fn listen(space: &Space, address: &str) -> TcpListener {

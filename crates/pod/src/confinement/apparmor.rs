@@ -182,6 +182,8 @@ fn default_profile(own_label: &str, has: impl Fn(&str) -> bool) -> String {
 
 #[cfg(test)]
 mod tests {
+    use berth_store::with_causes;
+
     use super::*;
 
     #[test]
@@ -212,7 +214,7 @@ mod tests {
         assert_eq!(unloadable.profile_for(None, false).unwrap(), None);
         assert_eq!(unloadable.profile_for(Some(&ProfileSpec::RuntimeDefault), true).unwrap(), None);
         let error = unloadable.profile_for(Some(&ProfileSpec::RuntimeDefault), false).unwrap_err();
-        let text = crate::registry::chain(&error);
+        let text = with_causes(&error);
         assert!(text.contains("berth-default") && text.contains("no parser"), "{text}");
     }
 

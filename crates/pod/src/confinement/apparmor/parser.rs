@@ -3,13 +3,11 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use berth_monitor::await_end;
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 /// How long the parser may take; it needs less than a second.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -30,17 +28,13 @@ fn run(mut command: Command, input: &str, limit: Duration) -> io::Result<()> {
     stdin.write_all(input.as_bytes())?;
     stdin.rewind()?;
     let mut child = command.stdin(stdin).stdout(Stdio::null()).stderr(words.try_clone()?).spawn()?;
-    let ended = await_end(&child, limit);
-    let Ok(true) = ended else {
-        child.kill()?;
-        child.wait()?;
-        ended?;
-        let detail = format!("no end within {} s", limit.as_secs());
-        return Err(io::Error::new(io::ErrorKind::TimedOut, detail));
-    };
-    match child.wait()? {
-        status if status.success() => Ok(()),
-        status => Err(io::Error::other(told(&mut words, status)?)),
+    match await_end(&mut child, limit)? {
+        Some(status) if status.success() => Ok(()),
+        Some(status) => Err(io::Error::other(told(&mut words, status)?)),
+        None => {
+            let detail = format!("no end within {} s", limit.as_secs_f32());
+            Err(io::Error::new(io::ErrorKind::TimedOut, detail))
+        }
     }
 }
 
@@ -55,34 +49,35 @@ fn in_memory() -> io::Result<File> {
     Ok(File::from(memfd_create("berth-apparmor", MemfdFlags::CLOEXEC)?))
 }
 
-/// Whether a child ends in time.
-fn await_end(child: &Child, limit: Duration) -> io::Result<bool> {
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;
-    let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-    let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: 0 };
-    loop {
-        match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&limit)) {
-            Err(Errno::INTR) => {}
-            polled => return Ok(polled? > 0),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn shell(script: &str, mark: &str, input: &str, limit: Duration) -> io::Result<()> {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).env("BERTH_TEST_MARK", mark);
+        run(command, input, limit)
+    }
+
     #[test]
-    fn a_programs_failure_is_told_and_a_slow_one_is_killed() {
-        let shell = |script: &str, input: &str, limit| {
-            let mut command = Command::new("sh");
-            command.args(["-c", script]);
-            run(command, input, limit)
-        };
-        assert!(shell("grep -q profile", "profile x {}", LIMIT).is_ok());
-        let failed = shell("cat >&2; exit 3", "line 1", LIMIT).unwrap_err().to_string();
+    fn what_a_program_says_of_its_failure_is_told() {
+        assert!(shell("grep -q profile", "", "profile x {}", LIMIT).is_ok());
+        let failed = shell("cat >&2; exit 3", "", "line 1", LIMIT).unwrap_err().to_string();
         assert!(failed.contains("3") && failed.ends_with("line 1"), "{failed}");
-        let slow = shell("exec sleep 1000", "", Duration::ZERO).unwrap_err();
-        assert_eq!(slow.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn one_that_hangs_is_killed_at_its_deadline_and_says_so() {
+        let mark = format!("hangs for {}", std::process::id());
+        let slow = shell("exec sleep 1000", &mark, "", Duration::from_millis(200)).unwrap_err();
+        assert_eq!(
+            (slow.kind(), slow.to_string().as_str()),
+            (io::ErrorKind::TimedOut, "no end within 0.2 s")
+        );
+        let lives = std::fs::read_dir("/proc").unwrap().flatten().any(|entry| {
+            let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+            environment.windows(mark.len()).any(|piece| piece == mark.as_bytes())
+        });
+        assert!(!lives);
     }
 }
