@@ -1,5 +1,6 @@
-//! What it costs to ask for the stats of many containers: the time of a call, and the agent's own CPU time for it, which a
-//! busy machine does not blur. Prints what ARCHITECTURE.md shows under "Measured", and asserts nothing about time.
+//! What it costs to ask for the stats of many containers: the time of a call, and the agent's own CPU time for it,
+//! which a busy machine does not blur. Prints what ARCHITECTURE.md shows under "Measured", and asserts nothing about
+//! time.
 //!
 //!     cargo build --release -p berth && cargo run --release -p berth-e2e --example measure_stats
 

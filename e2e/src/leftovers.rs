@@ -140,7 +140,8 @@ pub(crate) fn below(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// The agent's open descriptors by kind. Sockets are left out: clients come and go; so are the counters of cgroups that
-/// are there, which it opens when it first reads them. Those of a cgroup that has gone, "(deleted)", should be gone too.
+/// are there, which it opens when it first reads them. Those of a cgroup that has gone, "(deleted)", should be gone
+/// too.
 fn descriptors(agent: u32) -> Vec<String> {
     let Ok(entries) = fs::read_dir(format!("/proc/{agent}/fd")) else {
         return Vec::new();

@@ -7,8 +7,8 @@
 //!      ├─ Pod ── a sandbox and its containers, as most tests need them
 //!      └─ Snapshot ── what the kernel and the disk hold for this agent; two of them are compared
 //! ```
-//! When a [`Node`] goes, its pods are removed and its agent is stopped as an operator would; whatever is left then fails
-//! the test, and is cleaned away. A test that fails on its own prints the agent's last words, and cleans as well.
+//! When a [`Node`] goes, its pods are removed and its agent is stopped as an operator would; whatever is left then
+//! fails the test, and is cleaned away. A test that fails on its own prints the agent's last words, and cleans as well.
 //! Everything here panics with what it attempted, since nobody but a test calls it. Waiting is for a condition, with a
 //! deadline. Needs root.
 

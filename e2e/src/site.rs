@@ -1,5 +1,5 @@
-//! A network namespace that stands for a machine's network. Only the network is its own: the file system, the cgroups and
-//! the process ids are the machine's, and so is what is looked at through them.
+//! A network namespace that stands for a machine's network. Only the network is its own: the file system, the cgroups
+//! and the process ids are the machine's, and so is what is looked at through them.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

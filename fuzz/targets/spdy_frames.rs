@@ -30,8 +30,8 @@ fn decode(input: &[u8], size: usize) -> (Vec<Frame>, Result<(), FrameError>) {
     (frames, Ok(()))
 }
 
-/// Pieces of data frames depend on how the input came, so those of one stream are joined, and one that was cut short before its
-/// first byte is left out: it may not have had its end either.
+/// Pieces of data frames depend on how the input came, so those of one stream are joined, and one that was cut short
+/// before its first byte is left out: it may not have had its end either.
 fn join(frames: &mut Vec<Frame>, frame: Frame) {
     if matches!(&frame, Frame::Data { bytes, fin: false, .. } if bytes.is_empty()) {
         return;

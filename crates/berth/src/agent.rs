@@ -173,8 +173,8 @@ fn entries(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
 /// In the place of a secret.
 const REDACTED: &str = "(redacted)";
 
-/// The settings as clients may see them, who are not all allowed to read the file: without passwords, and without what headers say,
-/// which may be a token. The last keys are for clients that know another runtime's settings.
+/// The settings as clients may see them, who are not all allowed to read the file: without passwords, and without what
+/// headers say, which may be a token. The last keys are for clients that know another runtime's settings.
 fn shown(settings: &Settings) -> Result<String> {
     let mut shown = settings.clone();
     for host in shown.registries.hosts.values_mut() {

@@ -1,6 +1,6 @@
-//! `berth image`: the images of a node, also of one that has no registry. Listing is CRI's; pull with its progress, import,
-//! export and prune are calls of berth's own on the same socket. Paths are opened by the agent, which is on this machine
-//! and root; they are made absolute here.
+//! `berth image`: the images of a node, also of one that has no registry. Listing is CRI's; pull with its progress,
+//! import, export and prune are calls of berth's own on the same socket. Paths are opened by the agent, which is on
+//! this machine and root; they are made absolute here.
 
 mod pull;
 
@@ -82,8 +82,8 @@ async fn import(channel: Channel, file: &Path) -> Result<()> {
     print_names("imported", &reply.into_inner().images)
 }
 
-/// Runs on a thread of its own until the input ends or the agent hangs up. A read error cuts the archive short, which the
-/// agent sees and refuses.
+/// Runs on a thread of its own until the input ends or the agent hangs up. A read error cuts the archive short, which
+/// the agent sees and refuses.
 fn send_input(sender: &mpsc::Sender<ImportImagesRequest>) {
     let mut input = io::stdin().lock();
     loop {

@@ -1,5 +1,5 @@
-//! What the agent says to the machine around it, and hears from it: readiness and stopping to systemd (sd_notify(3); nothing
-//! happens where no service manager listens), and the signals that ask it to stop.
+//! What the agent says to the machine around it, and hears from it: readiness and stopping to systemd (sd_notify(3);
+//! nothing happens where no service manager listens), and the signals that ask it to stop.
 
 use rustix::process::Signal;
 use std::io;
@@ -28,8 +28,8 @@ fn notify(state: &[sd_notify::NotifyState<'_>]) {
 pub(crate) struct StopSignals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
-    /// None where whoever started the program has it ignore this one, as nohup does, and after the first: the kernel and
-    /// the shell may both tell of one terminal's end.
+    /// None where whoever started the program has it ignore this one, as nohup does, and after the first: the kernel
+    /// and the shell may both tell of one terminal's end.
     hang_up: Option<tokio::signal::unix::Signal>,
 }
 

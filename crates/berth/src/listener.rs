@@ -1,6 +1,6 @@
-//! The agent's Unix socket: bound so that a client never meets it half made. It is bound under a name of its own, given its
-//! mode, set to listen, and only then renamed over the place where clients look. A socket that nobody answers on is what a
-//! killed agent leaves, and is replaced; one that is answered on belongs to a live agent, and is refused.
+//! The agent's Unix socket: bound so that a client never meets it half made. It is bound under a name of its own, given
+//! its mode, set to listen, and only then renamed over the place where clients look. A socket that nobody answers on is
+//! what a killed agent leaves, and is replaced; one that is answered on belongs to a live agent, and is refused.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, chmod};
@@ -59,8 +59,8 @@ pub(crate) enum Occupant {
     File,
 }
 
-/// Binds `path` with mode 0660, creating its directory, replacing a stale socket. Blocks on the file system, and for half a
-/// second where somebody answers.
+/// Binds `path` with mode 0660, creating its directory, replacing a stale socket. Blocks on the file system, and for
+/// half a second where somebody answers.
 pub(crate) fn listen_on(path: &Path) -> Result<(Listener, UnixListener), ListenError> {
     let failed = |step| move |source| ListenError::Step { path: path.to_owned(), step, source };
     match occupant(path).map_err(failed("look who is there"))? {
@@ -121,7 +121,8 @@ pub(crate) fn occupant(path: &Path) -> io::Result<Occupant> {
     }
 }
 
-/// Whether the process that answers ends within a moment, as one does that has just been killed; its locks are free then.
+/// Whether the process that answers ends within a moment, as one does that has just been killed; its locks are free
+/// then.
 fn is_ending(path: &Path) -> bool {
     let ends = || {
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;

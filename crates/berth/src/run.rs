@@ -100,7 +100,8 @@ fn make_private(settings: &mut Settings) -> Result<TempDir> {
     Ok(directory)
 }
 
-/// Removes the private directory, unless it is needed to find what else is left. The pods' own error matters more than that.
+/// Removes the private directory, unless it is needed to find what else is left. The pods' own error matters more than
+/// that.
 fn clear(ended: Ended, private: Option<TempDir>) -> Result<Outcome> {
     let cleared = match (ended.left, private) {
         (None, Some(directory)) => directory.close().context("remove the private directory"),
@@ -147,8 +148,8 @@ async fn embed(
     Ok(Ended { outcome, left })
 }
 
-/// Runs the pods on the agent that answers, until they end or a signal asks for it. A second signal takes the grace from
-/// those that stop; nothing ends the taking down itself.
+/// Runs the pods on the agent that answers, until they end or a signal asks for it. A second signal takes the grace
+/// from those that stop; nothing ends the taking down itself.
 async fn run_pods(
     settings: &Settings,
     pods: Vec<PodManifest>,

@@ -1,7 +1,7 @@
 //! From names to edits.
 //!
-//! A later directory wins over an earlier one. Two files of one directory that describe the same device are a conflict, as
-//! there is no telling which is meant. What a file says of all its devices comes once, before the first of them.
+//! A later directory wins over an earlier one. Two files of one directory that describe the same device are a conflict,
+//! as there is no telling which is meant. What a file says of all its devices comes once, before the first of them.
 
 use std::path::{Path, PathBuf};
 

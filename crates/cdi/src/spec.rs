@@ -1,7 +1,7 @@
 //! One specification file: its fields as they are spelled, and what they mean once they have been judged.
 //!
-//! Unknown fields are refused, as by other readers: what they ask for would silently be missing. Every refusal names the
-//! field and its value.
+//! Unknown fields are refused, as by other readers: what they ask for would silently be missing. Every refusal names
+//! the field and its value.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

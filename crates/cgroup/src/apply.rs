@@ -1,13 +1,13 @@
 //! Writing limits: all at once for a new cgroup, and for one in use with a way back.
 //!
 //! The kernel checks some limits against each other or against a parent's (on version 1 memory against memory+swap,
-//! and quota against period), so the right order depends on what is set already. It is not worked out: what is refused is
-//! tried again after the rest, and only then an error.
+//! and quota against period), so the right order depends on what is set already. It is not worked out: what is refused
+//! is tried again after the rest, and only then an error.
 //!
-//! A memory limit below the usage must not kill. Version 1 reclaims and refuses what it can't (EBUSY). Version 2 would kill
-//! until it fits, so there the limit goes down in two steps: as `memory.high`, which reclaims and slows allocation but
-//! never kills, and only if the usage fits then as `memory.max`. Until that is written `memory.high` stays down, so that the
-//! usage does not grow again in between.
+//! A memory limit below the usage must not kill. Version 1 reclaims and refuses what it can't (EBUSY). Version 2 would
+//! kill until it fits, so there the limit goes down in two steps: as `memory.high`, which reclaims and slows allocation
+//! but never kills, and only if the usage fits then as `memory.max`. Until that is written `memory.high` stays down, so
+//! that the usage does not grow again in between.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -40,8 +40,8 @@ impl Cgroup {
         Ok(settings.iter().filter_map(|setting| self.left_out(setting)).collect())
     }
 
-    /// Changes limits of a cgroup in use that has the limits `current`: all that `change` gives, or nothing. Returns the
-    /// limits that hold then.
+    /// Changes limits of a cgroup in use that has the limits `current`: all that `change` gives, or nothing. Returns
+    /// the limits that hold then.
     ///
     /// Errors: as for [`Cgroup::apply`], and [`CgroupError::BelowUsage`]; what had been written has been taken back.
     pub fn update(&self, current: &Limits, change: &Limits) -> Result<Limits, CgroupError> {
@@ -128,8 +128,8 @@ impl Cgroup {
         text.as_deref().and_then(|text| text.split(' ').next()).unwrap_or("max").to_owned()
     }
 
-    /// The first step down of version 2; see the module. Returns what `memory.high` held, where it has been lowered; on an error
-    /// it is as it was.
+    /// The first step down of version 2; see the module. Returns what `memory.high` held, where it has been lowered; on
+    /// an error it is as it was.
     fn shrink_memory(&self, change: &Limits) -> Result<Option<Former>, CgroupError> {
         let (Some(Limit::At(limit_bytes)), Layout::Unified) = (change.memory_bytes, self.cgroups.layout())
         else {

@@ -1,7 +1,7 @@
 //! One control group, in every hierarchy at once.
 //!
-//! A handle of two names; the kernel holds the state. Order of a container's life: create, devices, limits (in `apply`),
-//! entry, (exec sessions, other limits), OOM count after the exit, remove.
+//! A handle of two names; the kernel holds the state. Order of a container's life: create, devices, limits (in
+//! `apply`), entry, (exec sessions, other limits), OOM count after the exit, remove.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -45,8 +45,8 @@ impl Cgroup {
         files::pids_in_tree(&directory).map_err(|source| CgroupError::Read { path: directory, source })
     }
 
-    /// Lets the processes use only the devices that `rules` allow; rules that were given before are replaced, on version 2
-    /// in one step.
+    /// Lets the processes use only the devices that `rules` allow; rules that were given before are replaced, on
+    /// version 2 in one step.
     ///
     /// On version 1 call it while the cgroup has no children. Where nothing can control devices
     /// ([`Cgroups::controls_devices`]), nothing is done.

@@ -1,8 +1,8 @@
 //! Device rules as the eBPF program that version 2 asks at each open and mknod.
 //!
 //! The kernel hands the program three words: what is to be done (bit 0 make, 1 read, 2 write) above what kind of device
-//! (1 block, 2 character), the major and the minor number. It answers 1 to permit, 0 to forbid. Ours compares with one rule
-//! after the other:
+//! (1 block, 2 character), the major and the minor number. It answers 1 to permit, 0 to forbid. Ours compares with one
+//! rule after the other:
 //!
 //! ```text
 //!   r2 = kind   r3 = access   r4 = major   r5 = minor

@@ -1,7 +1,7 @@
 //! Which devices the processes of a cgroup may open or make.
 //!
-//! A rule permits; what no rule permits is forbidden, and each access must be covered by one rule alone. On version 1 the
-//! rules are a list that the kernel keeps in the `devices` hierarchy. On version 2 they become a program, see
+//! A rule permits; what no rule permits is forbidden, and each access must be covered by one rule alone. On version 1
+//! the rules are a list that the kernel keeps in the `devices` hierarchy. On version 2 they become a program, see
 //! [`crate::device_program`].
 //! Source: kernel admin-guide/cgroup-v1/devices; OCI runtime-spec, "Default Devices" and "Device allowed list".
 

@@ -14,8 +14,8 @@
 //! An exec session has a directory below the container's, in one hierarchy only and with no controller of its own, so
 //! that it can be killed alone while the container's limits count it.
 //!
-//! Everything is idempotent: making what exists and removing what is gone succeed. Not here: the systemd D-Bus interface
-//! (slice names are understood, see [`CgroupPath::from_parent`]).
+//! Everything is idempotent: making what exists and removing what is gone succeed. Not here: the systemd D-Bus
+//! interface (slice names are understood, see [`CgroupPath::from_parent`]).
 
 mod apply;
 mod cgroup;

@@ -10,8 +10,8 @@ use crate::plan::{AddedDevice, CgroupView, Surroundings};
 use crate::spec::ContainerSpec;
 use crate::volumes;
 
-/// All mounts, from the shallowest target to the deepest, so that none hides one that was mounted below it. A volume takes
-/// the place of what would be mounted at the same target.
+/// All mounts, from the shallowest target to the deepest, so that none hides one that was mounted below it. A volume
+/// takes the place of what would be mounted at the same target.
 ///
 /// # Errors
 /// A volume at a place where there can be none.
@@ -112,8 +112,8 @@ fn tmpfs(size_bytes: u64) -> MountSource {
     MountSource::Tmpfs { mode: 0o755, size_bytes: Some(size_bytes) }
 }
 
-/// What is made: the devices of every container and those that were added. One that was asked for at a default's path takes
-/// its place; what a privileged container sees of the host leaves the links and the terminal's console alone.
+/// What is made: the devices of every container and those that were added. One that was asked for at a default's path
+/// takes its place; what a privileged container sees of the host leaves the links and the terminal's console alone.
 pub(crate) fn plan_devices(added: &[AddedDevice]) -> Vec<Device> {
     let mut devices: BTreeMap<PathBuf, Device> = BTreeMap::new();
     for device in default_devices().into_iter().chain(added.iter().map(|added| added.device.clone())) {

@@ -1,9 +1,9 @@
 //! A launch plan as the configuration of an OCI runtime: what another runtime needs to make the same container.
 //!
-//! Pure. What the plan says arrives field by field; three things go another way. The user's numbers and the environment are
-//! completed where the image's files can be read. Limits are on the cgroup already, which the runtime joins, so that only
-//! the devices' rules are said again: a runtime that finds none would write its own. The score for the out-of-memory killer
-//! is inherited. Volumes are named by their place in the bundle, where the monitor attaches them.
+//! Pure. What the plan says arrives field by field; three things go another way. The user's numbers and the environment
+//! are completed where the image's files can be read. Limits are on the cgroup already, which the runtime joins, so
+//! that only the devices' rules are said again: a runtime that finds none would write its own. The score for the
+//! out-of-memory killer is inherited. Volumes are named by their place in the bundle, where the monitor attaches them.
 //!
 //! Source: OCI runtime-spec 1.0, config.md and config-linux.md.
 

@@ -63,7 +63,8 @@ fn command_line(spec: &ContainerSpec, image: &ImageDefaults) -> Result<Vec<Strin
     if line.first().is_none_or(String::is_empty) { Err(Error::NoCommand) } else { Ok(line) }
 }
 
-/// The defaults, the image's, the request's, its devices'; a later one replaces an earlier of the same name in its place.
+/// The defaults, the image's, the request's, its devices'; a later one replaces an earlier of the same name in its
+/// place.
 fn environment(spec: &ContainerSpec, image: &ImageDefaults, surroundings: &Surroundings) -> Vec<String> {
     let hostname = &surroundings.hostname;
     let mut env: Vec<String> = vec![format!("PATH={DEFAULT_PATH}"), format!("HOSTNAME={hostname}")];
@@ -91,7 +92,8 @@ fn working_directory(spec: &ContainerSpec, image: &ImageDefaults) -> PathBuf {
     Path::new("/").join(wanted)
 }
 
-/// A container gets no capability that the agent lacks: asking for it would fail the launch, and ALL means all there are.
+/// A container gets no capability that the agent lacks: asking for it would fail the launch, and ALL means all there
+/// are.
 fn capabilities(spec: &ContainerSpec, agents: u64) -> Result<Capabilities> {
     let (set, ambient) = spec.security.capabilities.resolve()?;
     let set = if spec.security.privileged { ALL } else { set };

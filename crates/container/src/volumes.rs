@@ -9,8 +9,8 @@ use crate::filesystem::hardened;
 use crate::plan::Surroundings;
 use crate::spec::{ContainerSpec, VolumeSource, VolumeSpec};
 
-/// Files in /proc that say something of the machine, and that lxcfs and its like show a container's share of. What else is
-/// there decides who the kernel takes a process for. Source: runc, `checkProcMount`; CVE-2019-16884, CVE-2023-27561.
+/// Files in /proc that say something of the machine, and that lxcfs and its like show a container's share of. What else
+/// is there decides who the kernel takes a process for. Source: runc, `checkProcMount`; CVE-2019-16884, CVE-2023-27561.
 const PROC_FILES: [&str; 8] =
     ["cpuinfo", "diskstats", "loadavg", "meminfo", "slabinfo", "stat", "swaps", "uptime"];
 

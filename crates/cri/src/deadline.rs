@@ -1,8 +1,8 @@
 //! The client's deadline, answered in its own terms: past it a call is `DEADLINE_EXCEEDED`.
 //!
-//! A client sends how long it will wait as the header `grpc-timeout`, and gives up by itself at the same moment; whose timer
-//! is first is chance. tonic's own answer is `CANCELLED`, which a client would take for somebody else's doing, so this layer
-//! comes before it: its timer is set earlier, and asked first. The work goes on, as when a client hangs up.
+//! A client sends how long it will wait as the header `grpc-timeout`, and gives up by itself at the same moment; whose
+//! timer is first is chance. tonic's own answer is `CANCELLED`, which a client would take for somebody else's doing, so
+//! this layer comes before it: its timer is set earlier, and asked first. The work goes on, as when a client hangs up.
 //! Source: gRPC over HTTP/2, "Timeout".
 
 use std::task::{Context, Poll};

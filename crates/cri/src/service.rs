@@ -1,5 +1,5 @@
-//! `RuntimeService`, the list of its calls in the API's order: each line says where a call is handled, or that it is not
-//! served yet.
+//! `RuntimeService`, the list of its calls in the API's order: each line says where a call is handled, or that it is
+//! not served yet.
 
 use berth_cri_proto::v1::runtime_service_server::RuntimeService;
 // All messages of the contract; naming each would be as long as the list below.

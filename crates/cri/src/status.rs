@@ -80,8 +80,8 @@ impl From<Failure> for Status {
     }
 }
 
-/// Values are quoted as they came. A message travels in a header, and clients take only so much of those (8 KiB with some): past
-/// it they would see another failure than this one.
+/// Values are quoted as they came. A message travels in a header, and clients take only so much of those (8 KiB with
+/// some): past it they would see another failure than this one.
 fn shortened(mut message: String) -> String {
     if message.len() > MAX_MESSAGE_BYTES {
         let cut = (0..=MAX_MESSAGE_BYTES).rev().find(|at| message.is_char_boundary(*at)).unwrap_or_default();

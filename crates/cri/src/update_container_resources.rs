@@ -1,6 +1,6 @@
-//! UpdateContainerResources: other limits for a container that was created or runs; what is zero or empty stays. All are
-//! changed or none, and the status tells what has been applied. The score for the out-of-memory killer belongs to processes
-//! and is not changed here, as with the peers; annotations say nothing to this runtime.
+//! UpdateContainerResources: other limits for a container that was created or runs; what is zero or empty stays. All
+//! are changed or none, and the status tells what has been applied. The score for the out-of-memory killer belongs to
+//! processes and is not changed here, as with the peers; annotations say nothing to this runtime.
 
 use berth_cri_proto::v1::{UpdateContainerResourcesRequest, UpdateContainerResourcesResponse};
 

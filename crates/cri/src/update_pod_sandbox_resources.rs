@@ -1,5 +1,5 @@
-//! UpdatePodSandboxResources: told by a kubelet that has resized a pod's cgroup. There is nothing left to do to it; the new
-//! figures are kept, and shown by the verbose status.
+//! UpdatePodSandboxResources: told by a kubelet that has resized a pod's cgroup. There is nothing left to do to it; the
+//! new figures are kept, and shown by the verbose status.
 
 use berth_cri_proto::v1::{UpdatePodSandboxResourcesRequest, UpdatePodSandboxResourcesResponse};
 

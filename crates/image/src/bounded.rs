@@ -1,5 +1,5 @@
-//! Small files that an operator wrote: read whole, if they are files and small. A pipe or a device in the place of one would
-//! be waited for or read without end.
+//! Small files that an operator wrote: read whole, if they are files and small. A pipe or a device in the place of one
+//! would be waited for or read without end.
 
 use std::fs::File;
 use std::io::{Error, ErrorKind, Read, Result};

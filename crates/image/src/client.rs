@@ -1,7 +1,7 @@
 //! The HTTP clients, one for each way of securing a connection.
 //!
-//! The files of certificates are read for each pull, so that a renewed one is used without a restart; clients whose files
-//! have not changed are kept, with their connections.
+//! The files of certificates are read for each pull, so that a renewed one is used without a restart; clients whose
+//! files have not changed are kept, with their connections.
 
 use std::{
     collections::HashMap,

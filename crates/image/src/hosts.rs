@@ -1,4 +1,5 @@
-//! A registry's `hosts.toml`, as containerd has it: where else the registry's images are, and how to talk to each place.
+//! A registry's `hosts.toml`, as containerd has it: where else the registry's images are, and how to talk to each
+//! place.
 //!
 //! ```text
 //! DIRECTORY/HOST_PORT_/hosts.toml      the places of one registry; else HOST:PORT, else HOST, else _default

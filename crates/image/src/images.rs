@@ -153,7 +153,8 @@ impl ImageStore {
         tokio::spawn(removal.in_current_span()).await.map_err(|_| Error::Gone("remove image"))?
     }
 
-    /// Says which images are to be kept: a kubelet is told that they are pinned, and [`prune`](Self::prune) spares them.
+    /// Says which images are to be kept: a kubelet is told that they are pinned, and [`prune`](Self::prune) spares
+    /// them.
     pub fn keep(&self, images: KeptImages) {
         self.0.kept.store(Arc::new(images));
     }

@@ -1,10 +1,10 @@
 //! What a directory tree takes of its filesystem, counted as `du` does.
 //!
-//! The tree may be a stranger's and may change under the walk. What vanishes meanwhile is not counted, other filesystems
-//! are not entered, and no symbolic link is followed. However wide or deep it is, the walk holds few descriptors (one,
-//! and one more for each two thousand bytes of a path) and remembers at most [`MOST_PENDING`] directories and
-//! [`MOST_LINKED`] inodes with several names. Beyond the first it does not look into further directories; beyond the
-//! second each name counts for its share of the inode.
+//! The tree may be a stranger's and may change under the walk. What vanishes meanwhile is not counted, other
+//! filesystems are not entered, and no symbolic link is followed. However wide or deep it is, the walk holds few
+//! descriptors (one, and one more for each two thousand bytes of a path) and remembers at most [`MOST_PENDING`]
+//! directories and [`MOST_LINKED`] inodes with several names. Beyond the first it does not look into further
+//! directories; beyond the second each name counts for its share of the inode.
 
 use std::{
     collections::HashSet,

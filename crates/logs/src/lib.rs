@@ -1,8 +1,8 @@
 //! The log of a container: output bytes become records in the CRI log format, and records are appended to a file.
 //!
 //! The monitor of a pod owns one [`LogFile`] per container and one [`LineSplitter`] per stream, all on its only
-//! thread. [`mod@line`] is pure; [`mod@file`] makes the system calls. Nothing here blocks on anything but a regular file,
-//! and nothing that happens to the file can stop the container: what cannot be written is counted and dropped.
+//! thread. [`mod@line`] is pure; [`mod@file`] makes the system calls. Nothing here blocks on anything but a regular
+//! file, and nothing that happens to the file can stop the container: what cannot be written is counted and dropped.
 //! No tokio here, no clock, and no memory that grows with what a container writes.
 //!
 //! ```no_run

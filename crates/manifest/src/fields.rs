@@ -2,7 +2,8 @@
 //!
 //! In: the raw YAML tree of one document. Out: an error that names the path of the first field which is not in the
 //! table, so that nothing a person wrote is ever ignored; or the tree, where quantities written as plain numbers have
-//! become text, as the typed parser wants them. What a field means is decided elsewhere; here only that it may be there.
+//! become text, as the typed parser wants them. What a field means is decided elsewhere; here only that it may be
+//! there.
 //!
 //! An absent field and an explicit null are the same. In a pattern, `[]` stands for the items of a list.
 

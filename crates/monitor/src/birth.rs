@@ -1,5 +1,5 @@
-//! How a container's child comes into its pod: by joining pause's namespaces or, in a pod with a user namespace, by being
-//! born there.
+//! How a container's child comes into its pod: by joining pause's namespaces or, in a pod with a user namespace, by
+//! being born there.
 //!
 //! ```text
 //! monitor ──clone3──▶ child: the host's root, in a copy of the host's mounts; opens and mounts what takes the host's rights
@@ -7,10 +7,11 @@
 //!                       └─clone3(CLONE_PARENT: mnt, pid)──▶ newborn: its namespaces belong to the user namespace
 //! monitor ◀──Born + pidfd─────────────────────────────────────┘
 //! ```
-//! A mount or pid namespace belongs to the user namespace of whoever makes it, and rights in the former come from rights in
-//! the latter; so both have to be made by a process that has entered the pod's, and that process cannot change its own pid
-//! namespace. The newborn is the monitor's child all the same, and the one that forked it exits once the monitor has been
-//! told. What is open stays open: root, volumes and devices come along as descriptors of mounts that are attached nowhere.
+//! A mount or pid namespace belongs to the user namespace of whoever makes it, and rights in the former come from
+//! rights in the latter; so both have to be made by a process that has entered the pod's, and that process cannot
+//! change its own pid namespace. The newborn is the monitor's child all the same, and the one that forked it exits once
+//! the monitor has been told. What is open stays open: root, volumes and devices come along as descriptors of mounts
+//! that are attached nowhere.
 //! Source: clone(2), mount_namespaces(7), "Restrictions on mount namespaces".
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -91,8 +92,8 @@ fn attach_anew(tree: &OwnedFd, staging: &Path) -> Result<(), Errno> {
     rootfs::attach(tree.as_fd(), &place, Path::new(""))
 }
 
-/// Returns in the newborn only. The pipe holds the process that bore it back until the monitor has been told: as long as it
-/// lives, the monitor waits for it.
+/// Returns in the newborn only. The pipe holds the process that bore it back until the monitor has been told: as long
+/// as it lives, the monitor waits for it.
 fn be_born(gate: &Gate, own_pid_namespace: bool) -> Result<(), Errno> {
     let witness = SingleThreaded::verify().ok_or(Errno::BUSY)?;
     let (told, telling) = pipe_with(PipeFlags::CLOEXEC)?;

@@ -1,8 +1,9 @@
 //! Copying a directory of an image into a volume, with everything that a user would see of it.
 //!
-//! Both sides are named by descriptors and paths without symlinks below them, so neither an image nor a process that works
-//! in it can lead the copy elsewhere. Owners, modes, times and attributes come along; device nodes and sockets do not.
-//! Directories wait in a list, not on the stack or as open descriptors: an image may nest them as deep as a path is long.
+//! Both sides are named by descriptors and paths without symlinks below them, so neither an image nor a process that
+//! works in it can lead the copy elsewhere. Owners, modes, times and attributes come along; device nodes and sockets do
+//! not. Directories wait in a list, not on the stack or as open descriptors: an image may nest them as deep as a path
+//! is long.
 
 use std::ffi::OsStr;
 use std::fs::File;

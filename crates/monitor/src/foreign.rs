@@ -11,13 +11,13 @@
 //! monitor ──fork──▶ RUNTIME delete --force     after the end
 //! ```
 //! The attendant's mounts go with it, and those that the container has taken over with the container: the host's mount
-//! table stays as it was. Volumes are attached below the bundle, each as its mount is to be (access, propagation, ids), and
-//! the configuration binds them from there. The runtime joins the cgroup that the agent has made, with the limits that it
-//! has. The attendant stays outside of it, in the monitor's.
+//! table stays as it was. Volumes are attached below the bundle, each as its mount is to be (access, propagation, ids),
+//! and the configuration binds them from there. The runtime joins the cgroup that the agent has made, with the limits
+//! that it has. The attendant stays outside of it, in the monitor's.
 //!
-//! Every call of the runtime has a deadline. It gets an environment of its own: a service manager's variables would have
-//! it look for that manager's sockets. A create that fails is deleted again. What the runtime says went wrong it writes to
-//! its log, as JSON. Source: OCI runtime-spec, runtime.md; runc(8), crun(1).
+//! Every call of the runtime has a deadline. It gets an environment of its own: a service manager's variables would
+//! have it look for that manager's sockets. A create that fails is deleted again. What the runtime says went wrong it
+//! writes to its log, as JSON. Source: OCI runtime-spec, runtime.md; runc(8), crun(1).
 
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr};

@@ -3,18 +3,18 @@
 //! ```text
 //! mounts, devices ─▶ createContainer ─▶ label, masks, pivot_root ─▶ … gate ─▶ startContainer ─▶ exec
 //! ```
-//! They run in the container's child, which waits for each: the monitor never does. `createContainer` runs in the container's
-//! namespaces with the host's files, where the container's root is mounted at the plan's staging directory; `startContainer`
-//! runs in the container's root as the workload's user, under its confinement. Either sees the state on its stdin, and in
-//! the bundle a `config.json` that tells where the root is. Its stderr is read to the end, and the beginning of it told
-//! should the hook fail; what else it prints is lost.
+//! They run in the container's child, which waits for each: the monitor never does. `createContainer` runs in the
+//! container's namespaces with the host's files, where the container's root is mounted at the plan's staging directory;
+//! `startContainer` runs in the container's root as the workload's user, under its confinement. Either sees the state
+//! on its stdin, and in the bundle a `config.json` that tells where the root is. Its stderr is read to the end, and the
+//! beginning of it told should the hook fail; what else it prints is lost.
 //!
-//! In a pod with a user namespace, root may not walk to the container's directory. A small filesystem is laid over the first
-//! directory on the way that it may not enter ([`Cover`]), in the container's mount namespace alone, and holds root and bundle
-//! under the same paths.
+//! In a pod with a user namespace, root may not walk to the container's directory. A small filesystem is laid over the
+//! first directory on the way that it may not enter ([`Cover`]), in the container's mount namespace alone, and holds
+//! root and bundle under the same paths.
 //!
-//! A hook that fails or takes too long ends the launch, or fails the start. Whatever of its process group is left is killed:
-//! a process with the host's files has no business among the container's.
+//! A hook that fails or takes too long ends the launch, or fails the start. Whatever of its process group is left is
+//! killed: a process with the host's files has no business among the container's.
 //! Source: OCI runtime-spec 1.0, runtime.md, "Lifecycle", and config.md, "POSIX-platform Hooks".
 
 use std::fs;
@@ -135,8 +135,8 @@ fn run_hook(hook: &Hook, state: &Value, limit: Duration) -> Result<(), String> {
     }
 }
 
-/// Waits for a hook while it reads what it has to say, and returns the beginning of that. One that takes too long is killed,
-/// and `None`; and so is what is left of its group in any case.
+/// Waits for a hook while it reads what it has to say, and returns the beginning of that. One that takes too long is
+/// killed, and `None`; and so is what is left of its group in any case.
 fn attend(child: &mut Child, limit: Duration) -> io::Result<(Option<ExitStatus>, Vec<u8>)> {
     let pid = Pid::from_child(child);
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;

@@ -1,7 +1,7 @@
 //! Images as volumes: layers put together, or one directory of them, as a mount that is attached nowhere yet.
 //!
-//! Runs with the host's rights in a private copy of the host's mounts; the staging directory is free for the time being.
-//! The mount's access is that of the plan, which is never more than read-only.
+//! Runs with the host's rights in a private copy of the host's mounts; the staging directory is free for the time
+//! being. The mount's access is that of the plan, which is never more than read-only.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};

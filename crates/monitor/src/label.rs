@@ -1,8 +1,8 @@
 //! The label that a workload is to run under: asked for here, in force with the next exec; and that of a file.
 //!
-//! [`ask_for`] runs while `/proc` is the host's and no mount of the container lies over it; even so each file is checked to be of procfs:
-//! a write that lands in another file would leave the workload without confinement, and could do worse
-//! (CVE-2025-52881). Source: proc_pid_attr(5), apparmor(7), setexeccon(3).
+//! [`ask_for`] runs while `/proc` is the host's and no mount of the container lies over it; even so each file is
+//! checked to be of procfs: a write that lands in another file would leave the workload without confinement, and could
+//! do worse (CVE-2025-52881). Source: proc_pid_attr(5), apparmor(7), setexeccon(3).
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 

@@ -95,8 +95,8 @@ fn run(
 
     // What is made from here on has exactly the mode that the plan gives it.
     rustix::process::umask(Mode::empty());
-    // What takes the host's rights before these may end: in a user namespace no layer can be read as it is and no device
-    // be made.
+    // What takes the host's rights before these may end: in a user namespace no layer can be read as it is and no
+    // device be made.
     if let Some(user) = &entrance.user {
         mapped::map_layers(plan, user).map_err(StageError::mount(Stage::MountRoot))?;
     }
@@ -109,8 +109,8 @@ fn run(
 
     // The pod's namespaces before proc, sysfs and mqueue are mounted: each shows the namespaces of its mounter.
     let root = enter_pod(entrance, plan, gate, &streams, root)?;
-    // The cgroup namespace after the cgroup, since its root is where we are now, and after a user namespace, to belong to
-    // it; before cgroup2 is mounted.
+    // The cgroup namespace after the cgroup, since its root is where we are now, and after a user namespace, to belong
+    // to it; before cgroup2 is mounted.
     if plan.cgroup_namespace == Sharing::Own {
         new_cgroup_namespace().map_err(StageError::at(Stage::JoinCgroup, "cgroup namespace"))?;
     }
@@ -126,8 +126,8 @@ fn run(
 
     // While the host's programs can be reached, and the container's root from there.
     run_hooks(plan, HookPoint::CreateContainer)?;
-    // While /proc is the host's: no mount of the container lies over the files. After the hooks, or the first of them would
-    // run under the labels.
+    // While /proc is the host's: no mount of the container lies over the files. After the hooks, or the first of them
+    // would run under the labels.
     label::ask_for(&plan.process)?;
 
     // Masks after all mounts, or a volume could be laid over one; the root's flag last, since places were made in it.
@@ -205,8 +205,8 @@ pub(crate) fn environment(env: &[String], user: &ResolvedUser) -> Vec<String> {
 /// Replaces this process by the program, found as execvp(3) would.
 ///
 /// The filter comes last, so that a profile needs to allow nothing of ours but `execve` (and `capset`, without
-/// no_new_privs). Under it we may be unable even to say what failed, so what can be known about the program is found out
-/// before.
+/// no_new_privs). Under it we may be unable even to say what failed, so what can be known about the program is found
+/// out before.
 fn execute(process: &ProcessPlan, env: &[String]) -> Result<std::convert::Infallible, StageError> {
     let args = &process.args;
     let program = args.first().map(String::as_str).unwrap_or_default();
@@ -253,8 +253,8 @@ fn candidates(program: &str, env: &[String]) -> Vec<String> {
         .collect()
 }
 
-/// Keeps processes of the container from looking into this one, which may be in their pid namespace already and still holds
-/// the host's binary and descriptors of the monitor's (CVE-2016-9962, CVE-2019-5736); exec ends it.
+/// Keeps processes of the container from looking into this one, which may be in their pid namespace already and still
+/// holds the host's binary and descriptors of the monitor's (CVE-2016-9962, CVE-2019-5736); exec ends it.
 pub(crate) fn hide() {
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
 }

@@ -6,9 +6,9 @@
 //!                                      ├─ fork ─▶ container   own pid, mnt (cgroup); joined to pause; gate; exec
 //!                                      └─ fork ─▶ exec session  in a container's namespaces
 //! ```
-//! For the agent: [`plan`] (what to make), [`protocol`] (how to ask), [`stage`] (what went wrong), [`id`], [`idmap`]. For the
-//! processes: `zygote` (a warm parent), `monitor` (the event loop), `pause`, `launch` (the checklist that turns a fork into
-//! a workload), `exec`, `output` (bytes to log).
+//! For the agent: [`plan`] (what to make), [`protocol`] (how to ask), [`stage`] (what went wrong), [`id`], [`idmap`].
+//! For the processes: `zygote` (a warm parent), `monitor` (the event loop), `pause`, `launch` (the checklist that turns
+//! a fork into a workload), `exec`, `output` (bytes to log).
 //!
 //! The monitor is the parent of everything in the pod. It owns log files, pseudo-terminals and exit statuses, so the
 //! agent may be killed, replaced or hang without a line or a status lost. It decides nothing: plans come ready.

@@ -1,10 +1,10 @@
 //! What a pod with a user namespace shows with its own ids, and what can only be made outside of it.
 //!
-//! All of this runs with the host's rights, in a private copy of the host's mounts. Layers, which pods share, are mapped by
-//! laying a mapped copy of the mount over each: every path to them then leads to the copy, so overlayfs takes it as its layer
-//! on every kernel. What is the container's own is given to the pod's root instead: overlayfs works in the writable
-//! directory as the host's root, which a mapped one would not know. It is mounted by the host's root, since the layers'
-//! whiteouts are not for others to read.
+//! All of this runs with the host's rights, in a private copy of the host's mounts. Layers, which pods share, are
+//! mapped by laying a mapped copy of the mount over each: every path to them then leads to the copy, so overlayfs takes
+//! it as its layer on every kernel. What is the container's own is given to the pod's root instead: overlayfs works in
+//! the writable directory as the host's root, which a mapped one would not know. It is mounted by the host's root,
+//! since the layers' whiteouts are not for others to read.
 //! Source: mount_setattr(2), "ID-mapped mounts"; overlayfs takes mapped layers since Linux 5.19.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -60,8 +60,9 @@ fn lay_over(directory: &Path, user_namespace: BorrowedFd<'_>) -> Result<()> {
     on(directory, rootfs::attach(tree.as_fd(), CWD, directory))
 }
 
-/// Makes the plan's device nodes, to be mounted one by one: in a user namespace none can be made. They lie on a filesystem
-/// of their own, over the staging directory for the time being, with their owners as the pod's ids have them.
+/// Makes the plan's device nodes, to be mounted one by one: in a user namespace none can be made. They lie on a
+/// filesystem of their own, over the staging directory for the time being, with their owners as the pod's ids have
+/// them.
 pub(crate) fn make_nodes(devices: &[Device], staging: &Path, users: &PodUsers<'_>) -> Result<Vec<OwnedFd>> {
     let tmpfs = on(staging, rootfs::detached_tmpfs(0o755, None))?;
     on(staging, rootfs::attach(tmpfs.as_fd(), CWD, staging))?;

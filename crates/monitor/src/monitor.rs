@@ -9,8 +9,8 @@
 //! ```
 //! The loop never blocks but in `epoll_wait`: a client whose queue is full is disconnected (it connects again and gets
 //! everything in the greeting), a container whose log fails is drained without a log. Three things do block: the birth
-//! of pause, a kill on cgroup v1 (some milliseconds), and the log file itself, where a dead disk stalls the pod that writes
-//! to it, and no other.
+//! of pause, a kill on cgroup v1 (some milliseconds), and the log file itself, where a dead disk stalls the pod that
+//! writes to it, and no other.
 //!
 //! The state and the loop are here; what is done to it lies below: `clients` (connections), `orders` (what the agent
 //! wants), `containers`, `births` and `sessions` (what becomes of children), `attached`

@@ -15,8 +15,8 @@ use crate::viewers::Viewers;
 /// Bytes read at once; a pipe holds 64 KiB.
 const READ_BYTES: usize = 32 * 1024;
 
-/// Reads at the end of a stream: what a pipe of the largest size holds (`fs.pipe-max-size`, 1 MiB). Whoever still writes
-/// then is no process of the container's, and must not keep the monitor busy.
+/// Reads at the end of a stream: what a pipe of the largest size holds (`fs.pipe-max-size`, 1 MiB). Whoever still
+/// writes then is no process of the container's, and must not keep the monitor busy.
 const LAST_READS: usize = 33;
 
 /// Where a container's output goes.

@@ -75,7 +75,8 @@ fn prepare(plan: &SandboxPlan, gate: &Gate) -> Result<Vec<OwnedFd>, StageError> 
     let place = open(&plan.directory, directory, Mode::empty()).map_err(fail("directory of the pod"))?;
     let mut sysctls: Vec<&Sysctl> = plan.sysctls.iter().collect();
     if plan.user_namespace.is_some() {
-        // Before Linux 6.10 the parameters of an IPC namespace are for the host's root to set, after that for the owner's.
+        // Before Linux 6.10 the parameters of an IPC namespace are for the host's root to set, after that for the
+        // owner's.
         sysctls.retain(|sysctl| write_sysctl(sysctl).is_err());
         user_namespace::become_root()?;
     }

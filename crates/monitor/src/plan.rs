@@ -179,8 +179,8 @@ pub struct Mount {
     pub noexec: bool,
     /// How later mounts below it travel (CRI `MountPropagation`).
     pub propagation: MountPropagation,
-    /// Whether a private one lets go of what is unmounted on the host (rslave): a part of the host in which the runtime's
-    /// own directories lie would keep their mounts busy.
+    /// Whether a private one lets go of what is unmounted on the host (rslave): a part of the host in which the
+    /// runtime's own directories lie would keep their mounts busy.
     #[serde(default)]
     pub follows_host: bool,
     /// Whether a volume of the host shows its ids through the pod's user namespace.
@@ -219,8 +219,8 @@ pub enum MountSource {
         /// The directory in it that is shown, as a path relative to its root; `None` for all of it.
         sub_path: Option<PathBuf>,
     },
-    /// A directory of the container's own, below its directory on the host, which begins as a copy of what the image has at
-    /// the target.
+    /// A directory of the container's own, below its directory on the host, which begins as a copy of what the image
+    /// has at the target.
     ImageVolume(PathBuf),
 }
 

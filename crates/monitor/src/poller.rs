@@ -51,8 +51,8 @@ impl<S: Clone> Poller<S> {
         });
     }
 
-    /// Waits for the next batch of tokens, which may hold some that have been forgotten meanwhile; none once the limit has
-    /// passed.
+    /// Waits for the next batch of tokens, which may hold some that have been forgotten meanwhile; none once the limit
+    /// has passed.
     pub(crate) fn wait(&self, limit: Option<Duration>) -> Result<Vec<u64>, Errno> {
         let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
         let mut events = Vec::with_capacity(BATCH);

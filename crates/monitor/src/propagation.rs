@@ -1,7 +1,7 @@
 //! Whether a host path can be mounted with the propagation that is asked for.
 //!
-//! A mount that sends nothing can't be listened to: a volume that should see later mounts and never would is refused, as
-//! containerd and CRI-O do. Only volumes that ask for propagation read the mount table.
+//! A mount that sends nothing can't be listened to: a volume that should see later mounts and never would is refused,
+//! as containerd and CRI-O do. Only volumes that ask for propagation read the mount table.
 //! Source: CRI `MountPropagation`; proc_pid_mountinfo(5), optional fields.
 
 use std::path::Path;

@@ -7,16 +7,17 @@
 //! ```
 //! The monitor outlives agents: whoever connects gets a [`Hello`] with everything that happened, so a
 //! lost event is never lost state. Descriptors: `Hello` brings a memfd with the [`ContainerReport`]s of all containers
-//! that were not forgotten (there may be more than a message holds), then `[pod netlink socket, netns]` where the pod has
-//! its own network; a `Launch` request brings the plan's memfd; an `Exec` request the plan's memfd and the descriptors for
-//! stdin, stdout and stderr in this order, and its answer the terminal's master side, if it has one; an `Attach` request
-//! brings a pipe's write side for each stream that is wanted, and its answer what [`Answer::Attached`] says; the answer to
-//! `OpenNetwork` brings the pod's network namespace. An order that a monitor does not know is answered with a failure.
+//! that were not forgotten (there may be more than a message holds), then `[pod netlink socket, netns]` where the pod
+//! has its own network; a `Launch` request brings the plan's memfd; an `Exec` request the plan's memfd and the
+//! descriptors for stdin, stdout and stderr in this order, and its answer the terminal's master side, if it has one; an
+//! `Attach` request brings a pipe's write side for each stream that is wanted, and its answer what [`Answer::Attached`]
+//! says; the answer to `OpenNetwork` brings the pod's network namespace. An order that a monitor does not know is
+//! answered with a failure.
 //!
 //! Versions: a monitor keeps running under a newer agent. Adding a field with a default or a request keeps
-//! [`VERSION`]; an agent refuses to drive a monitor of a version that it does not know, but still reports it. A plan's field
-//! that a monitor must not pass over, because the workload would be less confined than it says, belongs to a feature: the
-//! monitor's [`Hello`] lists its [`FEATURES`], and an agent sends it no plan that needs another.
+//! [`VERSION`]; an agent refuses to drive a monitor of a version that it does not know, but still reports it. A plan's
+//! field that a monitor must not pass over, because the workload would be less confined than it says, belongs to a
+//! feature: the monitor's [`Hello`] lists its [`FEATURES`], and an agent sends it no plan that needs another.
 
 use std::path::PathBuf;
 

@@ -49,9 +49,9 @@ pub(crate) fn on<T>(object: impl AsRef<Path>, result: std::result::Result<T, Err
     result.map_err(|errno| MountError { object: object.as_ref().display().to_string(), errno: Some(errno) })
 }
 
-/// Takes hold of everything that comes from other mount namespaces, in the order of `mounts` (`None` for new filesystems):
-/// volumes from the host, with their propagation set and their ids mapped, and the pod's `/dev/shm`, which `pod_shm`
-/// fetches. A host path that does not exist is made as a directory, as containerd and CRI-O do.
+/// Takes hold of everything that comes from other mount namespaces, in the order of `mounts` (`None` for new
+/// filesystems): volumes from the host, with their propagation set and their ids mapped, and the pod's `/dev/shm`,
+/// which `pod_shm` fetches. A host path that does not exist is made as a directory, as containerd and CRI-O do.
 pub(crate) fn open_sources(
     mounts: &[Mount],
     users: Option<&PodUsers<'_>>,
@@ -181,8 +181,8 @@ fn overlay_in_one_option(
     mount("berth", place, "overlay", MountFlags::empty(), Some(options.as_c_str()))
 }
 
-/// Mounts everything of the plan below `root`, in the plan's order; `sources` comes from [`open_sources`]. Filesystems that
-/// are made here and kept by no policy of their own get `label`, and so does the pod's `/dev/shm`.
+/// Mounts everything of the plan below `root`, in the plan's order; `sources` comes from [`open_sources`]. Filesystems
+/// that are made here and kept by no policy of their own get `label`, and so does the pod's `/dev/shm`.
 pub(crate) fn mount_all(
     root: &RootDir,
     mounts: &[Mount],
@@ -217,8 +217,8 @@ pub(crate) fn mount_all(
     Ok(())
 }
 
-/// Refuses a volume that would hide what the kernel says of processes, wherever the image's symlinks lead to it: what later
-/// steps and programs inside read in /proc, they trust. A proc of the host's may be shown as /proc. Source: runc,
+/// Refuses a volume that would hide what the kernel says of processes, wherever the image's symlinks lead to it: what
+/// later steps and programs inside read in /proc, they trust. A proc of the host's may be shown as /proc. Source: runc,
 /// `checkProcMount`; CVE-2019-16884.
 fn check_place(place: &OwnedFd, target: &Path, tree: &OwnedFd) -> std::result::Result<(), Errno> {
     let is_proc = |fd: &OwnedFd| Ok::<_, Errno>(fstatfs(fd)?.f_type == PROC_SUPER_MAGIC);

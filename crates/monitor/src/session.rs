@@ -1,8 +1,8 @@
 //! One exec session as its monitor sees it.
 //!
-//! The agent brings the descriptors for the three streams, or gets the master side of the session's terminal, so no byte
-//! of the session passes through the monitor; only its exit code does. The session has a cgroup of its own below the container's, through which all of it can be
-//! killed, children that have left their parents included.
+//! The agent brings the descriptors for the three streams, or gets the master side of the session's terminal, so no
+//! byte of the session passes through the monitor; only its exit code does. The session has a cgroup of its own below
+//! the container's, through which all of it can be killed, children that have left their parents included.
 
 use std::os::fd::{AsFd, OwnedFd};
 

@@ -22,8 +22,8 @@ impl Streams {
         [self.stdin.as_fd(), self.stdout.as_fd(), self.stderr.as_fd()]
     }
 
-    /// Gives pipes to root inside, from where they can be given on to any user inside; what the host's root has made can't
-    /// be.
+    /// Gives pipes to root inside, from where they can be given on to any user inside; what the host's root has made
+    /// can't be.
     pub(crate) fn give_to_root_of(&self, maps: &IdMaps) -> Result<(), StageError> {
         let (uid, gid) = (Uid::from_raw(maps.uids.host_root()), Gid::from_raw(maps.gids.host_root()));
         self.give(uid, Some(gid), |_, kind| kind.is_fifo())

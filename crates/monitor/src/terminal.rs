@@ -1,5 +1,5 @@
-//! A container's terminals, made in its own instance of devpts: the slave side becomes the workload's streams, the master
-//! goes to the monitor.
+//! A container's terminals, made in its own instance of devpts: the slave side becomes the workload's streams, the
+//! master goes to the monitor.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;

@@ -1,10 +1,10 @@
 //! A pod's user namespace: made with pause, entered by all that is born into the pod.
 //!
 //! Pause is born in it, with the pod's other new namespaces, which therefore belong to it. It has no ids until the
-//! monitor, from outside, has written the two maps; then the monitor keeps a descriptor of it, which is also what mounts
-//! are mapped by. Who enters it keeps the host's root as its user, with no right outside any more and all rights inside,
-//! until it becomes root inside ([`become_root`]): what has to be opened by a path that only the host's root may walk is
-//! opened before that, and what shall belong to the pod is made after it.
+//! monitor, from outside, has written the two maps; then the monitor keeps a descriptor of it, which is also what
+//! mounts are mapped by. Who enters it keeps the host's root as its user, with no right outside any more and all rights
+//! inside, until it becomes root inside ([`become_root`]): what has to be opened by a path that only the host's root
+//! may walk is opened before that, and what shall belong to the pod is made after it.
 //! Source: user_namespaces(7).
 
 use std::os::fd::OwnedFd;

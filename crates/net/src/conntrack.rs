@@ -3,9 +3,9 @@
 //!
 //! A rule that translates sees only the first packet of a flow; the others go the same way. TCP and SCTP end their
 //! connections. A UDP flow lives on as long as its client goes on sending: to a pod that is gone, or past a mapping
-//! that came after its first packet. Both kinds are listed with a filter that the kernel applies (since Linux 5.8; before
-//! it sends all), looked at again here, and deleted one by one. A listing walks the whole table of flows, some 20 ms, so
-//! there is one for all ports of a pod.
+//! that came after its first packet. Both kinds are listed with a filter that the kernel applies (since Linux 5.8;
+//! before it sends all), looked at again here, and deleted one by one. A listing walks the whole table of flows, some
+//! 20 ms, so there is one for all ports of a pod.
 //!
 //! Source: `linux/netfilter/nfnetlink_conntrack.h`.
 

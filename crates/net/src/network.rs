@@ -1,10 +1,10 @@
 //! The network as the agent holds it: opened once, then pods come and go.
 //!
-//! In: valid settings, attachments, ports. Out: kernel state. It holds the settings, the subnets in force, the ports that
-//! lead to pods and the bridge's index, and no descriptor. Whatever changes the nftables table does so under the lock of
-//! the ports, so that they are what the table has to hold should somebody else take it away; the lock of the subnets is
-//! held for a copy only. All calls take `&self` and may run at the same time on different threads, but for changes of the
-//! subnets, of which the caller makes one at a time. All block while the kernel works.
+//! In: valid settings, attachments, ports. Out: kernel state. It holds the settings, the subnets in force, the ports
+//! that lead to pods and the bridge's index, and no descriptor. Whatever changes the nftables table does so under the
+//! lock of the ports, so that they are what the table has to hold should somebody else take it away; the lock of the
+//! subnets is held for a copy only. All calls take `&self` and may run at the same time on different threads, but for
+//! changes of the subnets, of which the caller makes one at a time. All block while the kernel works.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
@@ -224,8 +224,8 @@ impl Network {
         Ok(owned.collect())
     }
 
-    /// Looks whether pods can be attached now: the bridge is there, ours, up, and has the gateways; the rules are there;
-    /// and there are addresses to give.
+    /// Looks whether pods can be attached now: the bridge is there, ours, up, and has the gateways; the rules are
+    /// there; and there are addresses to give.
     ///
     /// Errors: the reason why not, to be shown as the network's condition.
     pub fn check(&self) -> Result<()> {

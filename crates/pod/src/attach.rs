@@ -16,8 +16,8 @@ use crate::error::{Error, Result};
 use crate::link::{Attached, Link};
 use crate::process::{Input, Output, Process, Terminal, Wanted, pipe};
 
-/// What the pipe of a client may hold; the kernel's bound for anybody (`fs.pipe-max-size`). A flood that comes while the
-/// agent waits for the processor must fit in.
+/// What the pipe of a client may hold; the kernel's bound for anybody (`fs.pipe-max-size`). A flood that comes while
+/// the agent waits for the processor must fit in.
 const PIPE_BYTES: usize = 1024 * 1024;
 
 /// What is kept for a client that reads slowly, for each stream.

@@ -1,8 +1,8 @@
 //! What holds a container's process back besides namespaces and capabilities: system call filter, AppArmor, SELinux.
 //!
-//! In: what the request says of each. Out: fields of the launch plan; exec sessions inherit those of the process. Which of
-//! the two security modules the kernel has is found out once, when the agent starts. A profile that cannot be applied
-//! refuses the container, with the field's name, before anything of it is made.
+//! In: what the request says of each. Out: fields of the launch plan; exec sessions inherit those of the process. Which
+//! of the two security modules the kernel has is found out once, when the agent starts. A profile that cannot be
+//! applied refuses the container, with the field's name, before anything of it is made.
 
 mod apparmor;
 mod selinux;
@@ -44,8 +44,9 @@ impl Confinement {
         }
     }
 
-    /// Completes a launch plan; `pod_files` is the directory of the files that the pod's containers share. Blocks on small
-    /// files, on relabelling volumes, and once on a program that loads the AppArmor profile. Returns the filter in force.
+    /// Completes a launch plan; `pod_files` is the directory of the files that the pod's containers share. Blocks on
+    /// small files, on relabelling volumes, and once on a program that loads the AppArmor profile. Returns the filter
+    /// in force.
     fn apply(
         &self,
         spec: &ContainerSpec,
@@ -72,7 +73,8 @@ impl Confinement {
         Ok(filter)
     }
 
-    /// The default filter depends on the capabilities that the container ends up with: what the agent lacks opens nothing.
+    /// The default filter depends on the capabilities that the container ends up with: what the agent lacks opens
+    /// nothing.
     fn filter(&self, security: &SecuritySpec, capabilities: u64) -> Result<Option<Arc<Filter>>> {
         let wanted = security.seccomp.as_ref().unwrap_or(&self.unset_seccomp);
         if security.privileged || *wanted == ProfileSpec::Unconfined {

@@ -1,5 +1,5 @@
-//! What a container is given of this host's devices: those that were asked for by path, one by one or a directory of them,
-//! all of them for a privileged container, and those that were asked for by name ([`crate::cdi`]).
+//! What a container is given of this host's devices: those that were asked for by path, one by one or a directory of
+//! them, all of them for a privileged container, and those that were asked for by name ([`crate::cdi`]).
 //!
 //! The host's nodes are looked at once, when the container is made; one that appears later is not added. Blocks, on a
 //! filesystem that may hang: under a stage's deadline, on a thread for such.
@@ -176,8 +176,8 @@ fn requested_devices(request: &DeviceSpec) -> std::result::Result<Vec<AddedDevic
     Ok(vec![AddedDevice { device, access: request.access }])
 }
 
-/// Every device below a directory, in the order of their paths; links and files of other kinds are left out, as are those
-/// that go while we look.
+/// Every device below a directory, in the order of their paths; links and files of other kinds are left out, as are
+/// those that go while we look.
 fn devices_below(
     top: &Path,
     request: &DeviceSpec,

@@ -220,8 +220,8 @@ impl Driver {
         self.whole_step(name, limited).await
     }
 
-    /// [`Driver::step`] for work that goes on whether it is waited for or not, and whose outcome has to be known. What it
-    /// does must end by itself.
+    /// [`Driver::step`] for work that goes on whether it is waited for or not, and whose outcome has to be known. What
+    /// it does must end by itself.
     pub(crate) async fn whole_step<T>(
         &mut self,
         name: String,

@@ -1,17 +1,17 @@
 //! What happens to pods and containers, as a stream for any number of listeners (CRI `GetContainerEvents`).
 //!
-//! Every event carries the view of its pod as of that event, so that a status is never older than its news. The time of an
-//! event is later than that of every event before it, whatever the node's clock does. Drivers tell in the order in which
-//! things happen, so the news of one container, and of one pod, keep their order.
+//! Every event carries the view of its pod as of that event, so that a status is never older than its news. The time of
+//! an event is later than that of every event before it, whatever the node's clock does. Drivers tell in the order in
+//! which things happen, so the news of one container, and of one pod, keep their order.
 //!
 //! ```text
 //!  driver ──tell──▶ [ 41 | 42 | 43 | 44 ]   a ring of the last KEPT events, numbered
 //!                      ▲           ▲
 //!              slow listener   fast listener            each with its own place in it
 //! ```
-//! Nothing is dropped in silence. A listener that the ring has overtaken gets [`Heard::Resync`]: the state of everything
-//! as it is, and the names of what has gone meanwhile; then it goes on from there. A listener that says who it is, and
-//! hangs up, finds the place where it was if it comes back within [`PLACE_KEPT`].
+//! Nothing is dropped in silence. A listener that the ring has overtaken gets [`Heard::Resync`]: the state of
+//! everything as it is, and the names of what has gone meanwhile; then it goes on from there. A listener that says who
+//! it is, and hangs up, finds the place where it was if it comes back within [`PLACE_KEPT`].
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -63,14 +63,15 @@ pub enum EventKind {
 pub enum Heard {
     /// News.
     Event(PodEvent),
-    /// Too much has happened to tell all of it: these events say how things stand now. What happens from then on follows.
+    /// Too much has happened to tell all of it: these events say how things stand now. What happens from then on
+    /// follows.
     Resync(Vec<PodEvent>),
     /// Not even how things stand can be told whole, since too much has gone: the listener has to start over.
     Lost,
 }
 
-/// Who listens: a process, by its id and its start, since ids are used again. The same process that comes back is the same
-/// listener.
+/// Who listens: a process, by its id and its start, since ids are used again. The same process that comes back is the
+/// same listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ListenerId {
     pid: i32,
@@ -79,8 +80,8 @@ pub struct ListenerId {
 }
 
 impl ListenerId {
-    /// The process with this id as the kernel gives it for the other end of a socket; `None` for one that is gone, or that
-    /// this pid namespace can't see, for which the kernel says zero. Reads a file of the kernel's.
+    /// The process with this id as the kernel gives it for the other end of a socket; `None` for one that is gone, or
+    /// that this pid namespace can't see, for which the kernel says zero. Reads a file of the kernel's.
     pub fn of(pid: i32) -> Option<Self> {
         let started = started(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
         (pid > 0).then_some(Self { pid, started })
@@ -188,8 +189,8 @@ impl EventFeed {
         self.0.told.send_replace(next);
     }
 
-    /// A listener for all that comes from now on, and before it for what it has missed since it hung up. Beside one that
-    /// listens already, a second of the same process is nobody in particular: no place of theirs is the other's.
+    /// A listener for all that comes from now on, and before it for what it has missed since it hung up. Beside one
+    /// that listens already, a second of the same process is nobody in particular: no place of theirs is the other's.
     pub(crate) fn subscribe(&self, who: Option<ListenerId>) -> Events {
         let mut ring = self.ring();
         let who = who.filter(|who| !ring.listening.contains(who));
@@ -199,7 +200,8 @@ impl EventFeed {
         Events { feed: self.clone(), who, next, told: self.0.told.subscribe() }
     }
 
-    /// What a listener hears that has heard all before `next`, and where it stands then; `None` if there is nothing yet.
+    /// What a listener hears that has heard all before `next`, and where it stands then; `None` if there is nothing
+    /// yet.
     fn hear(&self, next: u64) -> Option<(Heard, u64)> {
         let ring = self.ring();
         if next >= ring.next() {
@@ -218,8 +220,8 @@ impl EventFeed {
 
     /// How everything stands, as events: what has gone since the event `since`, then what there is.
     ///
-    /// The ring is locked meanwhile. So at most one change of each pod that is seen here is still to be told, and hearing
-    /// of that twice turns no order around.
+    /// The ring is locked meanwhile. So at most one change of each pod that is seen here is still to be told, and
+    /// hearing of that twice turns no order around.
     fn state(&self, ring: &Ring, since: u64) -> Vec<PodEvent> {
         // Taken first: the state is at least as new.
         let at_ns = clock::monotone_ns();

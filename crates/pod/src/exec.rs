@@ -2,8 +2,8 @@
 //!
 //! They do not pass through the pod's driver, so probes run while a container is being made or stopped. Bytes come
 //! and go through pipes or a terminal straight between the command and the agent. What a command leaves running in the
-//! background may hold these open; the session ends with the command all the same, after what was written up to then has
-//! been read, and what was left runs on.
+//! background may hold these open; the session ends with the command all the same, after what was written up to then
+//! has been read, and what was left runs on.
 //!
 //! A client that leaves before the end hangs up: its pipes are closed, and a terminal sends SIGHUP. Whatever of the
 //! session is still there after a while is killed, so that nobody can leave commands behind unseen. (containerd and
@@ -151,8 +151,8 @@ struct Streams {
     stdout: Option<Output>,
     stderr: Option<Output>,
     terminal: Option<Terminal>,
-    /// Reads a screen that nobody wants to see. Goes with the command and with the client, so that nothing of ours keeps
-    /// the terminal from hanging up.
+    /// Reads a screen that nobody wants to see. Goes with the command and with the client, so that nothing of ours
+    /// keeps the terminal from hanging up.
     unseen: Option<AbortOnDropHandle<()>>,
 }
 

@@ -1,8 +1,8 @@
 //! Runtime handlers that are other OCI runtimes: which there are, and the plan for a container that one of them makes.
 //!
 //! The sandbox is the same for all handlers; only the container's first process comes into being another way. What the
-//! runtime keeps of the pod's containers lies in the pod's directory, and the bundle in the container's, so that both go
-//! with them.
+//! runtime keeps of the pod's containers lies in the pod's directory, and the bundle in the container's, so that both
+//! go with them.
 
 use std::path::PathBuf;
 

@@ -32,8 +32,8 @@ use crate::meters::Meters;
 use crate::view::{PodView, Snapshot};
 use crate::zygote::Zygote;
 
-/// The longest that one step of a create or a stop may take: below the two minutes that a kubelet waits, so that it hears
-/// which step it was.
+/// The longest that one step of a create or a stop may take: below the two minutes that a kubelet waits, so that it
+/// hears which step it was.
 pub(crate) const STAGE_LIMIT: Duration = Duration::from_secs(60);
 
 /// Where pods live on this node.
@@ -133,8 +133,8 @@ impl Host {
         self.settings.state.join("pods").join(pod.as_str())
     }
 
-    /// A pod's directory in the durable state, for the files that its containers share: they can write to them, and must
-    /// not be able to fill the memory that the volatile state takes.
+    /// A pod's directory in the durable state, for the files that its containers share: they can write to them, and
+    /// must not be able to fill the memory that the volatile state takes.
     pub(crate) fn pod_files(&self, pod: &PodId) -> PathBuf {
         self.settings.root.join("pods").join(pod.as_str())
     }

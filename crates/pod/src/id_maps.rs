@@ -21,7 +21,8 @@ const FILESYSTEMS: [(u64, (u32, u32)); 5] = [
     (0x0102_1994, (6, 3)),  // tmpfs
 ];
 
-/// Asks the kernel once: whether it has user namespaces, and can map the filesystem with the images and writable layers.
+/// Asks the kernel once: whether it has user namespaces, and can map the filesystem with the images and writable
+/// layers.
 pub(crate) fn are_supported(root: &Path) -> bool {
     let allowed = std::fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
     let release = rustix::system::uname().release().to_string_lossy().into_owned();

@@ -1,9 +1,9 @@
 //! How large the containers' writable layers are.
 //!
 //! Only a walk over a layer can tell, and a walk may take long. So nobody who asks waits for one: a thread of low
-//! priority walks, rests four times as long as it has walked, and leaves what it found with the time at which it was so. A
-//! container whose CPU time has not changed since the last walk has not written anything: what was found then is still
-//! true, and the layer is not walked again. A node full of idle containers costs nothing.
+//! priority walks, rests four times as long as it has walked, and leaves what it found with the time at which it was
+//! so. A container whose CPU time has not changed since the last walk has not written anything: what was found then is
+//! still true, and the layer is not walked again. A node full of idle containers costs nothing.
 //!
 //! Until a container's first walk, what is told is what was true when it was made: an empty directory.
 

@@ -12,12 +12,14 @@
 //! - `exec`, `attach`, `port_forward`: clients of containers and pods, past the driver; `process`: the ends they hold.
 //! - `confinement`: what holds a container's process back, as this kernel can.
 //! - `link`, `zygote`: the way to monitors. `recover`: what an agent finds after a restart. `renumber`: a new pod CIDR.
-//! - [`stats`]: what pods and containers use; `meters`, `layers` and `processes` read it, none of them through a driver.
+//! - [`stats`]: what pods and containers use; `meters`, `layers` and `processes` read it, none of them through a
+//!   driver.
 //! - [`spec`], [`view`], [`timeline`]: what was asked, what is seen, what happened. `record`: what is stored.
 //!
 //! **Undo.** There is one way to take a pod or a container down, and every step of it treats absent as done. A create
 //! that fails at any step takes that same way, as does recovery with whatever a killed agent left half made. So
-//! no list of undo steps exists that could miss one, and the path that cleans after failures is exercised by every stop.
+//! no list of undo steps exists that could miss one, and the path that cleans after failures is exercised by every
+//! stop.
 //!
 //! **Reads never wait.** Drivers publish immutable views; [`Pods::snapshot`] is one atomic load.
 

@@ -1,7 +1,7 @@
 //! The images that a container needs, its own and those of its volumes: found, and kept while it exists.
 //!
-//! Pins live in memory: what a record names is pinned again after a restart. A pin has one holder, so each volume's has the
-//! name of its container and its place in the request.
+//! Pins live in memory: what a record names is pinned again after a restart. A pin has one holder, so each volume's has
+//! the name of its container and its place in the request.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -220,8 +220,8 @@ impl CommandOutput {
         if wanted == 0 {
             return Poll::Ready(Ok(()));
         }
-        // The pipe itself is asked, and not the runtime, which knows of what was written only when it has polled: the exit,
-        // on another descriptor, may be known before. So many bytes are there; nobody else reads them.
+        // The pipe itself is asked, and not the runtime, which knows of what was written only when it has polled: the
+        // exit, on another descriptor, may be known before. So many bytes are there; nobody else reads them.
         let room = buffer.initialize_unfilled_to(wanted);
         let length = retry_on_intr(|| rustix::io::read(&self.pipe, &mut *room))?;
         buffer.advance(length);

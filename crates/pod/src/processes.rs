@@ -1,8 +1,8 @@
 //! What the processes of a container hold open, as /proc tells.
 //!
 //! Containers can have any number of processes, and these any number of descriptors: beyond [`MOST_DESCRIPTORS`] a
-//! container's are not looked at one by one, and its numbers are lower bounds. Processes come and go meanwhile; one that
-//! has gone has nothing open.
+//! container's are not looked at one by one, and its numbers are lower bounds. Processes come and go meanwhile; one
+//! that has gone has nothing open.
 //! Source: proc_pid_fd(5), proc_pid_limits(5).
 
 use std::fs;

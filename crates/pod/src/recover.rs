@@ -26,7 +26,8 @@ use crate::sandbox::{DEATH_LIMIT, remove_directory};
 use crate::view::ContainerState;
 use crate::workload::Workload;
 
-/// What an earlier agent has recorded: read before the network is opened, which must not take anything from running pods.
+/// What an earlier agent has recorded: read before the network is opened, which must not take anything from running
+/// pods.
 #[derive(Debug)]
 pub struct Records {
     sandboxes: Vec<SandboxRecord>,
@@ -146,8 +147,8 @@ async fn take_down(mut driver: Driver) {
     if let Err(error) = driver.tear_down().await {
         tracing::error!(pod.id = %driver.id, error = %with_causes(&error), "half-made pod stays");
     }
-    // What was done to it published it, and it has no driver that could be asked to remove it. If it stays, then for the
-    // next start; nobody has been told its id.
+    // What was done to it published it, and it has no driver that could be asked to remove it. If it stays, then for
+    // the next start; nobody has been told its id.
     driver.host.unpublish(&driver.id);
 }
 

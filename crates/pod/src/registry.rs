@@ -86,8 +86,8 @@ impl Pods {
         self.0.host.snapshot()
     }
 
-    /// A listener for all that happens from now on. One that says who it is hears first what it has missed since it hung
-    /// up, if that was not long ago.
+    /// A listener for all that happens from now on. One that says who it is hears first what it has missed since it
+    /// hung up, if that was not long ago.
     pub fn subscribe(&self, who: Option<ListenerId>) -> Events {
         self.0.host.events.subscribe(who)
     }

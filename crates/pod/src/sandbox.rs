@@ -1,6 +1,6 @@
 //! The steps of a pod's life: made, stopped, removed. [`Driver::make`] and [`Driver::tear_down`] are to be read side by
-//! side: each row of what the first makes has what the second does about it. The second ends processes first, whose cgroup
-//! and directory can't go before, and the record last.
+//! side: each row of what the first makes has what the second does about it. The second ends processes first, whose
+//! cgroup and directory can't go before, and the record last.
 //!
 //! | made | taken down |
 //! | --- | --- |
@@ -53,9 +53,9 @@ pub(crate) struct PodCgroups {
     pub(crate) base: CgroupPath,
     /// What goes with the pod: `base` itself where that is the agent's own, else one in it.
     pub(crate) own: CgroupPath,
-    /// For monitor and pause, below `own`. So `own` has a child and passes controllers on, which holds them in `base` too:
-    /// systemd, which owns slices, takes from them what it does not need itself, at each daemon-reload, and the containers'
-    /// limits would go with it; but the kernel lets nobody take what a child passes on.
+    /// For monitor and pause, below `own`. So `own` has a child and passes controllers on, which holds them in `base`
+    /// too: systemd, which owns slices, takes from them what it does not need itself, at each daemon-reload, and the
+    /// containers' limits would go with it; but the kernel lets nobody take what a child passes on.
     pub(crate) sandbox: CgroupPath,
 }
 
@@ -74,8 +74,8 @@ impl Driver {
         made
     }
 
-    /// Keeps trying to take down what a failed create could not, so that its addresses and whatever else it holds do not
-    /// stay until the agent's next start.
+    /// Keeps trying to take down what a failed create could not, so that its addresses and whatever else it holds do
+    /// not stay until the agent's next start.
     pub(crate) async fn finish_tear_down(mut self) {
         let mut patience = tokio::time::interval(RETRY_PERIOD);
         while self.phase == SandboxPhase::Making {
@@ -173,8 +173,8 @@ impl Driver {
         Ok(())
     }
 
-    /// Undoes [`Driver::make`], however far it came; absent means done. Whatever fails does not keep the rest from being
-    /// taken down, but the record stays, so that it is tried again.
+    /// Undoes [`Driver::make`], however far it came; absent means done. Whatever fails does not keep the rest from
+    /// being taken down, but the record stays, so that it is tried again.
     pub(crate) async fn tear_down(&mut self) -> Result<()> {
         self.shut_monitor_down().await;
         let ports = self.close_ports().await;
@@ -245,8 +245,8 @@ impl Driver {
         self.addresses = PodAddresses::default();
     }
 
-    /// The connection has ended. A monitor that has only lost its patience with us is found again, and tells what happened
-    /// meanwhile; one that has died took pause with it.
+    /// The connection has ended. A monitor that has only lost its patience with us is found again, and tells what
+    /// happened meanwhile; one that has died took pause with it.
     pub(crate) async fn monitor_is_gone(&mut self) {
         self.set_monitor(None);
         match Link::connect(&self.host.pod_directory(&self.id)).await {
@@ -304,8 +304,9 @@ impl Driver {
         Ok(PodCgroups { sandbox: own.join("sandbox")?, base, own })
     }
 
-    /// A pod whose kubelet makes its cgroup in another way than the agent thinks would run without its limits. Looked at when a
-    /// pod is made, not later: the setting may have changed since, and the pod has to be removed all the same.
+    /// A pod whose kubelet makes its cgroup in another way than the agent thinks would run without its limits. Looked
+    /// at when a pod is made, not later: the setting may have changed since, and the pod has to be removed all the
+    /// same.
     fn check_cgroup_parent(&self) -> Result<()> {
         match (&self.spec.cgroup_parent, self.host.settings.cgroup_driver) {
             (Some(parent), CgroupDriver::Systemd) => match CgroupPath::from_slice(parent) {

@@ -7,8 +7,8 @@
 //!                                                       └▶ processes (details only)
 //! ```
 //! Only what runs has usage: containers that are running, pods that are ready. Whatever goes away during a reading is
-//! left out of the answer. A pod's CPU and memory are those of its own cgroup and no sum: they include pause and what the
-//! kernel charges to the pod.
+//! left out of the answer. A pod's CPU and memory are those of its own cgroup and no sum: they include pause and what
+//! the kernel charges to the pod.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;

@@ -1,5 +1,5 @@
-//! Changing limits of what exists. The cgroup is changed first, whole or not at all, and then the record: what status tells
-//! has been applied, and an agent that starts anew knows it.
+//! Changing limits of what exists. The cgroup is changed first, whole or not at all, and then the record: what status
+//! tells has been applied, and an agent that starts anew knows it.
 
 use berth_cgroup::Limits;
 use berth_monitor::id::ContainerId;
@@ -23,8 +23,8 @@ impl Driver {
         let (name, current) = (workload.record.spec.name.clone(), workload.limits());
         let cgroup = self.container_cgroup(id)?;
         let update = async { Ok(blocking(move || cgroup.update(&current, &change)).await??) };
-        // Not given up after a while: the kernel may take the limits even then, and the record would have the former ones. Its
-        // attempts to reclaim memory are counted.
+        // Not given up after a while: the kernel may take the limits even then, and the record would have the former
+        // ones. Its attempts to reclaim memory are counted.
         let limits = self.whole_step(format!("change limits of container {name}"), update).await?;
         self.workload_mut(id)?.record.limits = Some(limits);
         self.save_container(id).await;

@@ -5,9 +5,9 @@
 //!  ────────▶ Created ──────▶ Running ───────────────────────▶ Exited ──Remove──▶ (gone)
 //!               └── Stop, Remove ────────────────────────────────▶┘
 //! ```
-//! Made: pin the image, plan (`planning`), record the intent, directories, cgroup with limits, launch up to the gate; the
-//! record as created is the commit. Taken down by [`Driver::tear_container_down`], however far it came: processes, cgroup, directories, and
-//! then the record and the pins.
+//! Made: pin the image, plan (`planning`), record the intent, directories, cgroup with limits, launch up to the gate;
+//! the record as created is the commit. Taken down by [`Driver::tear_container_down`], however far it came: processes,
+//! cgroup, directories, and then the record and the pins.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;

@@ -34,8 +34,8 @@ impl Zygote {
         Self { program, running: Mutex::new(None) }
     }
 
-    /// Has a monitor forked for `plan`; returns the agent's end of its connection, on which it will greet. Blocks for the
-    /// time of a small send, or of starting the zygote.
+    /// Has a monitor forked for `plan`; returns the agent's end of its connection, on which it will greet. Blocks for
+    /// the time of a small send, or of starting the zygote.
     pub(crate) fn spawn_monitor(&self, plan: &SandboxPlan) -> IoResult<OwnedFd> {
         let (ours, theirs) = packet::pair(Blocking::No)?;
         let plan = memfd_of(plan)?;

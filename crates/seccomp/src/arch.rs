@@ -1,7 +1,8 @@
 //! Architectures that a process on this kernel can make calls for, and the numbers of their calls.
 //!
-//! A 64-bit x86 kernel also runs 32-bit programs (other numbers) and may run x32 ones (the same token as x86_64, numbers
-//! with a bit set); a 64-bit ARM kernel may run 32-bit ones. A filter that forgot one of them could be walked around.
+//! A 64-bit x86 kernel also runs 32-bit programs (other numbers) and may run x32 ones (the same token as x86_64,
+//! numbers with a bit set); a 64-bit ARM kernel may run 32-bit ones. A filter that forgot one of them could be walked
+//! around.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;

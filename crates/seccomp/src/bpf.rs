@@ -1,7 +1,7 @@
 //! Instructions of the kernel's filter machine, and jumps of any length.
 //!
-//! Classic BPF has one register, jumps forward only, and conditional jumps of at most 255 instructions. Programs here are
-//! put together from pieces that end in a return each, so that pieces can be set one after the other in any order.
+//! Classic BPF has one register, jumps forward only, and conditional jumps of at most 255 instructions. Programs here
+//! are put together from pieces that end in a return each, so that pieces can be set one after the other in any order.
 //! Source: linux/filter.h; Documentation/networking/filter.rst.
 
 /// One instruction, packed as `code | jt << 16 | jf << 24 | k << 32`.

@@ -4,8 +4,9 @@
 //! load arch ─▶ which numbering ─▶ load number ─▶ binary search over runs of numbers ─▶ decision
 //!                                                                                  └─▶ conditions ─▶ decision
 //! ```
-//! Numbers next to each other with the same outcome are one run, so a default profile of 350 calls is a search among some 60
-//! runs. Calls decided by their number alone cost nothing at all on kernels that cache the answer (since Linux 5.11).
+//! Numbers next to each other with the same outcome are one run, so a default profile of 350 calls is a search among
+//! some 60 runs. Calls decided by their number alone cost nothing at all on kernels that cache the answer (since Linux
+//! 5.11).
 //!
 //! Which rule holds, where several speak of one call, is as libseccomp has it, since profiles are written for it:
 //! - a rule with the profile's default action says nothing;
@@ -156,7 +157,8 @@ impl Outcomes {
     }
 }
 
-/// Two conditions on the same argument can't be meant together: libseccomp has no such rule, and runc makes one rule of each.
+/// Two conditions on the same argument can't be meant together: libseccomp has no such rule, and runc makes one rule of
+/// each.
 fn has_alternatives(conditions: &[Condition]) -> bool {
     conditions
         .iter()

@@ -1,8 +1,8 @@
 //! The profile of containers that ask for the runtime's own.
 //!
-//! It allows the calls that containerd's and Docker's profile allow, so that what runs there runs here: some 360 calls for
-//! everyone, some more for those who have the capability that the call is about, everything else EPERM. Not allowed is
-//! what reaches beyond a container (mounts, namespaces, keyrings, modules, clocks) or what has been a way out too
+//! It allows the calls that containerd's and Docker's profile allow, so that what runs there runs here: some 360 calls
+//! for everyone, some more for those who have the capability that the call is about, everything else EPERM. Not allowed
+//! is what reaches beyond a container (mounts, namespaces, keyrings, modules, clocks) or what has been a way out too
 //! often (`userfaultfd`, `io_uring`, sockets of hypervisors and of the kernel's cryptography).
 //! Source: github.com/moby/profiles, seccomp/default.json.
 
@@ -113,9 +113,9 @@ const PERSONAS: [u64; 5] = [0x0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 /// Flags of clone(2) that make a namespace: NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET, NEWNS.
 const NEW_NAMESPACES: u64 = 0x7e02_0000;
 
-/// All families of sockets below 64 but the kernel's cryptography (AF_ALG, 38) and the hypervisor (AF_VSOCK, 40), as masks
-/// and values. Masks, because the kernel takes no notice of the upper half of socket(2)'s first argument: a plain comparison
-/// could be evaded with it. Source: socket(2), vsock(7).
+/// All families of sockets below 64 but the kernel's cryptography (AF_ALG, 38) and the hypervisor (AF_VSOCK, 40), as
+/// masks and values. Masks, because the kernel takes no notice of the upper half of socket(2)'s first argument: a plain
+/// comparison could be evaded with it. Source: socket(2), vsock(7).
 const FAMILIES: [(u64, u64); 8] = [
     (0xffff_ffe0, 0),
     (0xffff_fffc, 32),

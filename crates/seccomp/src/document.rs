@@ -1,10 +1,10 @@
-//! Profile files: JSON in the form of the OCI runtime-spec (config-linux.md, "Seccomp"), or in that of the Docker family,
-//! whose rules may have conditions of their own (`includes`, `excludes`, `archMap`).
+//! Profile files: JSON in the form of the OCI runtime-spec (config-linux.md, "Seccomp"), or in that of the Docker
+//! family, whose rules may have conditions of their own (`includes`, `excludes`, `archMap`).
 //!
 //! A file is checked whole, also in what does not apply on this node: an error is found on the first try, not when a
-//! container asks for another capability. Unknown keys are left alone, and so are names of calls that no table has: profiles
-//! are shared between nodes of different ages. An `errnoRet` beside an action that returns none is left alone too, as
-//! runc does: files are copied and given another action.
+//! container asks for another capability. Unknown keys are left alone, and so are names of calls that no table has:
+//! profiles are shared between nodes of different ages. An `errnoRet` beside an action that returns none is left alone
+//! too, as runc does: files are copied and given another action.
 
 use serde::{Deserialize, Deserializer};
 

@@ -1,8 +1,8 @@
 //! Compiled filters, kept.
 //!
-//! A filter takes some hundred microseconds to make, and a node's containers share a few. The key is the profile's whole
-//! text, so a file that has been changed is compiled anew, and what runs keeps what it had. Bounded; the oldest goes
-//! first.
+//! A filter takes some hundred microseconds to make, and a node's containers share a few. The key is the profile's
+//! whole text, so a file that has been changed is compiled anew, and what runs keeps what it had. Bounded; the oldest
+//! goes first.
 
 use std::collections::VecDeque;
 use std::fs::File;

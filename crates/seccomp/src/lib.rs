@@ -5,14 +5,14 @@
 //!                                ├─resolve(Facts)──▶ Profile ──compile──▶ BPF program
 //! the default profile ───────────┘
 //! ```
-//! A [`Document`] is a profile file as written, checked whole; its rules may depend on the container's capabilities, the
-//! kernel's version and the architecture. [`Facts`] say what these are, and leave a [`Profile`] with no conditions but
-//! those on a call's own arguments. [`Filters`] keeps what has been compiled, since a node starts the same few profiles
-//! over and over.
+//! A [`Document`] is a profile file as written, checked whole; its rules may depend on the container's capabilities,
+//! the kernel's version and the architecture. [`Facts`] say what these are, and leave a [`Profile`] with no conditions
+//! but those on a call's own arguments. [`Filters`] keeps what has been compiled, since a node starts the same few
+//! profiles over and over.
 //!
-//! Pure but for [`Filters::of_file`], which reads a file. Installing a program is `berth_sys::seccomp`'s job. Profiles are
-//! operators' files, not strangers' input, and yet nothing in one may take the agent down: sizes are bounded, and the
-//! parser is fuzzed.
+//! Pure but for [`Filters::of_file`], which reads a file. Installing a program is `berth_sys::seccomp`'s job. Profiles
+//! are operators' files, not strangers' input, and yet nothing in one may take the agent down: sizes are bounded, and
+//! the parser is fuzzed.
 //!
 //! Not here: handing calls to a supervisor (`SCMP_ACT_NOTIFY`), which is refused by name.
 

@@ -1,5 +1,5 @@
-//! Calls that 32-bit x86 also reaches through another call: `socketcall` and `ipc` take the number of the real one as their
-//! first argument. A rule about `socket` that did not hold for `socketcall` could be walked around.
+//! Calls that 32-bit x86 also reaches through another call: `socketcall` and `ipc` take the number of the real one as
+//! their first argument. A rule about `socket` that did not hold for `socketcall` could be walked around.
 //!
 //! Only rules without conditions can be carried over: the arguments of the real call lie in memory.
 //! Source: socketcall(2), ipc(2), include/uapi/linux/net.h, include/uapi/linux/ipc.h.

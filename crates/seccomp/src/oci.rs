@@ -1,7 +1,8 @@
 //! A profile in the words of the OCI runtime-spec, for a runtime that compiles it itself.
 //!
 //! Rules keep their order, in which that runtime's library looks at them. The flag that leaves speculation alone is not
-//! said: it is about speed only, and runc knows no flags before 1.2, and refuses them. Source: config-linux.md, "Seccomp".
+//! said: it is about speed only, and runc knows no flags before 1.2, and refuses them. Source: config-linux.md,
+//! "Seccomp".
 
 use serde_json::{Value, json};
 

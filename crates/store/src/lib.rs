@@ -9,8 +9,8 @@
 //! of any process without a disk flush, or a power cut with one. The file is never torn by either.
 //!
 //! What is deliberately not here: queries. The agent holds its state in memory and reads the database only when it
-//! starts. [`ErrorKind`] and [`with_causes`] live here because this is the lowest crate that all who answer requests can
-//! use.
+//! starts. [`ErrorKind`] and [`with_causes`] live here because this is the lowest crate that all who answer requests
+//! can use.
 
 mod change;
 mod database;

@@ -1,5 +1,5 @@
-//! When a connection last carried data, to end those that carry none for hours. Frames that only keep a connection alive do
-//! not count.
+//! When a connection last carried data, to end those that carry none for hours. Frames that only keep a connection
+//! alive do not count.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;

@@ -64,8 +64,8 @@ pub struct AttachRequest {
 pub struct PortForwardRequest {
     /// The pod's id, as the client of the API named it.
     pub pod: String,
-    /// The ports for clients whose protocol can't name them, which is WebSocket without SPDY inside. Others name a port with
-    /// each stream, and it need not be among these.
+    /// The ports for clients whose protocol can't name them, which is WebSocket without SPDY inside. Others name a port
+    /// with each stream, and it need not be among these.
     pub ports: Vec<u16>,
 }
 

@@ -9,9 +9,9 @@
 //!      └─ command, port_forward ── pump bytes between the streams of either and the ends that the Backend gives
 //! ```
 //! The codecs take bytes and give frames; they know no socket and no task. Everything a client can make grow is
-//! bounded: connections, sessions, streams, headers before and after they are unpacked, and the bytes that wait on their way
-//! to a process that does not read. Then the socket is not read either. This crate knows no other crate of ours: what
-//! it needs of the runtime is the trait [`Backend`].
+//! bounded: connections, sessions, streams, headers before and after they are unpacked, and the bytes that wait on
+//! their way to a process that does not read. Then the socket is not read either. This crate knows no other crate of
+//! ours: what it needs of the runtime is the trait [`Backend`].
 
 mod activity;
 mod backend;

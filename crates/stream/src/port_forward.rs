@@ -6,8 +6,8 @@
 //! WebSocket  two channels for each port of the request: data, error; the first message of each is the port in two
 //!            bytes, the lower one first
 //! ```
-//! Each connection is on its own: one that fails, or whose port is closed, ends its pair of streams and no other. A side
-//! that has closed its direction does not end the other's, however long that goes on.
+//! Each connection is on its own: one that fails, or whose port is closed, ends its pair of streams and no other. A
+//! side that has closed its direction does not end the other's, however long that goes on.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,8 +31,8 @@ use crate::websocket;
 use crate::websocket::channel::Format;
 use crate::{Backend, Duplex, PortForwardRequest};
 
-/// How many connections one client may have at once, those included of which one stream is still to come. Streams that the
-/// client has reset are none of the protocol's any more, but what was begun for them may be there still.
+/// How many connections one client may have at once, those included of which one stream is still to come. Streams that
+/// the client has reset are none of the protocol's any more, but what was begun for them may be there still.
 const MAX_CONNECTIONS: usize = MAX_STREAMS / 2;
 
 /// Clients send numbers.
@@ -312,8 +312,8 @@ async fn download(mut from: ReadHalf<Box<dyn Duplex>>, outlet: &mut Outlet) -> s
     }
 }
 
-/// Answers how the client's side ended. When the port takes nothing more, the rest is dropped: what the port still sends
-/// decides how the connection ends.
+/// Answers how the client's side ended. When the port takes nothing more, the rest is dropped: what the port still
+/// sends decides how the connection ends.
 async fn upload(mut to: WriteHalf<Box<dyn Duplex>>, inlet: &mut Inlet) -> End {
     while let Some(bytes) = inlet.next().await {
         if to.write_all(&bytes).await.is_err() || to.flush().await.is_err() {

@@ -26,8 +26,8 @@ struct Size {
 }
 
 impl Sizes {
-    /// The last size that is whole after this piece of text, since those before it no longer matter. One without width or
-    /// height is that of no terminal, and is left out.
+    /// The last size that is whole after this piece of text, since those before it no longer matter. One without width
+    /// or height is that of no terminal, and is left out.
     pub(crate) fn read(&mut self, piece: &[u8]) -> Result<Option<TerminalSize>, Malformed> {
         self.text.extend_from_slice(piece);
         let mut sizes = serde_json::Deserializer::from_slice(&self.text).into_iter::<Size>();

@@ -172,8 +172,9 @@ impl<B: Backend> Shared<B> {
     }
 }
 
-/// Small pieces go out at once, and a peer that is no longer there is noticed. The end of one that has sent more than is
-/// read is held back behind that; it is noticed when its kernel has given up and answers that there is no such connection.
+/// Small pieces go out at once, and a peer that is no longer there is noticed. The end of one that has sent more than
+/// is read is held back behind that; it is noticed when its kernel has given up and answers that there is no such
+/// connection.
 fn prepare(socket: &TcpStream) -> io::Result<HangUp> {
     socket.set_nodelay(true)?;
     sockopt::set_socket_keepalive(socket, true)?;

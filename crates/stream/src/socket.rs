@@ -28,8 +28,8 @@ const LINGER: Duration = Duration::from_secs(60);
 /// How long it may take to say goodbye to a client that is gone, or that speaks nonsense.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// How long a process may take over one piece of input after the client has hung up. Longer, and it counts as one that does
-/// not read, so that the client's end is never reached.
+/// How long a process may take over one piece of input after the client has hung up. Longer, and it counts as one that
+/// does not read, so that the client's end is never reached.
 const LAST_INPUT: Duration = Duration::from_secs(5);
 
 /// Notices that a client has hung up while what it has sent is not read. Nothing for what is no socket of the kernel's.
@@ -65,7 +65,8 @@ impl HangUp {
             if ready.is_read_closed() {
                 return;
             }
-            // There is something to read, which others do: let the next news be waited for. An end is not forgotten by this.
+            // There is something to read, which others do: let the next news be waited for. An end is not forgotten by
+            // this.
             let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
             let _ = socket.try_io(Interest::READABLE, nothing);
         }

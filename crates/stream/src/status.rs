@@ -1,7 +1,7 @@
 //! The last word of a session, on its error stream. Pure.
 //!
-//! From v4 on it is a Status object of the Kubernetes API, also for success; before, it is text, and none for success. An
-//! exit code other than zero is no failure of the transport: it has a reason of its own, and the code as its cause.
+//! From v4 on it is a Status object of the Kubernetes API, also for success; before, it is text, and none for success.
+//! An exit code other than zero is no failure of the transport: it has a reason of its own, and the code as its cause.
 
 use bytes::Bytes;
 use serde::Serialize;

@@ -1,9 +1,9 @@
 //! `bpf(2)` for one kind of program: the one that decides which devices the processes of a cgroup may use.
 //!
-//! An attached program lives as long as its cgroup, whoever attached it. With `BPF_F_ALLOW_MULTI`, as here, those of the
-//! parents are asked too, and every one of them has to agree.
-//! Source: bpf(2); kernel `include/uapi/linux/bpf.h`; `BPF_PROG_TYPE_CGROUP_DEVICE` since Linux 4.15, `BPF_F_REPLACE` since
-//! 5.6.
+//! An attached program lives as long as its cgroup, whoever attached it. With `BPF_F_ALLOW_MULTI`, as here, those of
+//! the parents are asked too, and every one of them has to agree.
+//! Source: bpf(2); kernel `include/uapi/linux/bpf.h`; `BPF_PROG_TYPE_CGROUP_DEVICE` since Linux 4.15, `BPF_F_REPLACE`
+//! since 5.6.
 
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -34,7 +34,8 @@ const LICENSE: &CStr = c"Apache-2.0";
 /// What `bpftool prog` shows.
 const NAME: [u8; 16] = *b"berth_devices\0\0\0";
 
-/// One eBPF instruction (`struct bpf_insn`), packed into eight bytes as `code | registers << 8 | offset << 16 | imm << 32`.
+/// One eBPF instruction (`struct bpf_insn`), packed into eight bytes as `code | registers << 8 | offset << 16 | imm <<
+/// 32`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Instruction(pub u64);
@@ -76,8 +77,8 @@ struct QueryAttr {
     padding: u32,
 }
 
-/// Has the kernel check a program and take it in; it does nothing until it is attached. Needs CAP_BPF and CAP_NET_ADMIN, or
-/// CAP_SYS_ADMIN.
+/// Has the kernel check a program and take it in; it does nothing until it is attached. Needs CAP_BPF and
+/// CAP_NET_ADMIN, or CAP_SYS_ADMIN.
 ///
 /// # Errors
 /// The errno of the call: EINVAL or EACCES for a program that the kernel's verifier refuses, or for a kernel without
@@ -97,8 +98,8 @@ pub fn load_device_program(program: &[Instruction]) -> Result<OwnedFd, Errno> {
         interface: 0,
         attach_type: ATTACH_CGROUP_DEVICE,
     };
-    // SAFETY: `attr` is the head of bpf_attr for this command; what it points at, `program` with `count` instructions of
-    // eight bytes and the closed license text, outlives the call, and the kernel only reads it.
+    // SAFETY: `attr` is the head of bpf_attr for this command; what it points at, `program` with `count` instructions
+    // of eight bytes and the closed license text, outlives the call, and the kernel only reads it.
     let fd = unsafe { bpf(PROG_LOAD, &raw const attr) }?;
     // SAFETY: for this command the kernel returns a new descriptor (close-on-exec), known to nobody else.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
@@ -156,8 +157,8 @@ pub fn attached_device_programs(cgroup: BorrowedFd<'_>) -> Result<Vec<OwnedFd>, 
         count: MAX_ATTACHED as u32,
         padding: 0,
     };
-    // SAFETY: `attr` is the head of bpf_attr for this command; the kernel writes at most `count` ids to `ids`, which has
-    // room for them and outlives the call, and the numbers into `attr` itself, which is mutable.
+    // SAFETY: `attr` is the head of bpf_attr for this command; the kernel writes at most `count` ids to `ids`, which
+    // has room for them and outlives the call, and the numbers into `attr` itself, which is mutable.
     unsafe { bpf(PROG_QUERY, (&raw mut attr).cast_const()) }?;
     ids.iter().take(attr.count as usize).map(|id| program_by_id(*id)).collect()
 }

@@ -142,8 +142,8 @@ pub fn new_cgroup_namespace() -> Result<(), Errno> {
     }
 }
 
-/// Moves this process, which shares nothing with another, into new net, ipc and uts namespaces, as far as they are wanted;
-/// they belong to its user namespace. The others of `namespaces` are for births. Source: unshare(2).
+/// Moves this process, which shares nothing with another, into new net, ipc and uts namespaces, as far as they are
+/// wanted; they belong to its user namespace. The others of `namespaces` are for births. Source: unshare(2).
 ///
 /// # Errors
 /// The errno of the call; the process stays where it was.
@@ -152,8 +152,8 @@ pub fn unshare(_witness: &SingleThreaded, namespaces: NewNamespaces) -> Result<(
     let flags = flag(namespaces.net, libc::CLONE_NEWNET)
         | flag(namespaces.ipc, libc::CLONE_NEWIPC)
         | flag(namespaces.uts, libc::CLONE_NEWUTS);
-    // SAFETY: these three change what system calls of this process act on, no memory and no descriptors; there is no other
-    // thread to be left behind, as the witness says.
+    // SAFETY: these three change what system calls of this process act on, no memory and no descriptors; there is no
+    // other thread to be left behind, as the witness says.
     match unsafe { libc::unshare(flags) } {
         0 => Ok(()),
         _ => Err(last_errno()),
@@ -188,7 +188,7 @@ pub fn ended_child() -> Option<Pid> {
     }
     // SAFETY: all bytes were zero, which is a valid siginfo_t, before the kernel wrote one.
     let info = unsafe { info.assume_init() };
-    // SAFETY: after a successful waitid the member for SIGCHLD is the one in use; a process id of zero, as in memory that
-    // the kernel has left alone, says that there is no such child.
+    // SAFETY: after a successful waitid the member for SIGCHLD is the one in use; a process id of zero, as in memory
+    // that the kernel has left alone, says that there is no such child.
     Pid::from_raw(unsafe { info.si_pid() })
 }

@@ -62,9 +62,9 @@ pub fn set_attributes(mount: BorrowedFd<'_>, reach: Reach, wanted: MountAttribut
     change(mount, reach, &attr)
 }
 
-/// Shows the mount at `mount`, which must be attached nowhere yet, with the ids of a user namespace: what the filesystem
-/// holds as user 0 is that namespace's root here, and the other way round for what is written. Since Linux 5.12, for each
-/// filesystem since its own version. Source: mount_setattr(2), "ID-mapped mounts".
+/// Shows the mount at `mount`, which must be attached nowhere yet, with the ids of a user namespace: what the
+/// filesystem holds as user 0 is that namespace's root here, and the other way round for what is written. Since Linux
+/// 5.12, for each filesystem since its own version. Source: mount_setattr(2), "ID-mapped mounts".
 ///
 /// # Errors
 /// The errno of the call: `INVAL` for a filesystem that can't be mapped, `PERM` for a namespace that is the host's.

@@ -9,8 +9,8 @@ use crate::clone::last_errno;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Instruction(pub u64);
 
-/// Installs `program` for this thread and all that it becomes, with `flags` (`SECCOMP_FILTER_FLAG_*`). Needs CAP_SYS_ADMIN
-/// or no_new_privs. Source: seccomp(2), `SECCOMP_SET_MODE_FILTER`.
+/// Installs `program` for this thread and all that it becomes, with `flags` (`SECCOMP_FILTER_FLAG_*`). Needs
+/// CAP_SYS_ADMIN or no_new_privs. Source: seccomp(2), `SECCOMP_SET_MODE_FILTER`.
 ///
 /// # Errors
 /// The errno of the call: EINVAL for a program that the kernel's checker refuses or that is longer than 4096

@@ -1,5 +1,5 @@
-//! Clients that know nothing of each other make calls about the same pods, in any order: each call has one of the answers
-//! that the API allows, and in the end nothing is left.
+//! Clients that know nothing of each other make calls about the same pods, in any order: each call has one of the
+//! answers that the API allows, and in the end nothing is left.
 
 use std::thread;
 

@@ -21,8 +21,8 @@ fn with_each(check: impl Fn(&Node, &str)) {
     }
 }
 
-/// A node that knows both. Debian's crun refuses a machine whose cgroup v2 hierarchy has controllers beside those of v1:
-/// it does not get to see that hierarchy.
+/// A node that knows both. Debian's crun refuses a machine whose cgroup v2 hierarchy has controllers beside those of
+/// v1: it does not get to see that hierarchy.
 fn node() -> (Node, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let crun = directory.path().join("crun");

@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use crate::devices::{describe_devices, with_cdi};
 use crate::userns::users;
 
-/// Finds bundle and root as a vendor's program does, and makes a link in the root, with the state's word on it as target.
+/// Finds bundle and root as a vendor's program does, and makes a link in the root, with the state's word on it as
+/// target.
 const MAKE_LINK: &str = r#"set -e
 state=$(cat)
 bundle=$(echo "$state" | sed 's/.*"bundle":"\([^"]*\)".*/\1/')

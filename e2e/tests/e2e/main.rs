@@ -1,5 +1,6 @@
-//! berth as its users meet it: real agents, driven by crictl, by a CRI client and by its own commands. One file for each
-//! promise that is kept here. Every test has an agent of its own and leaves nothing behind; that is part of each of them.
+//! berth as its users meet it: real agents, driven by crictl, by a CRI client and by its own commands. One file for
+//! each promise that is kept here. Every test has an agent of its own and leaves nothing behind; that is part of each
+//! of them.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,5 @@
-//! The numbers: CPU, memory, disk and network move with what a pod does, metrics are complete, and disks agree with `du`.
+//! The numbers: CPU, memory, disk and network move with what a pod does, metrics are complete, and disks agree with
+//! `du`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;

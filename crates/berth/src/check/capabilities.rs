@@ -1,5 +1,5 @@
-//! Which of the capabilities that berth uses this process has, and what the loss of each means. Containers get no more than
-//! the agent holds, so a bit that is missing here is missing there too.
+//! Which of the capabilities that berth uses this process has, and what the loss of each means. Containers get no more
+//! than the agent holds, so a bit that is missing here is missing there too.
 
 use super::{Finding, Level};
 use std::fs;

@@ -1,5 +1,6 @@
-//! The kernel's part of the pre-flight: version, namespaces, file systems, seccomp and the newer system calls. System calls
-//! are called, and the overlay is really mounted, detached from any mount table, so that it goes with its descriptor.
+//! The kernel's part of the pre-flight: version, namespaces, file systems, seccomp and the newer system calls. System
+//! calls are called, and the overlay is really mounted, detached from any mount table, so that it goes with its
+//! descriptor.
 
 use super::Finding;
 use crate::settings::Settings;

@@ -1,5 +1,6 @@
-//! `berth check`: looks at the machine and says whether it can run pods, what is missing, and what to do about it. Nothing is
-//! changed: where a thing can only be known by trying it, it is tried on something that disappears with its descriptor.
+//! `berth check`: looks at the machine and says whether it can run pods, what is missing, and what to do about it.
+//! Nothing is changed: where a thing can only be known by trying it, it is tried on something that disappears with its
+//! descriptor.
 //!
 //! ```text
 //! ok|warn|fail  what  detail → what to do

@@ -50,8 +50,8 @@ fn nf_tables_generation() -> io::Result<u32> {
     parse_generation(&reply[..length.min(reply.len())])
 }
 
-/// Shape: nlmsghdr (16 bytes), nfgenmsg (4), then the attribute of the generation: length, type, number in network order.
-/// An error answer holds the negative errno where nfgenmsg would be.
+/// Shape: nlmsghdr (16 bytes), nfgenmsg (4), then the attribute of the generation: length, type, number in network
+/// order. An error answer holds the negative errno where nfgenmsg would be.
 fn parse_generation(reply: &[u8]) -> io::Result<u32> {
     let kind = reply.get(4..6).and_then(|b| b.try_into().ok()).map(u16::from_ne_bytes);
     let word = |at: usize| reply.get(at..at + 4).and_then(|b| b.try_into().ok());

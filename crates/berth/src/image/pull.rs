@@ -1,6 +1,6 @@
-//! `berth image pull`: an image from its registry, through the running agent, with the progress on standard error: one line
-//! that changes on a terminal, a line now and then elsewhere. Standard output gets the image's id, for scripts. A pull
-//! goes on in the agent when this command is interrupted; the same command joins it again.
+//! `berth image pull`: an image from its registry, through the running agent, with the progress on standard error: one
+//! line that changes on a terminal, a line now and then elsewhere. Standard output gets the image's id, for scripts. A
+//! pull goes on in the agent when this command is interrupted; the same command joins it again.
 
 use super::bytes_for_people;
 use anyhow::{Context, Result, bail};

@@ -1,5 +1,5 @@
-//! What `/proc/PID/ns` says: links such as `net:[4026531840]`, of which the number is the namespace's inode. Two processes
-//! are in one namespace exactly when the numbers agree (namespaces(7)).
+//! What `/proc/PID/ns` says: links such as `net:[4026531840]`, of which the number is the namespace's inode. Two
+//! processes are in one namespace exactly when the numbers agree (namespaces(7)).
 
 use std::fs;
 

@@ -1,6 +1,6 @@
-//! `berth ns`: which process shares which namespace with whom. The running agent is asked over CRI for its ready pods and
-//! the process ids of pause and containers; the rest is read from `/proc/PID/ns`, so the table shows what the kernel holds
-//! and not what somebody intended. Works with any CRI runtime that puts `"pid"` into its verbose info.
+//! `berth ns`: which process shares which namespace with whom. The running agent is asked over CRI for its ready pods
+//! and the process ids of pause and containers; the rest is read from `/proc/PID/ns`, so the table shows what the
+//! kernel holds and not what somebody intended. Works with any CRI runtime that puts `"pid"` into its verbose info.
 
 mod kernel;
 mod table;

@@ -1,6 +1,6 @@
-//! From files and flags to [`Settings`]. Each file is first read by itself, so that an error knows its file and line; then
-//! the tables are laid over each other, and the result is judged as a whole. A complaint about a value names the file and
-//! line (or the flag) that it came from.
+//! From files and flags to [`Settings`]. Each file is first read by itself, so that an error knows its file and line;
+//! then the tables are laid over each other, and the result is judged as a whole. A complaint about a value names the
+//! file and line (or the flag) that it came from.
 
 use super::{Problem, Settings};
 use std::ffi::OsStr;

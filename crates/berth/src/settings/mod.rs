@@ -1,9 +1,9 @@
-//! The agent's settings: every key, its meaning and its default stand here, once. `berth config default` prints them from
-//! these very doc comments, which is why they speak to an operator.
+//! The agent's settings: every key, its meaning and its default stand here, once. `berth config default` prints them
+//! from these very doc comments, which is why they speak to an operator.
 //!
-//! A value is found in the flags, else in the drop-ins (the last in name order wins, key by key; tables merge, lists are
-//! replaced), else in the settings file, else in [`Default`]. An unknown key is an error, never ignored. Nothing here
-//! touches the system: [`load()`] reads files, [`Settings::problems`] judges values.
+//! A value is found in the flags, else in the drop-ins (the last in name order wins, key by key; tables merge, lists
+//! are replaced), else in the settings file, else in [`Default`]. An unknown key is an error, never ignored. Nothing
+//! here touches the system: [`load()`] reads files, [`Settings::problems`] judges values.
 
 mod explain;
 mod load;
@@ -48,8 +48,8 @@ pub(crate) struct Settings {
     pub(crate) security: Security,
     /// How containers are given devices of this machine.
     pub(crate) devices: Devices,
-    /// Other runtimes for pods that ask for them: [handlers.NAME], where NAME is the handler of a RuntimeClass. The agent's
-    /// own handler is "berth", and needs no table.
+    /// Other runtimes for pods that ask for them: [handlers.NAME], where NAME is the handler of a RuntimeClass. The
+    /// agent's own handler is "berth", and needs no table.
     pub(crate) handlers: BTreeMap<String, Handler>,
     /// Bounds on what a container can make the agent hold.
     pub(crate) limits: Limits,
@@ -59,7 +59,8 @@ pub(crate) struct Settings {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Devices {
-    /// Directories of Container Device Interface specifications; where two describe the same device, the later one wins.
+    /// Directories of Container Device Interface specifications; where two describe the same device, the later one
+    /// wins.
     pub(crate) cdi_directories: Vec<PathBuf>,
     /// Whether devices belong to the container's user and group, where it asks for them by number, instead of to their
     /// owner on the host.
@@ -104,7 +105,8 @@ pub(crate) struct Images {
     /// Make no directories for what images declare as volumes. By default each container gets one of its own for each,
     /// with a copy of what the image has there.
     pub(crate) ignore_volumes: bool,
-    /// Names of images that a kubelet's garbage collection and `berth image prune` leave alone; `*` stands for any text.
+    /// Names of images that a kubelet's garbage collection and `berth image prune` leave alone; `*` stands for any
+    /// text.
     pub(crate) pinned: Vec<String>,
 }
 
@@ -114,9 +116,9 @@ pub(crate) struct Images {
 pub(crate) struct Cgroup {
     /// Parent of the pods that name no parent of their own, as a path in the cgroup hierarchy.
     pub(crate) root: String,
-    /// Who makes the cgroups of pods: with "cgroupfs" the kubelet writes to the cgroup file system, with "systemd" it has
-    /// systemd make slices. The kubelet takes over this choice. berth itself writes to the file system below a pod's own
-    /// cgroup, with either.
+    /// Who makes the cgroups of pods: with "cgroupfs" the kubelet writes to the cgroup file system, with "systemd" it
+    /// has systemd make slices. The kubelet takes over this choice. berth itself writes to the file system below a
+    /// pod's own cgroup, with either.
     pub(crate) driver: CgroupDriver,
 }
 
@@ -134,8 +136,9 @@ pub(crate) enum CgroupDriver {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Security {
-    /// The system call filter of containers that ask for none and don't ask to be without: "unconfined", as the API has it,
-    /// or "runtime-default", which is berth's own profile. A kubelet with seccompDefault asks for the latter by itself.
+    /// The system call filter of containers that ask for none and don't ask to be without: "unconfined", as the API has
+    /// it, or "runtime-default", which is berth's own profile. A kubelet with seccompDefault asks for the latter by
+    /// itself.
     pub(crate) unset_seccomp: UnsetSeccomp,
 }
 

@@ -31,8 +31,8 @@ impl Limits {
         }
     }
 
-    /// What is to be written for `change`: that, the other half of the memory pair, and again the files of version 2 that
-    /// were given exact values, which beat what the change would convert to them.
+    /// What is to be written for `change`: that, the other half of the memory pair, and again the files of version 2
+    /// that were given exact values, which beat what the change would convert to them.
     pub(crate) fn effective(&self, change: &Self) -> Self {
         let changes_memory = change.memory_bytes.is_some() || change.memory_and_swap_bytes.is_some();
         let pair = if changes_memory { self.memory_with(change) } else { (None, None) };

@@ -1,8 +1,8 @@
 //! Reading a cgroup's files, again and again.
 //!
 //! Opening a file of the kernel's costs more than reading it, so a meter keeps descriptors: `pread` from the start
-//! makes the kernel write the text anew. How many all meters of a process may keep together is an [`Allowance`], so that
-//! a node with many containers does not use up the descriptors that pods need; beyond it files are opened for each
+//! makes the kernel write the text anew. How many all meters of a process may keep together is an [`Allowance`], so
+//! that a node with many containers does not use up the descriptors that pods need; beyond it files are opened for each
 //! reading.
 //!
 //! A descriptor of a cgroup that has been removed answers ENODEV: it is dropped, and the path is tried once more. A

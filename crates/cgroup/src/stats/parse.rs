@@ -1,5 +1,5 @@
-//! The kernel's texts to numbers. Pure; a text that is not as documented gives `None`, and a line that is missing, as with
-//! an older kernel, a zero.
+//! The kernel's texts to numbers. Pure; a text that is not as documented gives `None`, and a line that is missing, as
+//! with an older kernel, a zero.
 //!
 //! Source: kernel admin-guide/cgroup-v2; admin-guide/cgroup-v1 `memory`, `cpuacct`, `blkio-controller`, `hugetlb`;
 //! scheduler/sched-bwc; accounting/psi.

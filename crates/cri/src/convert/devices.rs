@@ -29,7 +29,8 @@ fn device_from(device: &Device) -> Result<DeviceSpec> {
 /// Annotations with this beginning name devices too, several in one value with commas between them.
 const CDI_ANNOTATION: &str = "cdi.k8s.io/";
 
-/// The qualified names of devices that specifications describe, each once: those of the field, then those of annotations.
+/// The qualified names of devices that specifications describe, each once: those of the field, then those of
+/// annotations.
 pub(crate) fn cdi_names_from(
     devices: &[CdiDevice],
     annotations: &HashMap<String, String>,

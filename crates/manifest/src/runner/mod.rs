@@ -72,7 +72,8 @@ pub struct Options {
     pub output: Output,
     /// Which of the runtime's handlers runs the pods; empty for its default.
     pub runtime_handler: String,
-    /// Cancelled once nobody has patience for the pods: those that stop, then or later, get no grace. It ends no pod itself.
+    /// Cancelled once nobody has patience for the pods: those that stop, then or later, get no grace. It ends no pod
+    /// itself.
     pub hurry: CancellationToken,
 }
 

@@ -1,7 +1,7 @@
 //! Where the lines of all containers come together.
 //!
-//! `NAME | line`, the name padded so that the lines of all start in one column, and coloured by container on a terminal.
-//! Lines come from the follower threads; one is written whole under a lock. Blocks as the sink does.
+//! `NAME | line`, the name padded so that the lines of all start in one column, and coloured by container on a
+//! terminal. Lines come from the follower threads; one is written whole under a lock. Blocks as the sink does.
 
 use std::{
     fmt,

@@ -1,8 +1,8 @@
 //! The life of one pod, on one task: everything in the order in which it has to come, and back.
 //!
-//! Directories and volumes, images, sandbox, hosts file, init containers in turn, containers together. Whatever way that
-//! ends, [`PodRun::run`] takes the pod down: it asks the runtime for the pod's sandboxes by the pod's uid, so also one
-//! whose making timed out is found, and then removes the directories.
+//! Directories and volumes, images, sandbox, hosts file, init containers in turn, containers together. Whatever way
+//! that ends, [`PodRun::run`] takes the pod down: it asks the runtime for the pod's sandboxes by the pod's uid, so also
+//! one whose making timed out is found, and then removes the directories.
 //!
 //! A stop request is met between the steps and while waiting, never in the middle of a call to the runtime.
 

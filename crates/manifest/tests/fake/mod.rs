@@ -1,7 +1,8 @@
 //! A CRI runtime that runs nothing: containers do what their command says, and every call is noted.
 //!
-//! `exit N`: ends at once with N. `flaky N`: ends with 1 in its first N attempts and then with 0. `serve`: runs until it
-//! is stopped. `stubborn`: until it is stopped with no grace. `broken`: can't be started. Each writes one line to its log when it starts.
+//! `exit N`: ends at once with N. `flaky N`: ends with 1 in its first N attempts and then with 0. `serve`: runs until
+//! it is stopped. `stubborn`: until it is stopped with no grace. `broken`: can't be started. Each writes one line to
+//! its log when it starts.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

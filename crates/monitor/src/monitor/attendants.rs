@@ -1,8 +1,8 @@
 //! What is left to be waited for of containers that other runtimes make (see [`crate::foreign`]).
 //!
-//! A process whose parent has ended becomes the child of the nearest ancestor that asks for such. The monitor does, from
-//! the first container of that kind on: so it learns how these end. In return, whatever else loses its parent comes to it
-//! as well, and has to be waited for once it has ended.
+//! A process whose parent has ended becomes the child of the nearest ancestor that asks for such. The monitor does,
+//! from the first container of that kind on: so it learns how these end. In return, whatever else loses its parent
+//! comes to it as well, and has to be waited for once it has ended.
 
 use berth_sys::clone::{Child, ended_child};
 use rustix::process::{WaitId, WaitIdOptions, getpid, set_child_subreaper, waitid};

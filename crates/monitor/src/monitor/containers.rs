@@ -29,7 +29,8 @@ impl Monitor {
                 Heard::End => {
                     let (phase, is_foreign) = (container.phase.clone(), container.foreign.is_some());
                     self.close_gate(id);
-                    // While it is being made or waits, the end means that the child has died: its pidfd brings the rest.
+                    // While it is being made or waits, the end means that the child has died: its pidfd brings the
+                    // rest.
                     if let Phase::Starting { reply, at_ns } = phase {
                         self.container_runs(id, reply, at_ns);
                     }
@@ -111,7 +112,8 @@ impl Monitor {
         let foreign = container.foreign.clone().filter(|_| !is_deleted);
         let midwife = container.midwife.take();
         self.conclude_container(id, code);
-        // It went before the child was ready, whether that was noticed or not; another runtime's attendant may go later.
+        // It went before the child was ready, whether that was noticed or not; another runtime's attendant may go
+        // later.
         midwife.into_iter().for_each(|midwife| self.wait_for(midwife));
         if let Some(foreign) = foreign {
             self.delete_foreign(id, &foreign);

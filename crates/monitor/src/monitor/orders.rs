@@ -17,7 +17,8 @@ use crate::plan::{LaunchPlan, PidNamespace};
 use crate::poller::Poller;
 use crate::protocol::{Answer, Failure, Order};
 
-/// How long a monitor that is shut down waits for what is on its way to an end: less than the agent waits for its answer.
+/// How long a monitor that is shut down waits for what is on its way to an end: less than the agent waits for its
+/// answer.
 const LEAVING_LIMIT: Duration = Duration::from_secs(4);
 
 impl Monitor {
@@ -134,8 +135,8 @@ impl Monitor {
         Ok(Some(Answer::Done))
     }
 
-    /// Kills all that there is. The answer comes once other runtimes have forgotten their containers: what lives in this
-    /// pod's cgroup afterwards, the agent kills.
+    /// Kills all that there is. The answer comes once other runtimes have forgotten their containers: what lives in
+    /// this pod's cgroup afterwards, the agent kills.
     pub(super) fn shut_down(&mut self, reply: ReplyTo) {
         self.containers.values().filter(|container| container.is_alive()).for_each(Container::kill);
         if let Some(pause) = &self.pause {

@@ -110,8 +110,8 @@ impl Monitor {
         }
     }
 
-    /// Whether processes can still be born in a container's pid namespace: no longer when its first process ends. Source:
-    /// `pid_namespaces(7)`, "The namespace init process".
+    /// Whether processes can still be born in a container's pid namespace: no longer when its first process ends.
+    /// Source: `pid_namespaces(7)`, "The namespace init process".
     fn has_births(&self, container: &Container) -> bool {
         let first = match &container.pid_namespace {
             PidNamespace::Host => return true,

@@ -1,5 +1,5 @@
-//! What a plan needs of the monitor that is to carry it out. One that is older than the agent passes over the fields that it
-//! does not know, which must not be those that confine the workload.
+//! What a plan needs of the monitor that is to carry it out. One that is older than the agent passes over the fields
+//! that it does not know, which must not be those that confine the workload.
 
 use crate::plan::LaunchPlan;
 use crate::protocol::{APPARMOR, FOREIGN, HOOKS, SECCOMP, SELINUX};

@@ -1,9 +1,9 @@
 //! AppArmor: which profile a container runs under, and the runtime's own profile.
 //!
-//! The kernel takes profiles only in a compiled form, which `apparmor_parser` makes: the one program that berth runs for
-//! pods, once, when the first container asks for the default profile and it is not loaded yet. It belongs to every
-//! distribution with AppArmor; without it containers whose request says nothing run without a profile, which is logged. What
-//! a request asks for is never done without. Source: apparmor(7), apparmor_parser(8), apparmor.d(5).
+//! The kernel takes profiles only in a compiled form, which `apparmor_parser` makes: the one program that berth runs
+//! for pods, once, when the first container asks for the default profile and it is not loaded yet. It belongs to every
+//! distribution with AppArmor; without it containers whose request says nothing run without a profile, which is logged.
+//! What a request asks for is never done without. Source: apparmor(7), apparmor_parser(8), apparmor.d(5).
 
 mod parser;
 
@@ -55,8 +55,8 @@ impl AppArmor {
         Self { is_enabled, default: Mutex::default() }
     }
 
-    /// The profile to run under, which is loaded; `None` for none. As with containerd, a request that says nothing means
-    /// the default, and a privileged container has only a profile that its request names.
+    /// The profile to run under, which is loaded; `None` for none. As with containerd, a request that says nothing
+    /// means the default, and a privileged container has only a profile that its request names.
     pub(super) fn profile_for(
         &self,
         wanted: Option<&ProfileSpec>,
@@ -127,10 +127,11 @@ fn load_default() -> std::io::Result<()> {
     run_parser(&text)
 }
 
-/// The profile's text, for an agent that runs under `own_label`; `has` tells which of the distribution's files there are.
+/// The profile's text, for an agent that runs under `own_label`; `has` tells which of the distribution's files there
+/// are.
 ///
-/// It takes from root in a container what mistakes elsewhere could open: mounting, and writing to the kernel's files outside
-/// its own processes. What a container may do among its own is left to namespaces and capabilities.
+/// It takes from root in a container what mistakes elsewhere could open: mounting, and writing to the kernel's files
+/// outside its own processes. What a container may do among its own is left to namespaces and capabilities.
 fn default_profile(own_label: &str, has: impl Fn(&str) -> bool) -> String {
     let mut text = String::new();
     if has("abi/3.0") {

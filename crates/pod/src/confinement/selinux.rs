@@ -119,11 +119,11 @@ fn is_of_system(directory: &OwnedFd) -> std::result::Result<bool, Errno> {
     Ok(SYSTEM.iter().any(is_it))
 }
 
-/// Labels a file, or a directory with everything below; symlinks are labelled and not followed. A filesystem that takes no
-/// labels keeps those that it has.
+/// Labels a file, or a directory with everything below; symlinks are labelled and not followed. A filesystem that takes
+/// no labels keeps those that it has.
 ///
-/// Directories are walked by descriptor: a container that writes to the volume meanwhile could put a symlink to the host's
-/// files in the place of a directory.
+/// Directories are walked by descriptor: a container that writes to the volume meanwhile could put a symlink to the
+/// host's files in the place of a directory.
 pub(super) fn relabel(path: &Path, label: &str) -> Result<()> {
     let opened = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
     opened.and_then(|opened| relabel_all(&opened, label)).map_err(failed(path))

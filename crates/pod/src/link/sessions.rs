@@ -23,8 +23,8 @@ pub(crate) struct Started {
     pub(crate) terminal: Option<OwnedFd>,
 }
 
-/// An exec session that someone waits for. When nobody does any more (a timeout, a client that has hung up), all of it is
-/// killed.
+/// An exec session that someone waits for. When nobody does any more (a timeout, a client that has hung up), all of it
+/// is killed.
 #[derive(Debug)]
 pub(crate) struct Session {
     link: Link,

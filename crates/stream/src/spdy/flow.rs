@@ -1,9 +1,10 @@
 //! How much a peer has room for. Pure.
 //!
 //! Every byte that is sent uses up the window of its stream and that of the connection; WINDOW_UPDATE frames give it
-//! back. Some peers ignore all this: they never send such a frame, and a sender that waited for one would wait for ever.
-//! So windows are counted from the start, but kept to only from the moment at which the peer shows, by a WINDOW_UPDATE or
-//! by a SETTINGS frame with an initial window, that it counts as well. Source: SPDY protocol draft 3.1, 2.6.8.
+//! back. Some peers ignore all this: they never send such a frame, and a sender that waited for one would wait for
+//! ever. So windows are counted from the start, but kept to only from the moment at which the peer shows, by a
+//! WINDOW_UPDATE or by a SETTINGS frame with an initial window, that it counts as well. Source: SPDY protocol draft
+//! 3.1, 2.6.8.
 
 use std::collections::HashMap;
 

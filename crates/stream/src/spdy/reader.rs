@@ -200,7 +200,8 @@ impl Reader {
         Ok(())
     }
 
-    /// Passes data on and waits for room. The stream may have been reset meanwhile; then what was on its way is dropped.
+    /// Passes data on and waits for room. The stream may have been reset meanwhile; then what was on its way is
+    /// dropped.
     async fn put(&self, stream: u32, bytes: Bytes) -> Put {
         let Some(Entry { feed: Some(feed), .. }) = self.streams.get(&stream) else { return Put::Done };
         let mut put = pin!(feed.put(bytes));

@@ -4,9 +4,9 @@
 //! binary   channel (a byte) │ bytes                  close, from v5 on: 255 │ channel
 //! base64   channel (a digit) │ bytes in base64
 //! ```
-//! A message is given on in pieces as it comes, as [`mod@super::frame`] gives them; base64 is decoded in groups of four, over the
-//! borders of pieces. What comes for a channel that there is not is dropped, as the peers do. Source: Kubernetes,
-//! k8s.io/streaming, the text on the subprotocols.
+//! A message is given on in pieces as it comes, as [`mod@super::frame`] gives them; base64 is decoded in groups of
+//! four, over the borders of pieces. What comes for a channel that there is not is dropped, as the peers do. Source:
+//! Kubernetes, k8s.io/streaming, the text on the subprotocols.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;

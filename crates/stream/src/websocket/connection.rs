@@ -1,7 +1,7 @@
 //! A WebSocket whose messages belong to channels: one task reads it, one writes it.
 //!
-//! Pings are answered; a close is answered and ends the connection, as does anything malformed. When the client's side has
-//! ended, however, all inlets end.
+//! Pings are answered; a close is answered and ends the connection, as does anything malformed. When the client's side
+//! has ended, however, all inlets end.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Another protocol's bytes in the binary messages of a WebSocket, whose borders mean nothing. The tunnel's own pings and
-//! closes are answered here.
+//! Another protocol's bytes in the binary messages of a WebSocket, whose borders mean nothing. The tunnel's own pings
+//! and closes are answered here.
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, ReadHalf};

@@ -241,8 +241,8 @@ async fn input_that_the_process_does_not_read_holds_the_client_back_and_the_exit
     assert_eq!(received[&streams[0]].text(), r#"{"status":"Success"}"#);
 }
 
-/// As many pieces of input as are more than what waits on its way to a process (a pipe, eight pieces, and one), and less
-/// than what the socket holds in addition.
+/// As many pieces of input as are more than what waits on its way to a process (a pipe, eight pieces, and one), and
+/// less than what the socket holds in addition.
 const BACKED_UP_PIECES: usize = 13;
 
 #[tokio::test]

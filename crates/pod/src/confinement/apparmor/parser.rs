@@ -1,5 +1,5 @@
-//! Running `apparmor_parser` on a profile: for a limited time, with files in memory for what goes in and out, so that neither
-//! side ever waits for the other.
+//! Running `apparmor_parser` on a profile: for a limited time, with files in memory for what goes in and out, so that
+//! neither side ever waits for the other.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};

@@ -1,8 +1,8 @@
 //! A backend whose commands, containers and ports are tasks.
 //!
-//! Commands: `cat`; `exit CODE`; `both` writes to both outputs; `yes` writes for ever; `deaf` reads nothing until it is let
-//! go; `sizes` writes each size of its terminal; `broken` can't be started. Ports: 1 is closed; 2 reads all, then sends 1
-//! MiB; 3 accepts and reads nothing; 4 never answers; others send back what they get.
+//! Commands: `cat`; `exit CODE`; `both` writes to both outputs; `yes` writes for ever; `deaf` reads nothing until it is
+//! let go; `sizes` writes each size of its terminal; `broken` can't be started. Ports: 1 is closed; 2 reads all, then
+//! sends 1 MiB; 3 accepts and reads nothing; 4 never answers; others send back what they get.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
