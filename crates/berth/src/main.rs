@@ -8,6 +8,7 @@ mod client;
 mod image;
 mod lifecycle;
 mod listener;
+mod memory;
 mod ns;
 mod run;
 mod serve;

@@ -2,6 +2,7 @@
 
 use crate::agent::Agent;
 use crate::lifecycle::{StopSignals, notify_ready, notify_stopping};
+use crate::memory;
 use crate::settings::Settings;
 use anyhow::{Context, Result, bail};
 use std::thread::available_parallelism;
@@ -34,6 +35,7 @@ async fn serve(settings: &Settings) -> Result<()> {
             bail!("serve: the server has ended by itself");
         }
         signal = signals.next() => info!(signal = ?signal, "agent stops"),
+        never = memory::give_back() => match never {},
     }
     notify_stopping();
     tokio::select! {

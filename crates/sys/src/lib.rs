@@ -7,6 +7,7 @@
 //! - [`bpf`](mod@bpf), `bpf(2)` for the programs that control a cgroup's devices
 //! - [`clone`](mod@clone), `clone3(2)` for a process that is known to be single-threaded
 //! - [`exec`](mod@exec), `execve(2)`, and the signal state a workload expects to be born with
+//! - [`heap`](mod@heap), memory that the allocator keeps
 //! - [`packet`](mod@packet), whole messages with descriptors over a `SOCK_SEQPACKET` pair
 //! - [`mountattr`](mod@mountattr), `mount_setattr(2)`
 //! - [`seccomp`](mod@seccomp), installing a compiled filter
@@ -19,6 +20,7 @@
 pub mod bpf;
 pub mod clone;
 pub mod exec;
+pub mod heap;
 pub mod mountattr;
 pub mod netns;
 pub mod packet;

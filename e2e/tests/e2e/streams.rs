@@ -205,6 +205,43 @@ fn one_container_cannot_have_all_sessions() {
     assert_eq!(cri.attach(attach).unwrap_err().code(), Code::ResourceExhausted);
 }
 
+/// What a process has in memory.
+fn resident_mib(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+}
+
+#[test]
+#[ignore = "needs root and the test images"]
+fn the_agent_gives_back_what_input_that_nobody_reads_has_taken() {
+    let node = Node::start_with("[streaming]\nmax_sessions_per_container = 200");
+    let cri = node.cri();
+    let pod = node.pod("flood");
+    let id = pod.shell("main", "exec sleep 1000");
+    let rest = resident_mib(node.agent_pid());
+    let upgrade = "HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: v5.channel.k8s.io\r\n\r\n";
+    // Binary messages for standard input, with a mask of zeros.
+    let message = [&[0x82, 0xfe, 0xf0, 0x01, 0, 0, 0, 0][..], &[0; 0xf001]].concat();
+    let messages = node.dir().join("messages");
+    fs::write(&messages, message.repeat(100)).unwrap();
+    let script = "exec 3<>/dev/tcp/${1%:*}/${1##*:}; printf %s \"$2\" >&3; exec cat \"$3\" >&3";
+    let mut clients = Vec::new();
+    for number in 0..200 {
+        let (container_id, cmd) = (id.clone(), vec!["sleep".into(), "1000".into()]);
+        let url = cri.exec(ExecRequest { container_id, cmd, stdin: true, ..Default::default() }).unwrap().url;
+        let (address, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+        let mut command = node.site().command("bash");
+        command.args(["-c", script, "bash", address, &format!("GET /{path} {upgrade}")]).arg(&messages);
+        clients.push(spawn(&mut command, &node.dir().join(format!("client-{number}"))));
+    }
+    let taken = || resident_mib(node.agent_pid()).saturating_sub(rest);
+    eventually("the agent is large", PATIENCE, || (taken() >= 70).then_some(()));
+    drop(clients);
+    eventually("the agent is small again", 3 * PATIENCE, || (taken() < 30).then_some(()));
+}
+
 /// For containers that tell clients when they are attached, all the time.
 const TICK: &str = "(while :; do echo tick; usleep 20000; done) &";
 
