@@ -1,7 +1,7 @@
 //! Ports of the host that lead to pods, the node's pod CIDR, and what the node says of itself.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -195,13 +195,7 @@ fn new_pods_get_addresses_of_the_pod_cidr() {
 #[test]
 #[ignore = "needs root and the test images"]
 fn a_node_that_cannot_write_is_not_ready_and_says_why() {
-    let node = Node::without_agent();
-    let root = node.dir().join("root");
-    std::fs::create_dir(&root).unwrap();
-    let mount =
-        Command::new("mount").args(["-t", "tmpfs", "-o", "size=64m", "berth-e2e"]).arg(&root).status();
-    assert!(mount.unwrap().success());
-    node.restart();
+    let (node, root) = with_a_small_disk();
     let ready = || {
         let status = node.cri().status(StatusRequest::default()).unwrap().status.unwrap();
         let condition = status.conditions.into_iter().find(|condition| condition.r#type == "RuntimeReady");
@@ -214,6 +208,42 @@ fn a_node_that_cannot_write_is_not_ready_and_says_why() {
     eventually("the node to be ready again", Duration::from_secs(10), || ready().0.then_some(()));
     node.stop();
     assert!(Command::new("umount").arg(&root).status().unwrap().success());
+}
+
+#[test]
+#[ignore = "needs root and the test images"]
+fn a_pod_cidr_that_could_not_be_recorded_is_recorded_by_the_next_call() {
+    let (node, root) = with_a_small_disk();
+    let set = || {
+        let network_config = Some(NetworkConfig { pod_cidr: "10.202.7.0/24".into() });
+        let runtime_config = Some(RuntimeConfig { network_config });
+        node.cri().update_runtime_config(UpdateRuntimeConfigRequest { runtime_config })
+    };
+    let ballast = root.join("ballast");
+    fill(&ballast);
+    let refused = set().unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::ResourceExhausted, "{refused}");
+    std::fs::remove_file(&ballast).unwrap();
+    set().unwrap();
+    node.kill9();
+    node.restart();
+    let pod = node.pod("new");
+    assert!(pod.addresses()[0].starts_with("10.202.7."), "{:?}", pod.addresses());
+    pod.take_down();
+    node.stop();
+    assert!(Command::new("umount").arg(&root).status().unwrap().success());
+}
+
+/// A node with a disk of its own for its state, and where that is.
+fn with_a_small_disk() -> (Node, PathBuf) {
+    let node = Node::without_agent();
+    let root = node.dir().join("root");
+    std::fs::create_dir(&root).unwrap();
+    let mount =
+        Command::new("mount").args(["-t", "tmpfs", "-o", "size=64m", "berth-e2e"]).arg(&root).status();
+    assert!(mount.unwrap().success());
+    node.restart();
+    (node, root)
 }
 
 fn fill(file: &Path) {
