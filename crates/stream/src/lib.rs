@@ -10,8 +10,8 @@
 //! ```
 //! The codecs take bytes and give frames; they know no socket and no task. Everything a client can make grow is
 //! bounded: connections, sessions, streams, headers before and after they are unpacked, and the bytes that wait on
-//! their way to a process that does not read. Then the socket is not read either. This crate knows no other crate of
-//! ours: what it needs of the runtime is the trait [`Backend`].
+//! their way to a process that does not read. Then the socket is not read either. Of our crates this one knows
+//! `sys` alone: what it needs of the runtime is the trait [`Backend`].
 
 mod activity;
 mod backend;

@@ -13,6 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinSet, spawn_blocking};
@@ -40,6 +41,10 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 /// How often it is asked again when there is no answer, and how often at most.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
+
+/// How far apart, at most, the attempts are to reach a peer that does not answer. The kernel gives up after 15 of them,
+/// unless it was told otherwise: when something waits for one that is gone, that is noticed in two minutes.
+const RETRY_INTERVAL: Duration = Duration::from_secs(8);
 
 /// A server that listens, but does not serve yet.
 pub struct Server {
@@ -175,12 +180,21 @@ impl<B: Backend> Shared<B> {
 /// Small pieces go out at once, and a peer that is no longer there is noticed. The end of one that has sent more than
 /// is read is held back behind that; it is noticed when its kernel has given up and answers that there is no such
 /// connection.
+///
+/// One that reads nothing may stay for as long as it answers that it has no room. `TCP_USER_TIMEOUT` would end that, too:
+/// the kernel counts from the first such answer, however many more come. Source: tcp(7); `tcp_probe_timer` in the
+/// kernel's `net/ipv4/tcp_timer.c`.
 fn prepare(socket: &TcpStream) -> io::Result<HangUp> {
     socket.set_nodelay(true)?;
     sockopt::set_socket_keepalive(socket, true)?;
     sockopt::set_tcp_keepidle(socket, KEEPALIVE_IDLE)?;
     sockopt::set_tcp_keepintvl(socket, KEEPALIVE_INTERVAL)?;
     sockopt::set_tcp_keepcnt(socket, KEEPALIVE_PROBES)?;
+    match berth_sys::tcp::set_longest_retry(socket, RETRY_INTERVAL) {
+        // A kernel before 6.15 takes up to two minutes for each of the later attempts.
+        Ok(()) | Err(Errno::NOPROTOOPT) => {}
+        Err(errno) => return Err(errno.into()),
+    }
     HangUp::of(socket)
 }
 

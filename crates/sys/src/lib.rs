@@ -12,6 +12,7 @@
 //! - [`mountattr`](mod@mountattr), `mount_setattr(2)`
 //! - [`seccomp`](mod@seccomp), installing a compiled filter
 //! - [`netns`](mod@netns), work in another network namespace on a thread of its own
+//! - [`tcp`](mod@tcp), what `setsockopt(2)` can do to TCP besides
 //! - [`title`](mod@title), the name that `ps` shows
 //!
 //! Nothing here decides anything, logs, retries or keeps state. A failed call returns the errno and leaves
@@ -25,4 +26,5 @@ pub mod mountattr;
 pub mod netns;
 pub mod packet;
 pub mod seccomp;
+pub mod tcp;
 pub mod title;

@@ -10,7 +10,7 @@ use tokio::time::{Duration, timeout};
 
 use crate::support::spdy::Client;
 use crate::support::websocket::{self, BINARY, CLOSE};
-use crate::support::{Running, eventually, split, start, start_with, within};
+use crate::support::{Running, eventually, settled, split, start, start_with, within};
 
 const ALL: [&str; 4] = ["error", "stdin", "stdout", "stderr"];
 
@@ -207,19 +207,6 @@ async fn a_client_that_does_not_read_holds_the_process_back() {
         drop((spdy, websocket));
     }
     serves_others(&server).await;
-}
-
-/// The value, when it has not changed for a while.
-async fn settled(value: impl Fn() -> usize) -> usize {
-    let mut last = usize::MAX;
-    within(async {
-        while last != value() {
-            last = value();
-            let _ = timeout(Duration::from_millis(300), std::future::pending::<()>()).await;
-        }
-    })
-    .await;
-    last
 }
 
 #[tokio::test]

@@ -107,3 +107,16 @@ pub(crate) async fn eventually(what: &str, condition: impl Fn() -> bool) {
     .await;
     assert!(condition(), "{what}");
 }
+
+/// The value, when it has not changed for a while.
+pub(crate) async fn settled(value: impl Fn() -> usize) -> usize {
+    let mut last = usize::MAX;
+    within(async {
+        while last != value() {
+            last = value();
+            let _ = tokio::time::timeout(Duration::from_millis(300), std::future::pending::<()>()).await;
+        }
+    })
+    .await;
+    last
+}
