@@ -4,8 +4,9 @@
 //! listener ─┐                    ┌─ Launch, Start, Signal … ─▶ containers ─▶ children
 //! clients ──┼─▶ epoll ─▶ token ──┤
 //! gates ────┤                    ├─ Ready, Failed, end of stream ─▶ the answer to Launch or Start
-//! pidfds ───┤                    └─ exit ─▶ rest of the output ─▶ exit record ─▶ event to all clients
-//! outputs ──┘
+//! pidfds ───┤                    ├─ exit ─▶ rest of the output ─▶ exit record ─▶ event to all clients
+//! outputs ──┤                    └─ the node ends ─▶ wait for the containers ─▶ leave
+//! SIGTERM ──┘
 //! ```
 //! The loop never blocks but in `epoll_wait`: a client whose queue is full is disconnected (it connects again and gets
 //! everything in the greeting), a container whose log fails is drained without a log. Three things do block: the birth
@@ -14,13 +15,14 @@
 //!
 //! The state and the loop are here; what is done to it lies below: `clients` (connections), `orders` (what the agent
 //! wants), `containers`, `births` and `sessions` (what becomes of children), `attached`
-//! (who watches), `attendants` (what other runtimes leave to be waited for).
+//! (who watches), `attendants` (what other runtimes leave to be waited for), `leaving` (the end, and the node's).
 
 mod attached;
 mod attendants;
 mod births;
 mod clients;
 mod containers;
+mod leaving;
 mod orders;
 mod sessions;
 
@@ -33,7 +35,7 @@ use berth_sys::packet;
 use rustix::io::Errno;
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
-use crate::container::{Container, ReplyTo};
+use crate::container::Container;
 use crate::fork::{self, Resting};
 use crate::id::ContainerId;
 use crate::launch::START_ERROR_CODE;
@@ -42,6 +44,7 @@ use crate::plan::SandboxPlan;
 use crate::poller::Poller;
 use crate::protocol::{Answer, Failure, SOCKET_NAME};
 use crate::session::Session;
+use leaving::Leaving;
 
 /// Connections waiting to be accepted.
 const BACKLOG: i32 = 8;
@@ -53,6 +56,8 @@ type Outcome = Result<Option<Answer>, Failure>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Source {
     Listener,
+    /// Somebody has sent SIGTERM.
+    Termination,
     Client,
     Pause,
     Gate(ContainerId),
@@ -79,6 +84,8 @@ pub(crate) struct Monitor {
     user_namespace: Option<OwnedFd>,
     poller: Poller<Source>,
     listener: OwnedFd,
+    /// SIGTERM, to be read.
+    termination: OwnedFd,
     clients: BTreeMap<u64, OwnedFd>,
     containers: BTreeMap<ContainerId, Container>,
     sessions: BTreeMap<u64, Session>,
@@ -86,15 +93,9 @@ pub(crate) struct Monitor {
     attendants: BTreeMap<i32, Child>,
     sessions_so_far: u64,
     buffers: Buffers,
+    /// Until when containers may end by themselves, since the node does.
+    grace_until: Option<Instant>,
     leaving: Option<Leaving>,
-}
-
-/// What a monitor that has been shut down waits for is bounded.
-#[derive(Debug)]
-struct Leaving {
-    /// Who is told when it goes.
-    reply: ReplyTo,
-    until: Instant,
 }
 
 impl Monitor {
@@ -107,6 +108,8 @@ impl Monitor {
         let listener = packet::listen_in(&plan.directory, SOCKET_NAME, BACKLOG)
             .map_err(other("listen on the monitor's socket"))?;
         poller.watch(&listener, Source::Listener).map_err(other("watch the monitor's socket"))?;
+        let termination = berth_sys::termination::open().map_err(other("open SIGTERM"))?;
+        poller.watch(&termination, Source::Termination).map_err(other("watch SIGTERM"))?;
         fork::join_cgroup(&plan.cgroup)?;
         let Resting { pause, handles, user_namespace } = fork::fork_pause(&witness, &plan)?;
         if let Err(error) = poller.watch(&pause.pidfd, Source::Pause) {
@@ -121,39 +124,39 @@ impl Monitor {
             user_namespace,
             poller,
             listener,
+            termination,
             clients: BTreeMap::new(),
             containers: BTreeMap::new(),
             sessions: BTreeMap::new(),
             attendants: BTreeMap::new(),
             sessions_so_far: 0,
             buffers: Buffers::default(),
+            grace_until: None,
             leaving: None,
         })
     }
 
-    /// Serves until the agent shuts the pod down; returns the process's exit code.
+    /// Serves until the agent shuts the pod down, or the node is; returns the process's exit code.
     pub(crate) fn run(mut self, first_client: OwnedFd) -> i32 {
         self.greet(first_client);
         while !self.can_leave() {
-            let limit =
-                self.leaving.as_ref().map(|leaving| leaving.until.saturating_duration_since(Instant::now()));
-            let Ok(tokens) = self.poller.wait(limit) else { return 1 };
+            let Ok(tokens) = self.poller.wait(self.time_left()) else { return 1 };
             for token in tokens {
                 // A source may have gone with an earlier event of the same batch.
                 if let Some(source) = self.poller.source(token) {
                     self.handle(token, source);
                 }
             }
+            self.end_with_the_node();
         }
-        if let Some(leaving) = self.leaving.take() {
-            self.reply(leaving.reply, Ok(Answer::Done));
-        }
+        self.take_leave();
         0
     }
 
     fn handle(&mut self, token: u64, source: Source) {
         match source {
             Source::Listener => self.accept(),
+            Source::Termination => self.heed_termination(),
             Source::Client => self.serve(token),
             Source::Pause => self.pause_exited(),
             Source::Gate(container) => self.hear_container(&container),
@@ -183,6 +186,7 @@ impl Source {
             | Self::Midwife(container)
             | Self::Output(container, _) => container == id,
             Self::Listener
+            | Self::Termination
             | Self::Client
             | Self::Pause
             | Self::Attendant(_)

@@ -5,6 +5,8 @@
 
 #[path = "root/dying.rs"]
 mod dying;
+#[path = "root/node_end.rs"]
+mod node_end;
 #[path = "root/streams.rs"]
 mod streams;
 

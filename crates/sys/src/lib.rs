@@ -13,6 +13,7 @@
 //! - [`seccomp`](mod@seccomp), installing a compiled filter
 //! - [`netns`](mod@netns), work in another network namespace on a thread of its own
 //! - [`tcp`](mod@tcp), what `setsockopt(2)` can do to TCP besides
+//! - [`termination`](mod@termination), SIGTERM to be read, with its sender
 //! - [`title`](mod@title), the name that `ps` shows
 //!
 //! Nothing here decides anything, logs, retries or keeps state. A failed call returns the errno and leaves
@@ -27,4 +28,5 @@ pub mod netns;
 pub mod packet;
 pub mod seccomp;
 pub mod tcp;
+pub mod termination;
 pub mod title;

@@ -1,14 +1,12 @@
 //! What the agent orders: the answer at once, or later from what becomes of a child.
 
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
 
 use berth_sys::packet::Packet;
 use rustix::io::Errno;
-use rustix::process::{Signal, pidfd_send_signal};
 
 use super::attached::Wanted;
-use super::{Leaving, Monitor, Outcome, Source, now_ns, other, wrong_state};
+use super::{Monitor, Outcome, Source, now_ns, other, wrong_state};
 use crate::container::{Container, Phase, ReplyTo};
 use crate::fork::{self, Home, read_plan};
 use crate::handshake::open_gate;
@@ -16,10 +14,6 @@ use crate::id::ContainerId;
 use crate::plan::{LaunchPlan, PidNamespace};
 use crate::poller::Poller;
 use crate::protocol::{Answer, Failure, Order};
-
-/// How long a monitor that is shut down waits for what is on its way to an end: less than the agent waits for its
-/// answer.
-const LEAVING_LIMIT: Duration = Duration::from_secs(4);
 
 impl Monitor {
     pub(super) fn carry_out(&mut self, order: Order, packet: Packet, reply: ReplyTo) -> Outcome {
@@ -46,7 +40,7 @@ impl Monitor {
                 Ok(None)
             }
             Order::Shutdown => {
-                self.shut_down(reply);
+                self.shut_down(Some(reply));
                 Ok(None)
             }
         }
@@ -133,27 +127,6 @@ impl Monitor {
             _ => drop(self.containers.remove(id)),
         }
         Ok(Some(Answer::Done))
-    }
-
-    /// Kills all that there is. The answer comes once other runtimes have forgotten their containers: what lives in
-    /// this pod's cgroup afterwards, the agent kills.
-    pub(super) fn shut_down(&mut self, reply: ReplyTo) {
-        self.containers.values().filter(|container| container.is_alive()).for_each(Container::kill);
-        if let Some(pause) = &self.pause {
-            let _ = pidfd_send_signal(&pause.pidfd, Signal::KILL);
-        }
-        let until =
-            self.leaving.as_ref().map_or_else(|| Instant::now() + LEAVING_LIMIT, |before| before.until);
-        self.leaving = Some(Leaving { reply, until });
-    }
-
-    /// Whether the monitor has been shut down, and nothing is left that would have been cut off.
-    pub(super) fn can_leave(&self) -> bool {
-        let is_at_work = |container: &Container| container.foreign.is_some() && container.is_alive();
-        self.leaving.as_ref().is_some_and(|leaving| {
-            Instant::now() >= leaving.until
-                || self.attendants.is_empty() && !self.containers.values().any(is_at_work)
-        })
     }
 }
 
