@@ -197,6 +197,9 @@ impl EditsEntry {
             mounts.map(|(index, mount)| mount.judge().map_err(|problem| at("mounts", index, problem)));
         let hooks = self.hooks.into_iter().enumerate();
         let hooks = hooks.map(|(index, hook)| hook.judge().map_err(|problem| at("hooks", index, problem)));
+        for (index, gid) in self.additional_gids.iter().enumerate() {
+            check_id("group", *gid).map_err(|problem| at("additionalGids", index, problem))?;
+        }
         let edits = Edits {
             env: self.env,
             nodes: nodes.collect::<Result<_, _>>()?,
@@ -207,6 +210,11 @@ impl EditsEntry {
         };
         Ok(Part { edits, unsupported })
     }
+}
+
+/// All ones mean nobody at all to the kernel.
+fn check_id(of: &str, id: u32) -> Result<(), String> {
+    if id == u32::MAX { Err(format!("{id} is no {of}: the highest is {}", u32::MAX - 1)) } else { Ok(()) }
 }
 
 impl NodeEntry {
@@ -233,6 +241,8 @@ impl NodeEntry {
             (major, minor) => return Err(format!("{major}:{minor} is no device number")),
         };
         let Self { file_mode: mode, uid, gid, .. } = self;
+        uid.map_or(Ok(()), |uid| check_id("user", uid))?;
+        gid.map_or(Ok(()), |gid| check_id("group", gid))?;
         Ok(Node { path, host_path, kind, number, mode, permissions, uid, gid })
     }
 }
@@ -359,6 +369,9 @@ mod tests {
         check("/bin/hook", "hook", "hooks[0]: path \"hook\"");
         check("createContainer", "create", "hookName \"create\"");
         check("\"additionalGids\"", "\"gids\"", "unknown field `gids`");
+        check("[44, 0]", "[44, 4294967295]", "additionalGids[1]: 4294967295 is no group");
+        check("[44, 0]", "[-44]", "invalid value: integer `-44`");
+        check("\"uid\": 5", "\"uid\": 4294967295", "deviceNodes[0]: 4294967295 is no user");
         check("432", "4096", "fileMode");
         assert!(parse("{}", Format::Json).unwrap_err().contains("cdiVersion"));
         let twice = WHOLE.replace("\"devices\": [", "\"devices\": [{\"name\": \"0\"},");

@@ -34,6 +34,16 @@ pub enum Error {
         /// As the image has it.
         signal: String,
     },
+    /// More groups than a process can be in.
+    #[error(
+        "supplemental_groups: {count} groups, with those of the devices, are more than the {limit} that a process can have"
+    )]
+    TooManyGroups {
+        /// How many there would be.
+        count: usize,
+        /// How many there can be.
+        limit: usize,
+    },
     /// A volume over a kernel file whose contents the container's confinement rests on.
     #[error(
         "mount at {}: inside /proc only the files cpuinfo, diskstats, loadavg, meminfo, slabinfo, stat, swaps and uptime can \

@@ -15,6 +15,8 @@ const DEFAULT_STOP_SIGNAL: i32 = 15;
 /// The first real-time signal that a program may use; libc keeps the two before for itself.
 const SIGRTMIN: i32 = 34;
 const SIGRTMAX: i32 = 64;
+/// The kernel's own bound, NGROUPS_MAX, less the group that each process has and those that the image may add.
+const MAX_GROUPS: usize = 65_536 - 1024;
 
 pub(crate) fn plan_process(
     spec: &ContainerSpec,
@@ -32,7 +34,7 @@ pub(crate) fn plan_process(
         user: UserPlan {
             user,
             group,
-            supplemental: [&spec.security.supplemental_groups[..], &surroundings.additions.groups].concat(),
+            supplemental: groups(spec, surroundings)?,
             merge_image_groups: spec.security.merge_image_groups,
         },
         capabilities: capabilities(spec, surroundings.capabilities)?,
@@ -44,6 +46,14 @@ pub(crate) fn plan_process(
         selinux: None,
         oom_score_adj: Some(oom_score(spec.oom_score_adj, surroundings.least_oom_score)),
     })
+}
+
+fn groups(spec: &ContainerSpec, surroundings: &Surroundings) -> Result<Vec<u32>> {
+    let groups = [&spec.security.supplemental_groups[..], &surroundings.additions.groups].concat();
+    match groups.len() {
+        count if count > MAX_GROUPS => Err(Error::TooManyGroups { count, limit: MAX_GROUPS }),
+        _ => Ok(groups),
+    }
 }
 
 /// As asked for, or as low as the agent can. Its own score protects it from the kernel, and is nothing to inherit.

@@ -55,6 +55,11 @@ pub(crate) fn pod_range(subnet: &IpNet) -> (IpAddr, IpAddr) {
     (offset(subnet.network(), 2), last)
 }
 
+/// Whether two subnets have an address in common.
+pub(crate) fn overlap(one: &IpNet, other: &IpNet) -> bool {
+    one.contains(other) || other.contains(one)
+}
+
 /// The address `by` places after `ip`, staying at the end of the family's space rather than wrapping.
 pub(crate) fn offset(ip: IpAddr, by: u32) -> IpAddr {
     match ip {

@@ -3,14 +3,13 @@
 //! Every key has a default. [`NetworkConfig::validate`] runs once at the edge; the rest of the crate relies
 //! on what it promises and does not check again.
 
-use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::address::pod_range;
+use crate::address::{overlap, pod_range};
 use crate::error::{Error, Result};
 use crate::name::IfName;
 
@@ -19,6 +18,23 @@ const MTU_BYTES: RangeInclusive<u32> = 1280..=65535;
 
 /// Longest table name that nftables takes, without the ending zero.
 const TABLE_NAME_BYTES: usize = 255;
+
+/// The loopback interface, and what stands for all others in the names of their parameters.
+const NO_BRIDGES: [&str; 3] = ["lo", "all", "default"];
+
+/// What no pod can have an address of, and why. Source: the special-purpose address registries of IANA (RFC 6890).
+const UNUSABLE: [(&str, &str); 9] = [
+    ("0.0.0.0/8", "overlaps with 0.0.0.0/8, which stands for no address"),
+    ("127.0.0.0/8", "overlaps with 127.0.0.0/8, which is loopback"),
+    ("169.254.0.0/16", "overlaps with 169.254.0.0/16, which is link-local"),
+    ("224.0.0.0/4", "overlaps with 224.0.0.0/4, which is multicast"),
+    ("240.0.0.0/4", "overlaps with 240.0.0.0/4, which is reserved"),
+    // Loopback, mapped IPv4 and what stands for no address are all in it.
+    ("::/8", "overlaps with ::/8, which is reserved"),
+    ("fe80::/10", "overlaps with fe80::/10, which is link-local"),
+    ("fec0::/10", "overlaps with fec0::/10, which is no longer in use"),
+    ("ff00::/8", "overlaps with ff00::/8, which is multicast"),
+];
 
 /// The settings of the pod network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -65,6 +81,9 @@ impl NetworkConfig {
     /// Checks every value; the error names the key and the value.
     pub fn validate(&self) -> Result<()> {
         check_subnets("subnets", &self.subnets)?;
+        if NO_BRIDGES.contains(&self.bridge.as_str()) {
+            return Err(invalid("bridge", &self.bridge, "is a name that the kernel keeps for itself"));
+        }
         if let Some(mtu) = self.mtu.filter(|mtu| !MTU_BYTES.contains(mtu)) {
             return Err(invalid("mtu", mtu, "is not between 1280 and 65535"));
         }
@@ -102,14 +121,11 @@ fn check_subnet(key: &'static str, subnet: &IpNet) -> Result<()> {
     if first > last {
         return Err(invalid(key, subnet, "is too small for a gateway and a pod"));
     }
-    let link_local = match ip {
-        IpAddr::V4(ip) => ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    };
-    if ip.is_loopback() || ip.is_multicast() || ip.is_unspecified() || link_local {
-        return Err(invalid(key, subnet, "is not made of addresses that a pod can have"));
+    let in_it = |range: &str| range.parse().is_ok_and(|range| overlap(&range, subnet));
+    match UNUSABLE.iter().find(|(range, _)| in_it(range)) {
+        Some((_, problem)) => Err(invalid(key, subnet, problem)),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 pub(crate) fn invalid(key: &'static str, value: impl ToString, problem: &'static str) -> Error {
@@ -154,12 +170,29 @@ mod tests {
             "subnets = ['10.0.0.0/31']",
             "check network setting subnets = 10.0.0.0/31: is too small for a gateway and a pod",
         );
-        let unusable = "is not made of addresses that a pod can have";
-        for subnet in ["127.0.0.0/8", "224.0.0.0/8", "0.0.0.0/0", "169.254.0.0/16", "fe80::/64", "ff02::/64"]
-        {
-            let expected = format!("check network setting subnets = {subnet}: {unusable}");
+        for (subnet, range, kind) in [
+            ("0.0.0.0/0", "0.0.0.0/8", "stands for no address"),
+            ("127.0.0.0/8", "127.0.0.0/8", "is loopback"),
+            ("126.0.0.0/7", "127.0.0.0/8", "is loopback"),
+            ("169.254.0.0/16", "169.254.0.0/16", "is link-local"),
+            ("224.0.0.0/8", "224.0.0.0/4", "is multicast"),
+            ("240.0.0.0/4", "240.0.0.0/4", "is reserved"),
+            ("255.255.255.0/24", "240.0.0.0/4", "is reserved"),
+            ("128.0.0.0/1", "169.254.0.0/16", "is link-local"),
+            ("::/0", "::/8", "is reserved"),
+            ("::ffff:10.0.0.0/120", "::/8", "is reserved"),
+            ("fe80::/64", "fe80::/10", "is link-local"),
+            ("ff02::/64", "ff00::/8", "is multicast"),
+        ] {
+            let expected =
+                format!("check network setting subnets = {subnet}: overlaps with {range}, which {kind}");
+            let subnet: IpNet = subnet.parse().unwrap();
             check(&format!("subnets = ['{subnet}']"), &expected);
         }
+        check(
+            "bridge = 'lo'",
+            "check network setting bridge = lo: is a name that the kernel keeps for itself",
+        );
         check("mtu = 1000", "check network setting mtu = 1000: is not between 1280 and 65535");
         let table = "is not a letter followed by letters, digits or _-./";
         check("nft_table = ''", &format!("check network setting nft_table = : {table}"));

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::address::overlap;
 use crate::error::{Error, Result};
 
 /// The subnets in force.
@@ -53,10 +54,6 @@ impl ServedSubnets {
 
 fn is_used(subnet: &IpNet, leased: &[IpAddr]) -> bool {
     leased.iter().any(|address| subnet.contains(address))
-}
-
-fn overlap(one: &IpNet, other: &IpNet) -> bool {
-    one.contains(other) || other.contains(one)
 }
 
 #[cfg(test)]
