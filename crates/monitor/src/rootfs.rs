@@ -138,13 +138,17 @@ pub(crate) fn mount_layers(
 }
 
 /// One `lowerdir+` option for each layer: as many as there are, however long their paths. Since Linux 6.8; EINVAL
-/// before.
+/// before, and no word of it in the kernel's log.
 fn overlay_by_layer(
     lower: &[PathBuf],
     writable: Option<Writable<'_>>,
     label: Option<&str>,
 ) -> std::result::Result<OwnedFd, Errno> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    if fsconfig_set_string(&context, "no-such-option", "").is_ok() {
+        // Before 6.5 options are taken unseen, and one that turns out to be unknown is complained of in the log each time.
+        return Err(Errno::INVAL);
+    }
     for layer in lower {
         fsconfig_set_string(&context, "lowerdir+", layer.as_path())?;
     }
@@ -244,7 +248,7 @@ fn plain_place(root: &RootDir, target: &Path) -> std::result::Result<OwnedFd, Er
 
 /// A new instance of a filesystem that the kernel makes.
 fn kernel_filesystem(source: &MountSource, label: Option<&str>) -> std::result::Result<OwnedFd, Errno> {
-    let (kind, options): (&str, Vec<(&str, String)>) = match source {
+    let (kind, mut options): (&str, Vec<(&str, String)>) = match source {
         MountSource::Proc => ("proc", vec![]),
         MountSource::Sysfs => ("sysfs", vec![]),
         MountSource::Mqueue => ("mqueue", vec![]),
@@ -263,14 +267,28 @@ fn kernel_filesystem(source: &MountSource, label: Option<&str>) -> std::result::
         | MountSource::Image { .. }
         | MountSource::ImageVolume(_) => return Err(Errno::INVAL),
     };
+    // The policy has labels for what is in the others.
+    let label = label.filter(|_| matches!(source, MountSource::Tmpfs { .. } | MountSource::Devpts));
+    match new_filesystem(kind, &options, label) {
+        // A small user namespace has no such group.
+        Err(Errno::INVAL) if *source == MountSource::Devpts => {
+            options.retain(|(key, _)| *key != "gid");
+            new_filesystem(kind, &options, label)
+        }
+        made => made,
+    }
+}
+
+fn new_filesystem(
+    kind: &str,
+    options: &[(&str, String)],
+    label: Option<&str>,
+) -> std::result::Result<OwnedFd, Errno> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
-    for (key, value) in &options {
+    for (key, value) in options {
         fsconfig_set_string(&context, *key, value.as_str())?;
     }
-    // The policy has labels for what is in the others.
-    if matches!(source, MountSource::Tmpfs { .. } | MountSource::Devpts) {
-        set_label(context.as_fd(), label)?;
-    }
+    set_label(context.as_fd(), label)?;
     fsconfig_create(&context)?;
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
 }
