@@ -74,7 +74,7 @@ enum Command {
 enum ConfigCommand {
     /// Print every key with its explanation and default, commented out
     Default,
-    /// Read the settings as the agent would, and name what is wrong
+    /// Read the settings as the agent would, look for the files that they name, and say what is wrong
     Check,
 }
 
@@ -96,10 +96,11 @@ impl Cli {
             }
             Command::Config { command: ConfigCommand::Check } => {
                 let loaded = settings::load(&flags)?;
-                for file in &loaded.files {
+                loaded.check_files()?;
+                for file in loaded.files() {
                     writeln!(io::stdout(), "{}: ok", file.display())?;
                 }
-                if loaded.files.is_empty() {
+                if loaded.files().next().is_none() {
                     writeln!(io::stdout(), "no settings file: every key has its default")?;
                 }
             }

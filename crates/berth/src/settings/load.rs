@@ -5,7 +5,7 @@
 use super::{Problem, Settings};
 use std::ffi::OsStr;
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::{fs, io};
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
@@ -39,8 +39,27 @@ impl Flags {
 pub(crate) struct Loaded {
     /// The settings, valid as a whole.
     pub(crate) settings: Settings,
+    sources: Vec<Source>,
+    flags: Flags,
+}
+
+impl Loaded {
     /// The files that were read, in the order in which they were laid over each other.
-    pub(crate) files: Vec<PathBuf>,
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
+        self.sources.iter().map(|source| source.path.as_path())
+    }
+
+    /// Looks at the files that the settings name.
+    ///
+    /// # Errors
+    /// What is wrong with them, one per line.
+    pub(crate) fn check_files(&self) -> Result<(), Error> {
+        let problems = self.settings.file_problems();
+        if problems.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Invalid(describe(&problems, &self.flags, &self.sources)))
+    }
 }
 
 /// Why there are no settings.
@@ -85,7 +104,7 @@ pub(crate) fn load(flags: &Flags) -> Result<Loaded, Error> {
     if !problems.is_empty() {
         return Err(Error::Invalid(describe(&problems, flags, &sources)));
     }
-    Ok(Loaded { settings, files: sources.into_iter().map(|source| source.path).collect() })
+    Ok(Loaded { settings, sources, flags: flags.clone() })
 }
 
 impl Flags {
@@ -130,7 +149,7 @@ impl Source {
     fn line_of(&self, key: &str) -> Option<usize> {
         let document = DeTable::parse(&self.text).ok()?;
         let mut table = document.get_ref();
-        let mut parts = key.split('.').peekable();
+        let mut parts = parts_of(key).into_iter().peekable();
         while let Some(part) = parts.next() {
             let (name, value): (&Spanned<_>, &Spanned<DeValue<'_>>) =
                 table.iter().find(|(name, _)| name.get_ref().as_ref() == part)?;
@@ -144,6 +163,16 @@ impl Source {
         }
         None
     }
+}
+
+/// The names of which a key is made; one in quotes may hold dots.
+fn parts_of(key: &str) -> Vec<&str> {
+    let mut is_quoted = false;
+    let is_border = |letter: char| {
+        is_quoted ^= letter == '"';
+        letter == '.' && !is_quoted
+    };
+    key.split(is_border).map(|part| part.trim_matches('"')).collect()
 }
 
 /// The settings file, where there is one, and its drop-ins in the order of their names.
@@ -202,7 +231,6 @@ fn line_at(text: &str, offset: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
 
     /// Files of a settings directory; the first is the main one.
     fn load_files(files: &[(&str, &str)]) -> (tempfile::TempDir, Result<Loaded, Error>) {
@@ -225,10 +253,11 @@ mod tests {
             ("config.d/30-c.conf", "not read"),
         ]);
         let loaded = loaded.unwrap();
+        let files = loaded.files().count();
         let Settings { root, state, log, .. } = loaded.settings;
         assert_eq!((root.as_path(), state.as_path()), (Path::new("/a"), Path::new("/b")));
         assert_eq!((log.level.as_str(), log.format), ("error", super::super::LogFormat::Json));
-        assert_eq!(loaded.files.len(), 3);
+        assert_eq!(files, 3);
     }
 
     #[test]
@@ -244,6 +273,15 @@ mod tests {
             "root = '/a'\n\n[cri]\n# text\nsocket = 'x'\n",
             "config.d/1.toml line 5: cri.socket: \"x\" must be",
         );
+    }
+
+    #[test]
+    fn a_missing_file_is_found_with_file_and_line() {
+        let text = "[registries.hosts.\"r.example:5\"]\nskip_verify = true\nca_file = '/no/ca'\n";
+        let (_dir, loaded) = load_files(&[("config.toml", text)]);
+        let found = loaded.unwrap().check_files().unwrap_err().to_string();
+        let want = "config.toml line 3: registries.hosts.\"r.example:5\".ca_file: \"/no/ca\" can't be used";
+        assert!(found.contains(want), "{found}");
     }
 
     fn check(drop_in: &str, message: &str) {

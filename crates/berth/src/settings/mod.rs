@@ -3,9 +3,11 @@
 //!
 //! A value is found in the flags, else in the drop-ins (the last in name order wins, key by key; tables merge, lists
 //! are replaced), else in the settings file, else in [`Default`]. An unknown key is an error, never ignored. Nothing
-//! here touches the system: [`load()`] reads files, [`Settings::problems`] judges values.
+//! here touches the system: [`load()`] reads files, [`Settings::problems`] judges values. Whether files are there that
+//! the values name, `berth config check` asks ([`Settings::file_problems`]).
 
 mod explain;
+mod files;
 mod load;
 
 pub(crate) use explain::explain;
@@ -259,6 +261,9 @@ impl Settings {
         const PLAIN: &str = "be an absolute path without `..`";
         expect(is_plain_absolute(&self.root), "root", &self.root, PLAIN);
         expect(is_plain_absolute(&self.state), "state", &self.state, PLAIN);
+        const OWN: &str = "be a directory of berth's own, such as the default";
+        expect(!is_of_the_system(&self.root), "root", &self.root, OWN);
+        expect(!is_of_the_system(&self.state), "state", &self.state, OWN);
         expect(self.root != self.state, "state", &self.state, "differ from root");
         let socket = self.socket();
         let plain = self.cri.socket.as_deref().is_none_or(is_plain_absolute);
@@ -318,6 +323,16 @@ impl Settings {
     }
 }
 
+/// A directory that is there for everybody: files of ours would be among theirs, and be removed with them.
+fn is_of_the_system(path: &Path) -> bool {
+    const SYSTEM: [&str; 20] = [
+        "/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/opt", "/proc", "/root", "/run", "/sbin",
+        "/srv", "/sys", "/tmp", "/usr", "/var", "/var/lib", "/var/run", "/var/tmp",
+    ];
+    // As paths, so that slashes at the end don't matter.
+    SYSTEM.iter().any(|system| path == Path::new(system))
+}
+
 /// Absolute, and means what it says.
 fn is_plain_absolute(path: &Path) -> bool {
     use std::path::Component::{Normal, RootDir};
@@ -338,6 +353,8 @@ mod tests {
     fn values_that_make_no_sense_are_named() {
         check("root = 'var/lib'", &["root"]);
         check("state = '/run/../etc'", &["state"]);
+        check("root = '/'\nstate = '/run/'", &["root", "state"]);
+        check("network.bridge = 'lo'", &["network.bridge"]);
         check("root = '/x'\nstate = '/x'", &["state"]);
         check("cri.socket = 'berth.sock'", &["cri.socket"]);
         check(&format!("cri.socket = '/{}'", "a".repeat(108)), &["cri.socket"]);
