@@ -7,6 +7,7 @@
 //! restarts wait in its queue instead of failing. A start that fails leaves no socket. A stop leaves all pods running:
 //! they belong to their monitors, and the next agent finds them.
 
+use crate::detached;
 use crate::listener::{Listener, listen_on};
 use crate::settings::{CgroupDriver, Settings, UnsetSeccomp};
 use anyhow::{Context, Result};
@@ -34,10 +35,11 @@ pub(crate) struct Agent {
     listener: Listener,
     serving: JoinHandle<Result<(), tonic::transport::Error>>,
     streaming: JoinHandle<()>,
+    clearing: JoinHandle<()>,
 }
 
 /// The parts of an agent that serves.
-type Opened = (Edge, Store, JoinHandle<Result<(), tonic::transport::Error>>, JoinHandle<()>);
+type Opened = (Edge, Store, JoinHandle<Result<(), tonic::transport::Error>>, JoinHandle<()>, JoinHandle<()>);
 
 impl Agent {
     /// Starts an agent; it serves when this returns. Must run inside an async runtime with several threads.
@@ -45,10 +47,10 @@ impl Agent {
         let begun = Instant::now();
         let (listener, socket) = listen_on(&settings.socket())?;
         match Self::open(settings, socket).await {
-            Ok((edge, store, serving, streaming)) => {
+            Ok((edge, store, serving, streaming, clearing)) => {
                 let elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
                 info!(socket = %settings.socket().display(), elapsed_ms, "agent serves");
-                Ok(Self { edge, store, listener, serving, streaming })
+                Ok(Self { edge, store, listener, serving, streaming, clearing })
             }
             Err(error) => {
                 listener.remove().context("remove the socket of an agent that did not start")?;
@@ -71,10 +73,11 @@ impl Agent {
         if let Some(directory) = &settings.images.import {
             import_all(&images, directory).await;
         }
+        let clearing = detached::clear_after(&pods, &settings.state);
         let edge = Edge::new(pods, images, streams.sessions(), shown(settings)?);
         let streaming = tokio::spawn(berth_cri::serve_streams(edge.clone(), streams));
         let serving = tokio::spawn(berth_cri::serve(edge.clone(), socket));
-        Ok((edge, store, serving, streaming))
+        Ok((edge, store, serving, streaming, clearing))
     }
 
     /// Waits until the agent no longer serves, which it does not do by itself unless something is broken. Dropping the
@@ -88,6 +91,7 @@ impl Agent {
         self.edge.stop();
         self.serving.await.context("serve")?.context("serve")?;
         self.streaming.await.context("serve streams")?;
+        self.clearing.abort();
         self.listener.remove().context("remove the socket")?;
         self.store.close().await;
         Ok(())

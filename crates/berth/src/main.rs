@@ -5,6 +5,7 @@ mod agent;
 mod check;
 mod cli;
 mod client;
+mod detached;
 mod image;
 mod lifecycle;
 mod listener;

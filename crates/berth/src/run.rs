@@ -17,6 +17,7 @@ use anyhow::{Context, Error, Result};
 use berth_manifest::{Dirs, Mode, Options, Outcome, Output, PodManifest, Runner};
 use berth_net::IfName;
 use clap::Args;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, id};
 use tempfile::TempDir;
@@ -36,7 +37,7 @@ pub(crate) struct RunArgs {
     /// Manifests: Kubernetes Pods in YAML, several documents in a file allowed
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Return when all containers run, and leave them to the running agent
+    /// Return when all containers run, and leave them to the running agent; prints the id of each pod
     #[arg(long, short)]
     detach: bool,
     /// Directory of image archives and OCI layouts to import first, when no agent runs
@@ -81,7 +82,12 @@ pub(crate) fn run(flags: &Flags, args: RunArgs) -> Result<ExitCode> {
     Ok(match clear(ended?, private)? {
         Outcome::Finished { exit_code } => ExitCode::from(u8::try_from(exit_code).unwrap_or(1)),
         Outcome::Stopped => ExitCode::from(INTERRUPTED),
-        Outcome::Detached => ExitCode::SUCCESS,
+        Outcome::Detached { pod_ids } => {
+            for pod_id in pod_ids {
+                writeln!(io::stdout(), "{pod_id}")?;
+            }
+            ExitCode::SUCCESS
+        }
     })
 }
 
@@ -175,6 +181,7 @@ async fn run_pods(
     Ok(run.await?)
 }
 
-fn run_dirs(state: &Path) -> Dirs {
+/// Where pods of manifests have what is theirs.
+pub(crate) fn run_dirs(state: &Path) -> Dirs {
     Dirs { pods: state.join("run/pods"), logs: state.join("run/logs") }
 }

@@ -36,7 +36,7 @@ pub enum Error {
     },
     /// More groups than a process can be in.
     #[error(
-        "supplemental_groups: {count} groups, with those of the devices, are more than the {limit} that a process can have"
+        "supplemental_groups: {count} groups, with those of devices, are more than the {limit} that a process can have"
     )]
     TooManyGroups {
         /// How many there would be.

@@ -28,4 +28,4 @@ mod volumes;
 pub use error::{Error, FieldError};
 pub use fields::supported_fields;
 pub use parse::{PodManifest, load};
-pub use runner::{Dirs, Mode, Options, Outcome, Output, RunError, Runner};
+pub use runner::{Dirs, Mode, Options, Outcome, Output, RunError, Runner, remove_detached};

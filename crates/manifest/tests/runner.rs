@@ -167,7 +167,7 @@ async fn a_runtime_without_events_is_refused() {
 async fn a_detached_pod_stays() {
     let spec = format!("{{containers: [{}]}}", container("a", "serve", ""));
     let seen = run(Fake::default(), &spec, Mode::Detach, &[]).await;
-    assert!(matches!(seen.result, Ok(Outcome::Detached)), "{:?}", seen.result);
+    assert_eq!(seen.result.unwrap(), Outcome::Detached { pod_ids: vec!["p".into()] });
     assert_eq!(seen.calls, ["run p", "start p/a.0"]);
     assert!(!seen.clean && seen.lines.is_empty());
 }

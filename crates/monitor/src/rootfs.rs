@@ -146,7 +146,8 @@ fn overlay_by_layer(
 ) -> std::result::Result<OwnedFd, Errno> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     if fsconfig_set_string(&context, "no-such-option", "").is_ok() {
-        // Before 6.5 options are taken unseen, and one that turns out to be unknown is complained of in the log each time.
+        // Before 6.5 options are taken unseen, and one that turns out to be unknown is complained of in the log each
+        // time.
         return Err(Errno::INVAL);
     }
     for layer in lower {

@@ -8,8 +8,8 @@ use rustix::io::Errno;
 
 use crate::clone::last_errno;
 
-/// Opens a descriptor, not blocking, that can be read when SIGTERM has come. The signal must be blocked, or it ends this
-/// process as before. Source: signalfd(2).
+/// Opens a descriptor, not blocking, that can be read when SIGTERM has come. The signal must be blocked, or it ends
+/// this process as before. Source: signalfd(2).
 ///
 /// # Errors
 /// The errno of the call.
@@ -28,7 +28,8 @@ pub fn open() -> Result<OwnedFd, Errno> {
     }
 }
 
-/// Takes the signal and returns the process that sent it, as this one's pid namespace numbers it: 0 for one outside of that.
+/// Takes the signal and returns the process that sent it, as this one's pid namespace numbers it: 0 for one outside of
+/// that.
 ///
 /// # Errors
 /// EAGAIN when none has come.

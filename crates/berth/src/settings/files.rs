@@ -1,5 +1,5 @@
-//! The files that settings name: whether they are there, and what they should be. For `berth config check` alone, since most
-//! may still come before they are needed, and whoever needs one then says so.
+//! The files that settings name: whether they are there, and what they should be. For `berth config check` alone, since
+//! most may still come before they are needed, and whoever needs one then says so.
 
 use super::{Problem, Settings};
 use berth_image::HostConfig;

@@ -15,6 +15,7 @@
 mod backoff;
 mod calls;
 mod container;
+mod detached;
 mod events;
 mod follow;
 mod image;
@@ -34,6 +35,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
+pub use detached::remove_detached;
 pub use output::Output;
 
 use crate::{
@@ -87,7 +89,7 @@ pub enum Mode {
 }
 
 /// How a run ended, when nothing went wrong with the run itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// All containers ended by themselves.
     Finished {
@@ -97,7 +99,10 @@ pub enum Outcome {
     /// On request.
     Stopped,
     /// The pods run on.
-    Detached,
+    Detached {
+        /// The runtime's ids of their sandboxes, in the order of the manifests.
+        pod_ids: Vec<String>,
+    },
 }
 
 /// A run failed. What it had made is gone, unless taking it down is what failed.
@@ -267,16 +272,18 @@ async fn outcome(
     if ends.iter().any(|(_, end)| *end == PodEnd::Stopped) {
         return Ok(Outcome::Stopped);
     }
-    let mut exit_codes = ends.iter().filter_map(|(_, end)| match end {
-        PodEnd::Finished(code) => Some(*code),
-        PodEnd::Stopped | PodEnd::Detached => None,
-    });
-    let all_detached = exit_codes.clone().next().is_none();
-    let first_failure = exit_codes.find(|code| *code != 0);
-    Ok(if all_detached {
-        Outcome::Detached
+    let (mut exit_codes, mut pod_ids) = (Vec::new(), Vec::new());
+    for (_, end) in ends {
+        match end {
+            PodEnd::Finished(code) => exit_codes.push(code),
+            PodEnd::Detached { pod_id } => pod_ids.push(pod_id),
+            PodEnd::Stopped => {}
+        }
+    }
+    Ok(if exit_codes.is_empty() {
+        Outcome::Detached { pod_ids }
     } else {
-        Outcome::Finished { exit_code: first_failure.unwrap_or(0) }
+        Outcome::Finished { exit_code: exit_codes.into_iter().find(|code| *code != 0).unwrap_or(0) }
     })
 }
 

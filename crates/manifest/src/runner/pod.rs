@@ -22,6 +22,7 @@ use super::{
     Mode, RunError,
     calls::Cri,
     container::{ContainerRun, Ended, PodContext, Restart},
+    detached,
     events::Events,
     image::fetch_image,
     output::{Label, Output},
@@ -38,14 +39,14 @@ use crate::{
 const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 
 /// How a pod ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum PodEnd {
     /// By itself; 0, or the code of its first container that failed.
     Finished(i32),
     /// On request.
     Stopped,
     /// It runs on.
-    Detached,
+    Detached { pod_id: String },
 }
 
 /// One pod to run.
@@ -78,7 +79,7 @@ impl PodRun {
     /// Runs the pod to its end and takes it down; detached, it stays.
     pub(crate) async fn run(mut self) -> Result<PodEnd, RunError> {
         let lived = self.live().await;
-        if let Ok(PodEnd::Detached) = lived {
+        if let Ok(PodEnd::Detached { .. }) = lived {
             return lived;
         }
         match (lived, self.take_down().await) {
@@ -109,7 +110,8 @@ impl PodRun {
         let started = self.start_containers(&context, &mut watched).await;
         if self.mode == Mode::Detach && matches!(started, Ok(None)) && !self.stop.is_cancelled() {
             watched.abort();
-            return Ok(PodEnd::Detached);
+            self.blocking(|_, facts| detached::mark(facts)).await?;
+            return Ok(PodEnd::Detached { pod_id: context.sandbox_id.clone() });
         }
         if started.is_err() {
             self.stop.cancel();
@@ -252,11 +254,13 @@ impl Watched {
         let mut end = PodEnd::Finished(0);
         let mut failure = None;
         for task in self.mains.drain(..) {
-            match (end, join(task).await) {
-                (PodEnd::Finished(0), Ok(Ended::Exited(exit_code))) => end = PodEnd::Finished(exit_code),
-                (_, Ok(Ended::Exited(_))) => {}
-                (_, Ok(Ended::Stopped)) => end = PodEnd::Stopped,
-                (_, Err(error)) => failure = failure.or(Some(error)),
+            match join(task).await {
+                Ok(Ended::Exited(exit_code)) if end == PodEnd::Finished(0) => {
+                    end = PodEnd::Finished(exit_code)
+                }
+                Ok(Ended::Exited(_)) => {}
+                Ok(Ended::Stopped) => end = PodEnd::Stopped,
+                Err(error) => failure = failure.or(Some(error)),
             }
         }
         failure.map_or(Ok(end), Err)

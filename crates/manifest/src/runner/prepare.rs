@@ -98,22 +98,30 @@ pub(crate) fn make_sub_path(volume: &Path, sub_path: &Path) -> Result<(), RunErr
 /// Removes what [`make_pod`] and [`write_hosts`] made.
 pub(crate) fn remove_pod(facts: &PodFacts, volumes: &[PodVolume]) -> Result<(), RunError> {
     for volume in volumes.iter().filter(|volume| matches!(volume.source, VolumeSource::Memory { .. })) {
-        match unmount(&volume.path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
-            // Not mounted, or not even there.
-            Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
-            Err(errno) => return Err(host("unmount", &volume.path)(errno.into())),
-        }
+        unmount_volume(&volume.path)?;
     }
-    for dir in [&facts.dir, &facts.log_dir] {
-        match fs::remove_dir_all(dir) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(host("remove", dir)(error)),
-            _ => {}
-        }
-    }
-    Ok(())
+    remove_all(&facts.dir)?;
+    remove_all(&facts.log_dir)
 }
 
-fn host(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RunError {
+/// Unmounts a volume where one is mounted.
+pub(crate) fn unmount_volume(path: &Path) -> Result<(), RunError> {
+    match unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        // Not mounted, or not even there.
+        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(()),
+        Err(errno) => Err(host("unmount", path)(errno.into())),
+    }
+}
+
+/// Removes a directory with all that is in it, where there is one.
+pub(crate) fn remove_all(path: &Path) -> Result<(), RunError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(host("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn host(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RunError {
     let path: PathBuf = path.to_owned();
     move |source| RunError::Host { action, path, source }
 }

@@ -1,10 +1,10 @@
 //! The end of a monitor: its agent's order, or that of the node.
 //!
-//! A node that is shut down ends in systemd sending SIGTERM to all processes there are, and SIGKILL once 90 s have passed
-//! with any of them left. So a monitor that ignored it would hold each shutdown up, and one that obeyed at once would take
-//! the time to end from its containers, which die with it. It waits until they have ended, but no longer than
-//! [`NODE_GRACE`], then kills what is left and goes. It does not pass the signal on: they have been sent it as well, and many
-//! a program takes a second one for impatience.
+//! A node that is shut down ends in systemd sending SIGTERM to all processes there are, and SIGKILL once 90 s have
+//! passed with any of them left. So a monitor that ignored it would hold each shutdown up, and one that obeyed at once
+//! would take the time to end from its containers, which die with it. It waits until they have ended, but no longer
+//! than [`NODE_GRACE`], then kills what is left and goes. It does not pass the signal on: they have been sent it as
+//! well, and many a program takes a second one for impatience.
 //!
 //! Only process 1 is heeded. Nothing but the agent's order ends a pod that the agent counts on: neither a stop of the
 //! agent's unit, whose `KillMode` spares the monitors, nor a stray `kill` or `pkill`.
@@ -17,7 +17,8 @@ use super::Monitor;
 use crate::container::{Container, Phase, ReplyTo};
 use crate::protocol::Answer;
 
-/// How long a monitor that is shut down waits for what is on its way to an end: less than the agent waits for its answer.
+/// How long a monitor that is shut down waits for what is on its way to an end: less than the agent waits for its
+/// answer.
 const LEAVING_LIMIT: Duration = Duration::from_secs(4);
 
 /// How long containers have to end when the node does. A kubelet that knows of the shutdown has ended them before.
@@ -35,8 +36,8 @@ pub(super) struct Leaving {
 }
 
 impl Monitor {
-    /// Kills all that there is. The answer comes once other runtimes have forgotten their containers: what lives in this
-    /// pod's cgroup afterwards, the agent kills.
+    /// Kills all that there is. The answer comes once other runtimes have forgotten their containers: what lives in
+    /// this pod's cgroup afterwards, the agent kills.
     pub(super) fn shut_down(&mut self, reply: Option<ReplyTo>) {
         self.containers.values().filter(|container| container.is_alive()).for_each(Container::kill);
         if let Some(pause) = &self.pause {

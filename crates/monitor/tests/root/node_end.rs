@@ -1,4 +1,5 @@
-//! The end of the node: process 1 sends SIGTERM to all there are. The test is that process, in a pid namespace of its own.
+//! The end of the node: process 1 sends SIGTERM to all there are. The test is that process, in a pid namespace of its
+//! own.
 
 use std::env;
 
