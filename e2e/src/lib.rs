@@ -33,7 +33,7 @@ mod tools;
 pub use cri::{Cri, EventStream};
 pub use leftovers::Snapshot;
 pub use log::{Line, read_log, whole_lines};
-pub use node::Node;
+pub use node::{Node, Revived};
 pub use pod::Pod;
 pub use site::Site;
 pub use terminal::Terminal;

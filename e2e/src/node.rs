@@ -15,7 +15,7 @@ use crate::leftovers::{Scope, Snapshot, cgroup_roots, owns};
 use crate::pod::Pod;
 use crate::requests;
 use crate::site::Site;
-use crate::tools::{Running, berth_binary, eventually, poll, repository, run, spawn};
+use crate::tools::{Running, binary, eventually, poll, repository, run, spawn};
 use crate::{leftovers, processes};
 
 /// How long an agent may take to come up: it imports images in a build that is not optimised.
@@ -25,6 +25,15 @@ const STOP: Duration = Duration::from_secs(20);
 /// How long the kernel may take to forget what has been removed.
 const SETTLE: Duration = Duration::from_secs(5);
 
+/// What [`Node::revive`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Revived {
+    /// The agent had not ended.
+    Lived,
+    /// It had.
+    Restarted,
+}
+
 /// An agent, and what it needs.
 #[derive(Debug)]
 pub struct Node {
@@ -33,6 +42,7 @@ pub struct Node {
     number: u32,
     cgroup: String,
     bridge: String,
+    program: PathBuf,
     agent: Mutex<Option<Running>>,
     fresh: Mutex<Snapshot>,
 }
@@ -68,6 +78,15 @@ impl Node {
         Self::prepare(Arc::new(Site::new()), settings).started()
     }
 
+    /// As [`Node::start_empty`], with an agent whose steps can be broken: `hack/chaos` builds it.
+    #[track_caller]
+    pub fn start_breakable(settings: &str) -> Self {
+        let mut node = Self::prepare(Arc::new(Site::new()), settings);
+        node.program = binary("berth-faults", "hack/chaos");
+        fs::write(node.fault(), "").unwrap();
+        node.started()
+    }
+
     /// Directories and settings as of [`Node::start`], and nothing that runs.
     #[track_caller]
     pub fn without_agent() -> Self {
@@ -89,6 +108,7 @@ impl Node {
             number,
             cgroup: format!("/berth-e2e-{process}-{number}"),
             bridge: format!("be2e{number}"),
+            program: binary("berth", "cargo build -p berth"),
             agent: Mutex::default(),
             fresh: Mutex::default(),
         };
@@ -139,6 +159,11 @@ impl Node {
         self.dir.join("state/berth.sock")
     }
 
+    /// The file that tells a breakable agent which step is broken.
+    pub fn fault(&self) -> PathBuf {
+        self.dir.join("fault")
+    }
+
     /// Its last words.
     pub fn journal(&self) -> String {
         fs::read_to_string(self.dir.join("agent.log")).unwrap_or_default()
@@ -183,8 +208,8 @@ impl Node {
 
     /// A command of berth's that finds this agent.
     pub fn berth(&self, args: &[&str]) -> Command {
-        let mut command = self.site.command(berth_binary());
-        command.arg("--config").arg(self.dir.join("config.toml")).args(args);
+        let mut command = self.site.command(&self.program);
+        command.env("BERTH_FAULT", self.fault()).arg("--config").arg(self.dir.join("config.toml")).args(args);
         command
     }
 
@@ -200,6 +225,22 @@ impl Node {
             (served || gone).then_some(served)
         });
         assert_eq!(served, Some(true), "the agent does not come up:\n{}", self.journal());
+    }
+
+    /// After an error that may mean the agent's end: waits until it answers or has ended, and starts it again in that case.
+    #[track_caller]
+    pub fn revive(&self) -> Revived {
+        let ended = eventually("the agent to answer or to end", START, || {
+            let ended = self.agent.lock().unwrap().as_mut().is_none_or(|agent| agent.ended().is_some());
+            let answers = || Cri::connect(&self.socket())?.version(VersionRequest::default()).ok();
+            (ended || answers().is_some()).then_some(ended)
+        });
+        if !ended {
+            return Revived::Lived;
+        }
+        drop(self.agent.lock().unwrap().take());
+        self.restart();
+        Revived::Restarted
     }
 
     /// Kills the agent without a warning.
@@ -272,7 +313,8 @@ impl Node {
         assert!(changes.is_empty(), "left behind:\n{}", changes.join("\n"));
     }
 
-    fn lasting_changes(&self, before: &Snapshot) -> Vec<String> {
+    /// Waits until all is as it was; returns what differs for good.
+    pub fn lasting_changes(&self, before: &Snapshot) -> Vec<String> {
         let changes = || before.changes(&self.snapshot());
         match poll(SETTLE, || changes().is_empty().then_some(())) {
             Some(()) => Vec::new(),

@@ -13,12 +13,12 @@ pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-/// The binary under test: the one that was built beside the running test.
-pub(crate) fn berth_binary() -> PathBuf {
+/// A binary under test: one that was built beside the running test, by `how`.
+pub(crate) fn binary(name: &str, how: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     // target/PROFILE/deps/TEST
-    let binary = test.ancestors().nth(2).unwrap().join("berth");
-    assert!(binary.exists(), "{} is missing: run cargo build -p berth", binary.display());
+    let binary = test.ancestors().nth(2).unwrap().join(name);
+    assert!(binary.exists(), "{} is missing: run {how}", binary.display());
     binary
 }
 

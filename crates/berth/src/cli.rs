@@ -68,6 +68,10 @@ enum Command {
     Completion { shell: clap_complete::Shell },
     /// Print the version
     Version,
+    /// Print the points at which a test can break this build
+    #[cfg(feature = "faults")]
+    #[command(hide = true)]
+    Faults,
 }
 
 #[derive(Debug, Subcommand)]
@@ -106,6 +110,12 @@ impl Cli {
             }
             Command::Completion { shell } => {
                 clap_complete::generate(shell, &mut Self::command(), "berth", &mut io::stdout());
+            }
+            #[cfg(feature = "faults")]
+            Command::Faults => {
+                for point in berth_fault::points() {
+                    writeln!(io::stdout(), "{point}")?;
+                }
             }
             Command::Version => writeln!(io::stdout(), "berth {}", env!("CARGO_PKG_VERSION"))?,
         }

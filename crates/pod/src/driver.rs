@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use berth_cgroup::Limits;
 use berth_container::spec::ContainerSpec;
+use berth_fault::{Point, point};
 use berth_monitor::id::{ContainerId, PodId};
 use berth_net::PodAddresses;
 use berth_store::{Change, with_causes};
@@ -190,7 +191,7 @@ impl Driver {
     /// Records and publishes the pod as it is now. A database that refuses does not stop a pod: memory and kernel have
     /// the truth, and the next change tries again.
     pub(crate) async fn save(&mut self) {
-        if let Err(error) = self.commit(Change::new()).await {
+        if let Err(error) = passing(point!("save the pod"), self.commit(Change::new())).await {
             tracing::error!(pod.id = %self.id, error = %with_causes(&error), "pod not recorded");
         }
         self.publish();
@@ -211,27 +212,42 @@ impl Driver {
         self.host.events.tell(id, kind, &self.id);
     }
 
-    /// Runs one step under a stage's deadline, and notes how it went.
-    pub(crate) async fn step<T>(&mut self, name: String, work: impl Future<Output = Result<T>>) -> Result<T> {
-        let limited = async {
-            let result = tokio::time::timeout(STAGE_LIMIT, work).await;
-            result.unwrap_or(Err(Error::TooLong { limit: STAGE_LIMIT }))
-        };
-        self.whole_step(name, limited).await
+    /// Runs one step under a stage's deadline, and notes how it went. `object` is what it is done to, where that
+    /// is not the pod.
+    pub(crate) async fn step<T>(
+        &mut self,
+        step: Point,
+        object: &str,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let result = tokio::time::timeout(STAGE_LIMIT, passing(step, work));
+        let limited = async { result.await.unwrap_or(Err(Error::TooLong { limit: STAGE_LIMIT })) };
+        self.note(step, object, limited).await
     }
 
     /// [`Driver::step`] for work that goes on whether it is waited for or not, and whose outcome has to be known. What
     /// it does must end by itself.
     pub(crate) async fn whole_step<T>(
         &mut self,
-        name: String,
+        step: Point,
+        object: &str,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        self.note(step, object, passing(step, work)).await
+    }
+
+    async fn note<T>(
+        &mut self,
+        step: Point,
+        object: &str,
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
         let begun = Instant::now();
         let result = work.await;
         let took = begun.elapsed();
-        self.timeline.push(name.clone(), took, result.as_ref().err().map(|error| with_causes(error)));
-        result.map_err(|error| Error::Stage { stage: name, took, source: Box::new(error) })
+        let stage = format!("{} {object}", step.name()).trim_end().to_owned();
+        self.timeline.push(stage.clone(), took, result.as_ref().err().map(|error| with_causes(error)));
+        result.map_err(|error| Error::Stage { stage, took, source: Box::new(error) })
     }
 
     pub(crate) fn record(&self) -> SandboxRecord {
@@ -268,6 +284,12 @@ impl Driver {
     fn next_deadline(&self) -> Option<Instant> {
         self.containers.values().filter_map(Workload::deadline).min()
     }
+}
+
+/// Does `work`, unless a test has it fail.
+pub(crate) async fn passing<T>(step: Point, work: impl Future<Output = Result<T>>) -> Result<T> {
+    step.pass_in_task().await?;
+    work.await
 }
 
 async fn next_news(monitor: &mut Option<Monitor>) -> News {

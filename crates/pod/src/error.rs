@@ -195,6 +195,9 @@ pub enum Error {
         /// Why not.
         source: std::io::Error,
     },
+    /// A test broke the step.
+    #[error(transparent)]
+    Fault(#[from] berth_fault::Fault),
     /// The outcome of work that another request began.
     #[error(transparent)]
     Shared(Arc<Error>),
@@ -232,7 +235,7 @@ impl Error {
                 ErrorKind::Exhausted
             }
             Self::Shared(error) => error.kind(),
-            Self::Cgroup(_) | Self::File { .. } | Self::Abandoned => ErrorKind::Internal,
+            Self::Cgroup(_) | Self::File { .. } | Self::Fault(_) | Self::Abandoned => ErrorKind::Internal,
         }
     }
 

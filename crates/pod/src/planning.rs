@@ -5,6 +5,7 @@ use berth_cgroup::Entry;
 use berth_container::capability;
 use berth_container::plan::{Additions, CgroupView, ImageDefaults, Planned, Surroundings, plan_launch};
 use berth_container::spec::{ContainerSpec, PidSpec};
+use berth_fault::point;
 use berth_image::Image;
 use berth_monitor::id::ContainerId;
 use berth_monitor::plan::{PidNamespace, Rootfs};
@@ -28,12 +29,12 @@ impl Driver {
     ) -> Result<Planned> {
         let (host, name) = (self.host.clone(), &spec.name);
         let found = find_additions(&host, spec);
-        let additions = self.step(format!("find devices of container {name}"), found).await?;
+        let additions = self.step(point!("find devices of container"), name, found).await?;
         let surroundings = self.surroundings(id, spec, images, additions)?;
         let mut planned = plan_launch(spec, &image_defaults(&images.image), surroundings)?;
         warn_of_raised_score(id, spec.oom_score_adj, planned.launch.process.oom_score_adj);
         let confined = confine(host.clone(), spec.clone(), host.pod_files(&self.id), planned.launch);
-        let (launch, filter) = self.step(format!("confine container {name}"), confined).await?;
+        let (launch, filter) = self.step(point!("confine container"), name, confined).await?;
         planned.launch = launch;
         planned.launch.foreign =
             self.foreign_plan(&planned, self.container_cgroup(id)?.path(), filter.as_deref())?;

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berth_cgroup::{Cgroup, CgroupPath, Driver as CgroupDriver};
+use berth_fault::point;
 use berth_monitor::id::PodId;
 use berth_monitor::plan::{SandboxPlan, Sharing};
 use berth_monitor::protocol::Order as MonitorOrder;
@@ -24,7 +25,7 @@ use berth_net::{Attachment, Forward, IfName, PodAddresses};
 use berth_store::{Change, with_causes};
 use tokio::sync::mpsc;
 
-use crate::driver::{Driver, Monitor};
+use crate::driver::{Driver, Monitor, passing};
 use crate::error::{Error, Result};
 use crate::events::EventKind;
 use crate::files::{hostname_of, write_files};
@@ -97,34 +98,35 @@ impl Driver {
         }
         let forwards = Forward::all(&self.spec.ports, &self.addresses)?;
         let intent = Change::new().put(&self.record())?;
-        self.step("record intent".to_owned(), host.commit(intent)).await?;
+        self.step(point!("record intent"), "", host.commit(intent)).await?;
 
         let files = make_files(host.clone(), self.id.clone(), self.spec.clone(), self.addresses.clone());
-        self.step("write the pod's files".to_owned(), files).await?;
+        self.step(point!("write the pod's files"), "", files).await?;
 
         let (all, path) = (host.cgroups.clone(), cgroups.sandbox.clone());
         let cgroup = async { Ok(blocking(move || all.create(&path)).await??) };
-        let cgroup = self.step(format!("make cgroup {}", cgroups.sandbox.as_str()), cgroup).await?;
+        let cgroup = self.step(point!("make cgroup"), cgroups.sandbox.as_str(), cgroup).await?;
 
         let plan = self.sandbox_plan(&cgroup);
         let monitor = start_monitor(host.clone(), plan);
-        let (monitor, greeting) = self.step("start monitor and pause".to_owned(), monitor).await?;
+        let (monitor, greeting) = self.step(point!("start monitor and pause"), "", monitor).await?;
         self.set_monitor(Some(monitor));
 
         if self.spec.net == Sharing::Own {
             let name = self.host_interface()?;
             let attach = attach(host.clone(), self.id.to_string(), name, self.addresses.clone(), greeting);
-            self.step("attach network".to_owned(), attach).await?;
+            self.step(point!("attach network"), "", attach).await?;
         }
         if !forwards.is_empty() {
             let (host, name) = (host.clone(), self.host_interface()?);
             let open = async { Ok(blocking(move || host.network.forward(&name, &forwards)).await??) };
-            self.step("open host ports".to_owned(), open).await?;
+            self.step(point!("open host ports"), "", open).await?;
         }
 
         // The commit: from here on the pod exists.
         self.phase = SandboxPhase::Ready;
-        self.commit(Change::new()).await?;
+        let ready = Change::new().put(&self.record())?;
+        self.step(point!("record readiness"), "", self.host.clone().commit(ready)).await?;
         self.publish();
         for kind in [EventKind::Created, EventKind::Started] {
             self.tell(self.id.to_string(), kind);
@@ -178,16 +180,21 @@ impl Driver {
     pub(crate) async fn tear_down(&mut self) -> Result<()> {
         self.shut_monitor_down().await;
         let ports = self.close_ports().await;
-        let cgroups = remove_cgroups(self.host.clone(), self.cgroups()?).await;
+        let cgroups = remove_cgroups(self.host.clone(), self.cgroups()?);
+        let cgroups = self.step(point!("remove cgroup"), "", cgroups).await;
         self.begin_detach();
         let network = match self.detaching.take() {
             Some(task) => task.await.unwrap_or(Err(Error::Abandoned)),
             None => Ok(()),
         };
         let (directory, files) = (self.host.pod_directory(&self.id), self.host.pod_files(&self.id));
-        let files = blocking(move || remove_directory(&directory).and(remove_directory(&files))).await?;
+        let files =
+            async { blocking(move || remove_directory(&directory).and(remove_directory(&files))).await? };
+        let files = self.step(point!("remove the pod's files"), "", files).await;
         cgroups.and(ports).and(network).and(files)?;
-        self.host.commit(Change::new().delete::<SandboxRecord>(self.id.to_string())).await?;
+        let forget = Change::new().delete::<SandboxRecord>(self.id.to_string());
+        let host = self.host.clone();
+        self.step(point!("delete the pod's record"), "", host.commit(forget)).await?;
         self.end_lease();
         Ok(())
     }
@@ -196,7 +203,8 @@ impl Driver {
     async fn shut_monitor_down(&mut self) {
         if let Some(monitor) = self.monitor.take() {
             self.set_monitor(None);
-            let _ = monitor.link.ask_within(KILL_ANSWER_LIMIT, MonitorOrder::Shutdown, &[]).await;
+            let shutdown = monitor.link.ask_within(KILL_ANSWER_LIMIT, MonitorOrder::Shutdown, &[]);
+            let _ = passing(point!("shut the monitor down"), shutdown).await;
         }
     }
 
@@ -208,7 +216,8 @@ impl Driver {
         // A pod that has lost its addresses has closed its ports before.
         if let Ok(forwards) = Forward::all(&self.spec.ports, &self.addresses) {
             let host = self.host.clone();
-            blocking(move || host.network.unforward(&forwards)).await??;
+            let close = async { Ok(blocking(move || host.network.unforward(&forwards)).await??) };
+            self.step(point!("close host ports"), "", close).await?;
         }
         self.host.ports().release(self.id.as_str());
         Ok(())
@@ -221,8 +230,8 @@ impl Driver {
         }
         if let Ok(name) = self.host_interface() {
             let host = self.host.clone();
-            self.detaching =
-                Some(tokio::spawn(async move { Ok(blocking(move || host.network.detach(&name)).await??) }));
+            let detach = async move { Ok(blocking(move || host.network.detach(&name)).await??) };
+            self.detaching = Some(tokio::spawn(passing(point!("detach network"), detach)));
         }
     }
 
@@ -337,6 +346,7 @@ async fn make_files(
         for directory in [&directory, &files] {
             std::fs::create_dir_all(directory).map_err(Error::file("create directory", directory))?;
         }
+        point!("fill the pod's files").pass()?;
         write_files(&files, &spec, &addresses)?;
         spec.user_namespace.as_ref().map_or(Ok(()), |maps| give_files(&files, maps))?;
         match &spec.log_directory {
@@ -349,7 +359,8 @@ async fn make_files(
 
 async fn start_monitor(host: Arc<Host>, plan: SandboxPlan) -> Result<(Monitor, Greeting)> {
     let socket = blocking(move || host.zygote.spawn_monitor(&plan)).await?.map_err(Error::Spawn)?;
-    let (link, greeting, news) = Link::establish(socket).await?;
+    let (link, greeting, news) =
+        passing(point!("hear the monitor's greeting"), Link::establish(socket)).await?;
     let (pid, pause_pid) = (greeting.hello.pid, greeting.hello.pause_pid);
     Ok((Monitor { link, news, pid, pause_pid }, greeting))
 }

@@ -2,6 +2,7 @@
 //! tells has been applied, and an agent that starts anew knows it.
 
 use berth_cgroup::Limits;
+use berth_fault::point;
 use berth_monitor::id::ContainerId;
 
 use crate::driver::Driver;
@@ -25,7 +26,7 @@ impl Driver {
         let update = async { Ok(blocking(move || cgroup.update(&current, &change)).await??) };
         // Not given up after a while: the kernel may take the limits even then, and the record would have the former
         // ones. Its attempts to reclaim memory are counted.
-        let limits = self.whole_step(format!("change limits of container {name}"), update).await?;
+        let limits = self.whole_step(point!("change limits of container"), &name, update).await?;
         self.workload_mut(id)?.record.limits = Some(limits);
         self.save_container(id).await;
         tracing::info!(pod.id = %self.id, container.id = %id, container.name = name, "limits changed");

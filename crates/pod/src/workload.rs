@@ -15,13 +15,14 @@ use std::time::Instant;
 
 use berth_cgroup::{Cgroup, CgroupPath, Limits};
 use berth_container::spec::ContainerSpec;
+use berth_fault::point;
 use berth_monitor::id::ContainerId;
 use berth_monitor::memfd_of;
 use berth_monitor::plan::Rootfs;
 use berth_monitor::protocol::{Answer, Exit, Order as MonitorOrder, ResolvedUser, exit_record_path};
 use berth_store::{Change, ErrorKind, with_causes};
 
-use crate::driver::{Driver, Reply};
+use crate::driver::{Driver, Reply, passing};
 use crate::error::{Error, Result};
 use crate::events::EventKind;
 use crate::host::blocking;
@@ -175,14 +176,16 @@ impl Driver {
         let limits = record.spec.limits.clone().settled();
         let path = self.container_cgroup(id)?.path().clone();
         self.containers.insert(id.clone(), Workload::new(record, path.clone(), None));
-        self.step(format!("record intent of container {name}"), host.commit(change)).await?;
+        self.step(point!("record intent of container"), &name, host.commit(change)).await?;
 
         let (rootfs, for_cgroup) = (planned.launch.rootfs.clone(), host.clone());
         let device_rules = planned.device_rules;
         let prepare = async {
             blocking(move || {
                 make_directories(&rootfs)?;
+                point!("make cgroup of container").pass()?;
                 let cgroup = for_cgroup.cgroups.create(&path)?;
+                point!("limit container").pass()?;
                 if let Some(rules) = device_rules {
                     cgroup.allow_devices(&rules)?;
                 }
@@ -190,12 +193,12 @@ impl Driver {
             })
             .await?
         };
-        let left_out = self.step(format!("make directories and cgroup of container {name}"), prepare).await?;
+        let left_out = self.step(point!("make directories and cgroup of container"), &name, prepare).await?;
 
         let plan = memfd_of(&planned.launch).map_err(Error::Spawn)?;
         let fds = [plan.as_fd()];
         let launched =
-            self.step(format!("launch container {name}"), link.ask(MonitorOrder::Launch, &fds)).await?;
+            self.step(point!("launch container"), &name, link.ask(MonitorOrder::Launch, &fds)).await?;
         let Answer::Launched { pid, user, warnings } = launched else {
             return Err(Error::MonitorGone);
         };
@@ -208,8 +211,8 @@ impl Driver {
         workload.pid = Some(pid);
         workload.record.user = user;
         workload.record.state = Some(ContainerState::Created);
-        let change = Change::new().put(&workload.record)?;
-        host.commit(change).await
+        let made = Change::new().put(&workload.record)?;
+        self.step(point!("record container"), &name, host.commit(made)).await
     }
 
     /// Opens the gate.
@@ -223,7 +226,7 @@ impl Driver {
         }
         let name = workload.spec.name.clone();
         let order = MonitorOrder::Start { container: id.clone() };
-        let started = self.step(format!("start container {name}"), link.ask(order, &[])).await;
+        let started = self.step(point!("start container"), &name, link.ask(order, &[])).await;
         // A program that can't be executed has left an exit behind, which comes before the answer.
         let Answer::Started { at_ns, .. } = (match started {
             Ok(answer) => answer,
@@ -275,14 +278,17 @@ impl Driver {
         let cgroup = self.container_cgroup(id)?;
         let directory = self.host.container_directory(id);
         let exit_record = exit_record_path(&self.host.pod_directory(&self.id), id);
-        blocking(move || cgroup.remove(DEATH_LIMIT)).await??;
+        let remove = async { Ok(blocking(move || cgroup.remove(DEATH_LIMIT)).await??) };
+        self.step(point!("remove cgroup of container"), id.as_str(), remove).await?;
         self.forget_foreign(id).await;
-        blocking(move || {
+        let remove = blocking(move || {
             let _ = std::fs::remove_file(exit_record);
             remove_directory(&directory)
-        })
-        .await??;
-        self.host.commit(Change::new().delete::<ContainerRecord>(id.to_string())).await?;
+        });
+        self.step(point!("remove directory of container"), id.as_str(), async { remove.await? }).await?;
+        let forget = Change::new().delete::<ContainerRecord>(id.to_string());
+        let host = self.host.clone();
+        self.step(point!("delete record of container"), id.as_str(), host.commit(forget)).await?;
         if let Some(workload) = self.containers.remove(id) {
             unpin_images(&self.host.images, &workload.spec, id);
         }
@@ -354,7 +360,7 @@ impl Driver {
         };
         let change = Change::new().put(&workload.record).map_err(Error::from);
         let saved = match change {
-            Ok(change) => self.host.commit(change).await,
+            Ok(change) => passing(point!("save the container"), self.host.commit(change)).await,
             Err(error) => Err(error),
         };
         if let Err(error) = saved {

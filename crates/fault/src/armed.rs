@@ -1,0 +1,78 @@
+//! What a build for tests has more: the list of points, and the look into the file.
+//!
+//! The file is opened once by each process and then read by its descriptor, so that a child which has changed its root, its
+//! user or its namespaces still sees what is armed. A forked child has its own: the parent's may have been closed in it.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::{Mutex, PoisonError};
+
+use rustix::process::{Pid, Signal, getpid, kill_process};
+
+pub use linkme;
+
+/// Names the file that says which point is broken.
+pub const VARIABLE: &str = "BERTH_FAULT";
+
+/// More than an action and a name take.
+const MAX_BYTES: usize = 256;
+
+#[doc(hidden)]
+#[linkme::distributed_slice]
+pub static POINTS: [&'static str];
+
+/// The names of all points in this program, sorted.
+pub fn points() -> Vec<&'static str> {
+    let mut points = POINTS.to_vec();
+    points.sort_unstable();
+    points
+}
+
+/// What happens at a point.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Action {
+    Fail,
+    Hang,
+    Kill,
+}
+
+/// What is to happen at this point, if anything; it is disarmed by that.
+pub(crate) fn take(point: &str) -> Option<Action> {
+    static OPENED: Mutex<Option<(Pid, File)>> = Mutex::new(None);
+    let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    if opened.as_ref().is_none_or(|(owner, _)| *owner != getpid()) {
+        // The parent's number may be another file's here, which must not be closed.
+        std::mem::forget(opened.take());
+        let path = std::env::var_os(VARIABLE)?;
+        *opened = Some((getpid(), File::options().read(true).write(true).open(path).ok()?));
+    }
+    let (_, file) = opened.as_ref()?;
+    let mut line = [0; MAX_BYTES];
+    let length = file.read_at(&mut line, 0).ok()?;
+    let (action, name) = std::str::from_utf8(&line[..length]).ok()?.trim_end().split_once(' ')?;
+    if name != point {
+        return None;
+    }
+    let action = match action {
+        "fail" => Action::Fail,
+        "hang" => Action::Hang,
+        "kill" => Action::Kill,
+        _ => return None,
+    };
+    file.set_len(0).ok()?;
+    Some(action)
+}
+
+/// Until the process ends.
+pub(crate) fn hang() -> ! {
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Ends this process with nothing cleaned up.
+pub(crate) fn die() -> ! {
+    let _ = kill_process(getpid(), Signal::KILL);
+    // The first process of a pid namespace is spared by its own signals, but not by what a trap raises.
+    std::process::abort()
+}
