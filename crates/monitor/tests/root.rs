@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use berth_cgroup::Entry;
+use berth_cgroup::{Cgroup, CgroupPath, Cgroups, Entry};
 use berth_monitor::id::{ContainerId, PodId};
 use berth_monitor::plan::*;
 use berth_monitor::protocol::*;
@@ -176,6 +176,23 @@ impl Drop for Host {
         let (closed, _) = packet::pair(Blocking::Yes).unwrap();
         self.control = closed;
         self.zygote.wait().unwrap();
+    }
+}
+
+/// A cgroup for one test; on a failure too it goes with all that is in it.
+struct Scratch(Cgroup);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let path = format!("/berth-monitor-{name}-{}", std::process::id());
+        Self(Cgroups::detect().unwrap().create(&CgroupPath::new(&path).unwrap()).unwrap())
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let removed = self.0.remove(Duration::from_secs(10));
+        assert!(std::thread::panicking() || removed.is_ok(), "{removed:?}");
     }
 }
 

@@ -1,7 +1,5 @@
 //! A container that is about to end, and does not yet.
 
-use berth_cgroup::{CgroupPath, Cgroups};
-
 use super::*;
 
 /// A file system that can be frozen: who writes to it waits until it is thawed, and can't be killed meanwhile.
@@ -73,8 +71,7 @@ fn a_command_is_refused_as_for_one_that_has_exited_when_the_containers_pid_names
     let mut mount = plan.mounts[0].clone();
     (mount.source, mount.target) = (MountSource::Bind(freezable.directory.clone()), "/frozen".into());
     plan.mounts.push(mount);
-    let path = format!("/berth-monitor-dying-{}", std::process::id());
-    let cgroup = Cgroups::detect().unwrap().create(&CgroupPath::new(&path).unwrap()).unwrap();
+    let Scratch(cgroup) = &Scratch::new("dying");
     plan.cgroup = cgroup.entry();
     pod.launch(&plan).unwrap();
     let pid = pod.start(&plan);
@@ -99,6 +96,4 @@ fn a_command_is_refused_as_for_one_that_has_exited_when_the_containers_pid_names
 
     drop(frozen);
     assert_eq!(pod.exit(&plan).code, 137);
-    drop(pod);
-    cgroup.remove(Duration::from_secs(10)).unwrap();
 }

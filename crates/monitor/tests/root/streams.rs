@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use berth_cgroup::{CgroupPath, Cgroups, Limit, Limits};
+use berth_cgroup::{Limit, Limits};
 
 use super::*;
 
@@ -121,8 +121,7 @@ fn a_session_has_a_terminal_of_its_own() {
     let mut pod = host.pod(33, |_| {});
     let mut plan = host.plan(33, "sleep 100");
     plan.process.user.user = NameOrId::Name("web".to_owned());
-    let path = format!("/berth-monitor-{}", std::process::id());
-    let cgroup = Cgroups::detect().unwrap().create(&CgroupPath::new(&path).unwrap()).unwrap();
+    let Scratch(cgroup) = &Scratch::new("terminal");
     plan.cgroup = cgroup.entry();
     pod.launch(&plan).unwrap();
     pod.start(&plan);
@@ -152,8 +151,6 @@ fn a_session_has_a_terminal_of_its_own() {
     }
     // The session has ended, and nobody else holds its terminal.
     assert_eq!(terminal.read(&mut [0; 16]).unwrap_err().raw_os_error(), Some(5));
-    drop(pod);
-    cgroup.remove(Duration::from_secs(10)).unwrap();
 }
 
 #[test]
@@ -162,8 +159,7 @@ fn a_session_that_cannot_be_forked_leaves_no_cgroup() {
     let host = Host::new();
     let mut pod = host.pod(36, |_| {});
     let mut plan = host.plan(36, "sleep 1000");
-    let path = format!("/berth-monitor-fork-{}", std::process::id());
-    let cgroup = Cgroups::detect().unwrap().create(&CgroupPath::new(&path).unwrap()).unwrap();
+    let Scratch(cgroup) = &Scratch::new("fork");
     plan.cgroup = cgroup.entry();
     pod.launch(&plan).unwrap();
     pod.start(&plan);
@@ -193,8 +189,6 @@ fn a_session_that_cannot_be_forked_leaves_no_cgroup() {
     limited_to(Limit::Max);
     let answer = ask();
     assert!(matches!(answer, Ok(Answer::Started { .. })), "{answer:?}");
-    drop(pod);
-    cgroup.remove(Duration::from_secs(10)).unwrap();
 }
 
 #[test]
