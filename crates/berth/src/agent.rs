@@ -74,7 +74,7 @@ impl Agent {
             import_all(&images, directory).await;
         }
         let clearing = detached::clear_after(&pods, &settings.state);
-        let edge = Edge::new(pods, images, streams.sessions(), shown(settings)?);
+        let edge = Edge::new(pods, images, streams.tickets(), shown(settings)?);
         let streaming = tokio::spawn(berth_cri::serve_streams(edge.clone(), streams));
         let serving = tokio::spawn(berth_cri::serve(edge.clone(), socket));
         Ok((edge, store, serving, streaming, clearing))

@@ -20,9 +20,9 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::io::StreamReader;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::answers::Answers;
 use crate::call::{Rpc, call, record_image};
 use crate::convert::{Refusal, check};
-use crate::stream::Answers;
 use crate::{Edge, Failure};
 
 /// How often the progress of a pull is told: enough for a person who watches it.

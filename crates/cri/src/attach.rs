@@ -5,7 +5,7 @@ use berth_stream::Request;
 
 use crate::call::record_container;
 use crate::convert::Refusal;
-use crate::streaming::check_streams;
+use crate::joiner::check_streams;
 use crate::{Edge, Failure};
 
 pub(crate) fn handle(edge: &Edge, request: AttachRequest) -> Result<AttachResponse, Failure> {

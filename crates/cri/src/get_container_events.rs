@@ -15,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Extensions, Status};
 
+use crate::answers::Answers;
 use crate::convert::container_status::container_statuses_of;
 use crate::convert::pod_status::sandbox_status_of;
-use crate::stream::Answers;
 use crate::{Edge, Failure};
 
 /// The process with the id `pid` asks, as far as the connection tells.

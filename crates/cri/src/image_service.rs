@@ -5,8 +5,8 @@ use berth_cri_proto::v1::image_service_server::ImageService;
 use berth_cri_proto::v1::*;
 use tonic::{Request, Response, Status};
 
+use crate::answers::Answers;
 use crate::call::{Rpc, call};
-use crate::stream::Answers;
 use crate::{Edge, image_fs_info, image_status, list_images, pull_image, remove_image};
 
 #[tonic::async_trait]

@@ -14,6 +14,7 @@
 //! - No decisions: whatever depends on a pod's state beyond "is it there" is decided by its driver.
 
 mod admin;
+mod answers;
 mod attach;
 mod call;
 mod container_stats;
@@ -29,6 +30,7 @@ mod get_container_events;
 mod image_fs_info;
 mod image_service;
 mod image_status;
+mod joiner;
 mod list_container_stats;
 mod list_containers;
 mod list_images;
@@ -54,8 +56,6 @@ mod start_container;
 mod status;
 mod stop_container;
 mod stop_pod_sandbox;
-mod stream;
-mod streaming;
 mod update_container_resources;
 mod update_pod_sandbox_resources;
 mod update_runtime_config;
@@ -65,12 +65,12 @@ use std::sync::Arc;
 
 use berth_image::ImageStore;
 use berth_pod::Pods;
-use berth_stream::Sessions;
+use berth_stream::Tickets;
 use tokio_util::sync::CancellationToken;
 
+pub use joiner::serve_streams;
 pub use server::serve;
 use status::Failure;
-pub use streaming::serve_streams;
 
 use crate::filesystems::Filesystems;
 
@@ -82,7 +82,7 @@ const RUNTIME_NAME: &str = "berth";
 pub struct Edge {
     pods: Pods,
     images: ImageStore,
-    streams: Sessions,
+    streams: Tickets,
     filesystems: Arc<Filesystems>,
     config_json: String,
     stopping: CancellationToken,
@@ -91,7 +91,7 @@ pub struct Edge {
 impl Edge {
     /// `streams` is where the streaming server finds what its clients may do; `config_json` is what the verbose Status
     /// shows of the agent's settings; it must hold no secrets.
-    pub fn new(pods: Pods, images: ImageStore, streams: Sessions, config_json: String) -> Self {
+    pub fn new(pods: Pods, images: ImageStore, streams: Tickets, config_json: String) -> Self {
         let filesystems = Arc::new(Filesystems::of(&images, &pods));
         Self { pods, images, streams, filesystems, config_json, stopping: CancellationToken::new() }
     }

@@ -5,8 +5,8 @@ use berth_cri_proto::v1::{
     StreamContainerStatsRequest, StreamContainerStatsResponse,
 };
 
+use crate::answers::{Answers, in_parts};
 use crate::convert::stats::container_stats_of;
-use crate::stream::{Answers, in_parts};
 use crate::{Edge, Failure, filter};
 
 pub(crate) async fn handle(

@@ -6,10 +6,10 @@ use berth_cri_proto::v1::{
 };
 use berth_pod::view::{ContainerView, Snapshot};
 
+use crate::answers::{Answers, in_parts};
 use crate::convert::check;
 use crate::convert::container_status::{container_of, state_of};
 use crate::filter;
-use crate::stream::{Answers, in_parts};
 use crate::{Edge, Failure};
 
 pub(crate) async fn handle(

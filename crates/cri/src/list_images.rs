@@ -4,8 +4,8 @@ use berth_cri_proto::v1::{
     Image, ImageFilter, ListImagesRequest, ListImagesResponse, StreamImagesRequest, StreamImagesResponse,
 };
 
+use crate::answers::{Answers, in_parts};
 use crate::convert::image::image_of;
-use crate::stream::{Answers, in_parts};
 use crate::{Edge, Failure};
 
 pub(crate) async fn handle(edge: &Edge, request: ListImagesRequest) -> Result<ListImagesResponse, Failure> {

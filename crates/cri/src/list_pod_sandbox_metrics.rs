@@ -5,8 +5,8 @@ use berth_cri_proto::v1::{
     StreamPodSandboxMetricsResponse,
 };
 
+use crate::answers::{Answers, in_parts};
 use crate::metrics::metrics_of;
-use crate::stream::{Answers, in_parts};
 use crate::{Edge, Failure};
 
 pub(crate) async fn handle(

@@ -6,8 +6,8 @@ use berth_cri_proto::v1::runtime_service_server::RuntimeService;
 use berth_cri_proto::v1::*;
 use tonic::{Request, Response, Status};
 
+use crate::answers::Answers;
 use crate::call::{Rpc, call};
-use crate::stream::Answers;
 use crate::{
     Edge, Failure, attach, container_stats, container_status, create_container, exec, exec_sync,
     get_container_events, list_container_stats, list_containers, list_metric_descriptors, list_pod_sandbox,

@@ -3,7 +3,7 @@
 //! One task reads; whoever asks waits for the answer with its number. A [`Link`] is a cheap handle. When the monitor is
 //! gone every waiter is told, and the driver gets [`News::Gone`] as the last of its news.
 
-mod sessions;
+mod holds;
 
 use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -28,7 +28,7 @@ use tokio::time::timeout;
 use crate::error::{Error, Result};
 use crate::host::STAGE_LIMIT;
 
-pub(crate) use sessions::{Attached, Session, Started};
+pub(crate) use holds::{Attached, Session, Started};
 
 /// How long a monitor may take to greet: it greets before it does anything else.
 const GREETING_LIMIT: Duration = Duration::from_secs(20);

@@ -4,7 +4,7 @@
 //! hangs up; the same request again waits for the same outcome. A name is taken from the moment in which its driver
 //! starts until nothing of the pod is left, and no longer.
 
-mod sessions;
+mod bypass;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -21,8 +21,8 @@ use tracing::debug;
 
 use crate::negotiate::{Refusal, Upgrade, negotiate};
 use crate::places::Place;
-use crate::sessions::{Request, Sessions};
 use crate::socket::{HangUp, Socket};
+use crate::tickets::{Request, Tickets};
 
 /// How long a client may take from connecting to the answer, TLS included.
 pub(crate) const HANDSHAKE_LIMIT: Duration = Duration::from_secs(15);
@@ -46,10 +46,10 @@ pub(crate) struct Client {
 pub(crate) type Arrival = (Request, Client, Place);
 
 /// Serves one request; none for a client that was turned away or that did not ask in time.
-pub(crate) async fn arrive(socket: Socket, hang_up: HangUp, sessions: &Sessions) -> Option<Arrival> {
+pub(crate) async fn arrive(socket: Socket, hang_up: HangUp, tickets: &Tickets) -> Option<Arrival> {
     let agreed = Mutex::new(None);
     let service = service_fn(|mut request: http::Request<Incoming>| {
-        let answer = match judge(request.method(), request.uri().path(), request.headers(), sessions) {
+        let answer = match judge(request.method(), request.uri().path(), request.headers(), tickets) {
             Ok(Admitted { session, upgrade, place, headers }) => {
                 let coming = hyper::upgrade::on(&mut request);
                 *agreed.lock().unwrap_or_else(PoisonError::into_inner) =
@@ -99,7 +99,7 @@ struct Admitted {
     headers: HeaderMap,
 }
 
-fn judge(method: &Method, path: &str, headers: &HeaderMap, sessions: &Sessions) -> Result<Admitted, Refusal> {
+fn judge(method: &Method, path: &str, headers: &HeaderMap, tickets: &Tickets) -> Result<Admitted, Refusal> {
     let (kind, token) = path
         .strip_prefix('/')
         .and_then(|path| path.split_once('/'))
@@ -110,7 +110,7 @@ fn judge(method: &Method, path: &str, headers: &HeaderMap, sessions: &Sessions) 
         refusal.headers.insert(ALLOW, HeaderValue::from_static("GET, POST"));
         return Err(refusal);
     }
-    let (session, place) = sessions.take(kind, token).ok_or_else(|| {
+    let (session, place) = tickets.take(kind, token).ok_or_else(|| {
         Refusal::new(StatusCode::NOT_FOUND, "no such session: it was used, has expired, or never was")
     })?;
     let (upgrade, headers) = negotiate(method, headers, &session)?;

@@ -2,7 +2,7 @@
 //! them has been answered with a URL.
 //!
 //! ```text
-//! Sessions ── a request waits under a single-use token for its client
+//! Tickets ── a request waits under a single-use token for its client
 //!  └─ server ── TLS, HTTP/1.1, the token, the negotiation of the upgrade
 //!      ├─ spdy ── SPDY/3.1: frame and headers (pure codec), connection (streams with flow control)
 //!      ├─ websocket ── RFC 6455: frame and channel (pure codecs), connection; or a tunnel with SPDY inside
@@ -27,10 +27,10 @@ mod places;
 mod port_forward;
 mod resize;
 mod server;
-mod sessions;
 mod socket;
 pub mod spdy;
 mod status;
+mod tickets;
 mod tls;
 pub mod websocket;
 mod writer;
@@ -41,4 +41,4 @@ pub use backend::{
 pub use config::StreamingConfig;
 pub use error::Error;
 pub use server::Server;
-pub use sessions::{Request, Sessions};
+pub use tickets::{Request, Tickets};

@@ -14,8 +14,8 @@ use http::header::{SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use sha1::{Digest, Sha1};
 
-use crate::sessions::Request;
 use crate::status::StatusFormat;
+use crate::tickets::Request;
 use crate::websocket::channel::{Encoding, Format};
 
 const SPDY: &str = "SPDY/3.1";

@@ -27,7 +27,7 @@ use crate::config::Limits;
 use crate::http::{Arrival, Client, HANDSHAKE_LIMIT, arrive};
 use crate::port_forward;
 use crate::socket::{HangUp, Socket};
-use crate::{AttachRequest, Backend, Error, ExecRequest, Request, Sessions, StreamingConfig, tls};
+use crate::{AttachRequest, Backend, Error, ExecRequest, Request, StreamingConfig, Tickets, tls};
 
 /// How many connections may be on their way to a session.
 const MAX_PENDING: usize = 256;
@@ -49,7 +49,7 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(8);
 /// A server that listens, but does not serve yet.
 pub struct Server {
     listener: TcpListener,
-    sessions: Sessions,
+    tickets: Tickets,
     tls: Option<TlsAcceptor>,
     limits: Limits,
 }
@@ -63,7 +63,7 @@ impl std::fmt::Debug for Server {
 /// What all connections share.
 struct Shared<B> {
     backend: Arc<B>,
-    sessions: Sessions,
+    tickets: Tickets,
     tls: Option<TlsAcceptor>,
     limits: Limits,
     pending: Pending,
@@ -91,19 +91,19 @@ impl Server {
             warn!(%bound, "streams listen beyond loopback without TLS: who reads the network reads all sessions");
         }
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let sessions = Sessions::new(&format!("{scheme}://{}", reachable(bound)), config.bounds());
-        Ok(Self { listener, sessions, tls, limits: config.limits() })
+        let tickets = Tickets::new(&format!("{scheme}://{}", reachable(bound)), config.bounds());
+        Ok(Self { listener, tickets, tls, limits: config.limits() })
     }
 
     /// Where sessions are registered.
-    pub fn sessions(&self) -> Sessions {
-        self.sessions.clone()
+    pub fn tickets(&self) -> Tickets {
+        self.tickets.clone()
     }
 
     /// Serves until told to stop; sessions under way end with it.
     pub async fn serve<B: Backend>(self, backend: Arc<B>, stopping: CancellationToken) {
-        let Self { listener, sessions, tls, limits } = self;
-        let shared = Arc::new(Shared { backend, sessions, tls, limits, pending: Pending::default() });
+        let Self { listener, tickets, tls, limits } = self;
+        let shared = Arc::new(Shared { backend, tickets, tls, limits, pending: Pending::default() });
         let mut connections = JoinSet::new();
         loop {
             // What has ended is forgotten, so that the set does not grow.
@@ -154,7 +154,7 @@ impl<B: Backend> Shared<B> {
                 Err(_) => return None,
             },
         };
-        arrive(socket, hang_up, &self.sessions).await
+        arrive(socket, hang_up, &self.tickets).await
     }
 
     async fn serve_session(&self, request: Request, client: Client) {

@@ -157,7 +157,7 @@ async fn the_clients_of_one_container_keep_nobody_out_of_others() {
     let server = start_with(config).await;
     let register = |container: &str| {
         let request = AttachRequest { container: container.to_owned(), ..ATTACH };
-        server.sessions.register(Request::Attach(request))
+        server.tickets.register(Request::Attach(request))
     };
     let mut clients = Vec::new();
     for _ in 0..3 {

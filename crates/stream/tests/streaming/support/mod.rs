@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berth_stream::{
-    AttachRequest, ExecRequest, PortForwardRequest, Request, Server, Sessions, StreamingConfig,
+    AttachRequest, ExecRequest, PortForwardRequest, Request, Server, StreamingConfig, Tickets,
 };
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -22,7 +22,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A server that runs until it is dropped.
 pub(crate) struct Running {
-    pub(crate) sessions: Sessions,
+    pub(crate) tickets: Tickets,
     pub(crate) backend: Arc<Fake>,
     _stopping: DropGuard,
 }
@@ -33,10 +33,10 @@ pub(crate) async fn start() -> Running {
 
 pub(crate) async fn start_with(config: StreamingConfig) -> Running {
     let server = Server::bind(&config).await.unwrap();
-    let (sessions, backend, stopping) =
-        (server.sessions(), Arc::new(Fake::default()), CancellationToken::new());
+    let (tickets, backend, stopping) =
+        (server.tickets(), Arc::new(Fake::default()), CancellationToken::new());
     tokio::spawn(server.serve(Arc::clone(&backend), stopping.clone()));
-    Running { sessions, backend, _stopping: stopping.drop_guard() }
+    Running { tickets, backend, _stopping: stopping.drop_guard() }
 }
 
 impl Running {
@@ -54,18 +54,18 @@ impl Running {
         let command = command.iter().map(|word| (*word).to_owned()).collect();
         let (container, stderr) = ("c".to_owned(), !tty);
         let request = ExecRequest { container, command, tty, stdin: true, stdout: true, stderr };
-        self.sessions.register(Request::Exec(request)).unwrap()
+        self.tickets.register(Request::Exec(request)).unwrap()
     }
 
     pub(crate) fn attach(&self) -> String {
         let container = "c".to_owned();
         let request = AttachRequest { container, tty: false, stdin: true, stdout: true, stderr: false };
-        self.sessions.register(Request::Attach(request)).unwrap()
+        self.tickets.register(Request::Attach(request)).unwrap()
     }
 
     pub(crate) fn ports(&self, ports: &[u16]) -> String {
         let request = PortForwardRequest { pod: "pod".to_owned(), ports: ports.to_vec() };
-        self.sessions.register(Request::PortForward(request)).unwrap()
+        self.tickets.register(Request::PortForward(request)).unwrap()
     }
 }
 

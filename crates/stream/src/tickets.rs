@@ -1,4 +1,4 @@
-//! Sessions that wait for their clients: each is a request of the API under a random token, to be used once and soon.
+//! Tickets: each is a request of the API that waits for its client under a random token, to be used once and soon.
 //!
 //! A token is all that a client needs: who knows it may do what was asked for, and nothing else. It is as long as a key
 //! (128 bits), so it can't be guessed by others on the machine. Expired sessions are dropped when another is
@@ -38,7 +38,7 @@ pub enum Request {
 
 /// The sessions that wait for their clients; a cheap handle to share.
 #[derive(Debug, Clone)]
-pub struct Sessions {
+pub struct Tickets {
     waiting: Arc<Mutex<Waiting>>,
     places: Arc<Places>,
     /// Scheme, host and port, without a slash at the end.
@@ -52,7 +52,7 @@ struct Waiting {
     order: VecDeque<(Instant, String)>,
 }
 
-/// What a client gets for its token.
+/// What a client gets for its token: a session.
 #[derive(Debug)]
 struct Ticket {
     expiry: Instant,
@@ -80,7 +80,7 @@ impl Request {
     }
 }
 
-impl Sessions {
+impl Tickets {
     pub(crate) fn new(base: &str, bounds: Bounds) -> Self {
         Self { waiting: Arc::default(), places: Arc::new(Places::new(bounds)), base: base.into() }
     }
@@ -149,8 +149,8 @@ mod tests {
     }
 
     /// What a token gives, and back with the place.
-    fn take(sessions: &Sessions, path: &str, url: &str) -> Option<Request> {
-        sessions.take(path, token(url)).map(|(request, _)| request)
+    fn take(tickets: &Tickets, path: &str, url: &str) -> Option<Request> {
+        tickets.take(path, token(url)).map(|(request, _)| request)
     }
 
     fn token(url: &str) -> &str {
@@ -159,55 +159,55 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_token_works_once_and_under_its_own_path_only() {
-        let sessions = Sessions::new("http://h:1", BOUNDS);
-        let url = sessions.register(request(1)).unwrap();
+        let tickets = Tickets::new("http://h:1", BOUNDS);
+        let url = tickets.register(request(1)).unwrap();
         assert!(url.starts_with("http://h:1/portforward/"), "{url}");
-        assert_eq!(take(&sessions, "portforward", &url), Some(request(1)));
-        assert_eq!(take(&sessions, "portforward", &url), None);
+        assert_eq!(take(&tickets, "portforward", &url), Some(request(1)));
+        assert_eq!(take(&tickets, "portforward", &url), None);
 
-        let url = sessions.register(request(2)).unwrap();
-        assert_eq!(take(&sessions, "exec", &url), None);
-        assert_eq!(take(&sessions, "portforward", &url), None);
+        let url = tickets.register(request(2)).unwrap();
+        assert_eq!(take(&tickets, "exec", &url), None);
+        assert_eq!(take(&tickets, "portforward", &url), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_session_expires_whether_or_not_another_comes() {
-        let sessions = Sessions::new("", BOUNDS);
-        let (early, late) = (sessions.register(request(1)).unwrap(), sessions.register(request(2)).unwrap());
+        let tickets = Tickets::new("", BOUNDS);
+        let (early, late) = (tickets.register(request(1)).unwrap(), tickets.register(request(2)).unwrap());
         tokio::time::advance(LIFETIME - Duration::from_millis(1)).await;
-        assert_eq!(take(&sessions, "portforward", &early), Some(request(1)));
+        assert_eq!(take(&tickets, "portforward", &early), Some(request(1)));
         tokio::time::advance(Duration::from_millis(2)).await;
-        assert_eq!(take(&sessions, "portforward", &late), None);
+        assert_eq!(take(&tickets, "portforward", &late), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn they_have_their_places_until_they_expire_or_the_client_has_been_served() {
-        let sessions = Sessions::new("", BOUNDS);
-        let urls = [7, 7].map(|pod| sessions.register(request(pod)).unwrap());
-        let refused = sessions.register(request(7)).unwrap_err();
+        let tickets = Tickets::new("", BOUNDS);
+        let urls = [7, 7].map(|pod| tickets.register(request(pod)).unwrap());
+        let refused = tickets.register(request(7)).unwrap_err();
         assert!(matches!(refused, Error::TooManySessionsOfOne { limit: 2, .. }), "{refused}");
-        let served = sessions.take("portforward", token(&urls[0])).unwrap();
-        sessions.register(request(7)).unwrap_err();
+        let served = tickets.take("portforward", token(&urls[0])).unwrap();
+        tickets.register(request(7)).unwrap_err();
         drop(served);
-        sessions.register(request(7)).unwrap();
+        tickets.register(request(7)).unwrap();
         // Whose own share is used up does not keep others out; all together do.
         for pod in [0, 0, 1, 1, 2, 2, 3, 3] {
-            sessions.register(request(pod)).unwrap();
+            tickets.register(request(pod)).unwrap();
         }
-        let refused = sessions.register(request(8)).unwrap_err();
+        let refused = tickets.register(request(8)).unwrap_err();
         assert!(matches!(refused, Error::TooManySessions { limit: 10 }), "{refused}");
         tokio::time::advance(LIFETIME).await;
-        sessions.register(request(7)).unwrap();
-        assert_eq!(sessions.lock().tickets.len(), 1);
+        tickets.register(request(7)).unwrap();
+        assert_eq!(tickets.lock().tickets.len(), 1);
     }
 
     #[tokio::test(start_paused = true)]
     async fn used_sessions_leave_nothing_that_grows() {
-        let sessions = Sessions::new("", BOUNDS);
+        let tickets = Tickets::new("", BOUNDS);
         for pod in 0..10 * MAX_USED {
-            let url = sessions.register(request(pod)).unwrap();
-            take(&sessions, "portforward", &url).unwrap();
+            let url = tickets.register(request(pod)).unwrap();
+            take(&tickets, "portforward", &url).unwrap();
         }
-        assert!(sessions.lock().order.len() <= MAX_USED + 1);
+        assert!(tickets.lock().order.len() <= MAX_USED + 1);
     }
 }
