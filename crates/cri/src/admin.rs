@@ -11,7 +11,7 @@ use berth_admin_proto::v1::{
     ExportImagesRequest, ExportImagesResponse, ImportImagesRequest, ImportImagesResponse, NamedImage,
     PruneImagesRequest, PruneImagesResponse, PullImageRequest, PullImageResponse, PullProgress,
 };
-use berth_image::{Auth, Image, ImageId, ImageStore, PullRequest, Reference};
+use berth_image::{Auth, Image, ImageId, ImageStore, Imported, PullRequest, Reference};
 use berth_store::ErrorKind;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -140,7 +140,8 @@ async fn import(
             edge.images.import_stream(StreamReader::new(first.chain(requests.map(chunk_of)))).await?
         }
     };
-    Ok(ImportImagesResponse { images: images.iter().map(|image| named(image)).collect() })
+    let named = |imported: Imported| NamedImage { id: imported.image.id.to_string(), names: imported.names };
+    Ok(ImportImagesResponse { images: images.into_iter().map(named).collect() })
 }
 
 fn chunk_of(request: Result<ImportImagesRequest, Status>) -> io::Result<io::Cursor<Vec<u8>>> {

@@ -50,6 +50,15 @@ struct Inner {
     kept: ArcSwap<KeptImages>,
 }
 
+/// An image that an archive had.
+#[derive(Debug, Clone)]
+pub struct Imported {
+    /// As it is known now, which may be by other names, too.
+    pub image: Arc<Image>,
+    /// Its names with tags in the archive.
+    pub names: Vec<String>,
+}
+
 /// What to pull, and with which credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PullRequest {
@@ -212,14 +221,14 @@ impl ImageStore {
 
     /// Imports the images of an OCI layout or docker-archive: a directory, or a tarball, plain or compressed with
     /// gzip or zstd.
-    pub async fn import(&self, path: &Path) -> Result<Vec<Arc<Image>>> {
+    pub async fn import(&self, path: &Path) -> Result<Vec<Imported>> {
         let (store, path) = (self.clone(), path.to_owned());
         let import = async move { store.import_file(path).await };
         tokio::spawn(import.in_current_span()).await.map_err(|_| Error::Gone("import images"))?
     }
 
     /// Imports from a tarball that arrives as a stream.
-    pub async fn import_stream(&self, mut stream: impl AsyncRead + Unpin) -> Result<Vec<Arc<Image>>> {
+    pub async fn import_stream(&self, mut stream: impl AsyncRead + Unpin) -> Result<Vec<Imported>> {
         let layout = self.0.layout.clone();
         let directory = blocking("spool archive", move || layout.ingest_directory()).await?;
         let path = directory.path().join("stream.tar");
@@ -285,21 +294,23 @@ impl ImageStore {
         Ok(Fetched { id, digest, served: session.served() })
     }
 
-    async fn import_file(&self, path: PathBuf) -> Result<Vec<Arc<Image>>> {
+    async fn import_file(&self, path: PathBuf) -> Result<Vec<Imported>> {
         let (layout, machine) = (self.0.layout.clone(), self.0.machine.clone());
         let shown = path.display().to_string();
         let named = move || images_in(&Arc::new(Archive::open(&path, &layout.ingest)?), &machine);
-        let mut imported: Vec<ImageId> = Vec::new();
+        let mut imported: Vec<(ImageId, Vec<String>)> = Vec::new();
         for Named { image, tags, digests } in blocking("read archive", named).await? {
             let counters = self.0.board.register(tags.first().unwrap_or(&shown).clone());
             let id = self.0.intake.take_in(image, &tags, &digests, counters).await?;
             info!(image.id = %id, image.ref = tags.first(), "image imported");
-            if !imported.contains(&id) {
-                imported.push(id);
+            match imported.iter_mut().find(|(known, _)| *known == id) {
+                Some((_, names)) => names.extend(tags),
+                None => imported.push((id, tags)),
             }
         }
         let snapshot = self.0.catalog.snapshot();
-        Ok(imported.iter().filter_map(|id| snapshot.get(id).cloned()).collect())
+        let found = |(id, names)| Some(Imported { image: snapshot.get(&id)?.clone(), names });
+        Ok(imported.into_iter().filter_map(found).collect())
     }
 
     async fn collect(&self, candidates: Vec<PathBuf>) -> Result<()> {

@@ -57,7 +57,7 @@ pub use endpoint::Capability;
 pub use error::{Error, Result};
 pub use hosts::check_hosts;
 pub use image::{FsInfo, Image, ImageConfig, LayerInfo, Platform};
-pub use images::{ImageStore, PullRequest};
+pub use images::{ImageStore, Imported, PullRequest};
 pub use kept::KeptImages;
 pub use progress::PullProgress;
 pub use reference::Reference;

@@ -50,5 +50,5 @@ async fn import_layers(fixture: &Fixture, layers: &[Vec<u8>]) -> Result<Vec<std:
     let path = fixture.dir.path().join("archive.tar");
     TestImage::new(&layers).docker_archive(&path, Some("test:1"));
     let images = fixture.images.import(&path).await?;
-    Ok(fixture.images.rootfs_layers(&images[0]))
+    Ok(fixture.images.rootfs_layers(&images[0].image))
 }

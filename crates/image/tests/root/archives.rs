@@ -10,18 +10,24 @@ async fn an_export_is_the_same_image_again() {
     let original = fixture.dir.path().join("original.tar");
     image.docker_archive(&original, Some("busybox:1"));
     let imported = fixture.images.import(&original).await.unwrap();
-    assert_eq!(imported[0].id.to_string(), image.id());
-    assert_eq!(imported[0].repo_tags, ["docker.io/library/busybox:1"]);
+    assert_eq!(imported[0].image.id.to_string(), image.id());
+    assert_eq!(imported[0].image.repo_tags, ["docker.io/library/busybox:1"]);
+    // Each archive is answered with its own names, whatever else the image is called.
+    let second = fixture.dir.path().join("second.tar");
+    image.docker_archive(&second, Some("other:2"));
+    let again = fixture.images.import(&second).await.unwrap();
+    assert_eq!((again[0].names.len(), again[0].image.repo_tags.len()), (1, 2));
+    assert_eq!(again[0].names, ["docker.io/library/other:2"]);
     for name in ["copy.tar", "copy.tar.gz", "copy.tar.zst"] {
         let path = fixture.dir.path().join(name);
         fixture.images.export(&["busybox:1".into()], &path).await.unwrap();
         let other = Fixture::new(RegistryConfig::default()).await;
         let copied = other.images.import(&path).await.unwrap();
-        assert_eq!(copied[0].id.to_string(), image.id(), "{name}");
-        assert_eq!(copied[0].repo_tags, ["docker.io/library/busybox:1"]);
-        assert_eq!(copied[0].repo_digests.len(), 1);
+        assert_eq!(copied[0].image.id.to_string(), image.id(), "{name}");
+        assert_eq!(copied[0].image.repo_tags, ["docker.io/library/busybox:1"]);
+        assert_eq!(copied[0].image.repo_digests.len(), 1);
         let stream = tokio::fs::File::open(&path).await.unwrap();
-        assert_eq!(other.images.import_stream(stream).await.unwrap()[0].id, copied[0].id);
+        assert_eq!(other.images.import_stream(stream).await.unwrap()[0].image.id, copied[0].image.id);
         let ingest = other.dir.path().join("images/ingest");
         assert_eq!(std::fs::read_dir(ingest).unwrap().count(), 0);
     }
@@ -31,7 +37,7 @@ async fn an_export_is_the_same_image_again() {
     run(Command::new("tar").arg("-xf").arg(fixture.dir.path().join("copy.tar")).arg("-C").arg(&directory));
     for index in ["index.json", "manifest.json"] {
         let other = Fixture::new(RegistryConfig::default()).await;
-        assert_eq!(other.images.import(&directory).await.unwrap()[0].id.to_string(), image.id());
+        assert_eq!(other.images.import(&directory).await.unwrap()[0].image.id.to_string(), image.id());
         std::fs::remove_file(directory.join(index)).unwrap();
     }
     let error = fixture.images.import(&directory).await.unwrap_err();
@@ -47,7 +53,7 @@ async fn a_start_removes_what_a_crash_left_and_forgets_what_is_incomplete() {
     let path = fixture.dir.path().join("broken.tar");
     TestImage::new(&[(layer("broken"), Compression::Gzip)]).docker_archive(&path, Some("broken"));
     let broken = fixture.images.import(&path).await.unwrap();
-    std::fs::remove_dir_all(fixture.images.rootfs_layers(&broken[0])[0].parent().unwrap()).unwrap();
+    std::fs::remove_dir_all(fixture.images.rootfs_layers(&broken[0].image)[0].parent().unwrap()).unwrap();
     let root = fixture.dir.path().join("images");
     for leftover in ["layers/0123/fs/etc", "ingest/.tmp1/fs/etc"] {
         std::fs::create_dir_all(root.join(leftover)).unwrap();
@@ -89,6 +95,6 @@ async fn what_another_tar_wrote_is_exported_byte_for_byte() {
         let path = fixture.dir.path().join("copy.tar");
         fixture.images.export(&["test:1".into()], &path).await.unwrap();
         let other = Fixture::new(RegistryConfig::default()).await;
-        assert_eq!(other.images.import(&path).await.unwrap()[0].id, original.id, "{format}");
+        assert_eq!(other.images.import(&path).await.unwrap()[0].image.id, original.id, "{format}");
     }
 }
