@@ -27,7 +27,8 @@ pub(crate) fn container_env(
     for (i, variable) in container.env.iter().flatten().enumerate() {
         let path = format!("{path}.env[{i}]");
         if variable.name.is_empty() || variable.name.contains('=') {
-            return Err(FieldError::new(format!("{path}.name"), "is empty or contains ="));
+            let reason = format!("{:?} is empty or contains =", variable.name);
+            return Err(FieldError::new(format!("{path}.name"), reason));
         }
         let value = value(manifest, variable, &path, facts, &env)?;
         env.push((variable.name.clone(), value));

@@ -86,8 +86,13 @@ pub fn load(file: impl AsRef<Path>) -> Result<Vec<PodManifest>, Error> {
 
 fn pod_from_value(mut value: Value) -> Result<PodManifest, FieldError> {
     for (field, wanted) in [("apiVersion", "v1"), ("kind", "Pod")] {
-        if value.get(field).and_then(Value::as_str) != Some(wanted) {
-            return Err(FieldError::new(field, format!("is not {wanted}: only pods are supported")));
+        match value.get(field).and_then(Value::as_str) {
+            Some(found) if found == wanted => {}
+            Some(found) => {
+                let reason = format!("{found:?} is not {wanted:?}: only pods are supported");
+                return Err(FieldError::new(field, reason));
+            }
+            None => return Err(FieldError::new(field, format!("is not {wanted}: only pods are supported"))),
         }
     }
     check_fields(&mut value)?;
@@ -121,8 +126,10 @@ fn check_manifest(manifest: &PodManifest) -> Result<(), FieldError> {
     check_choice("spec.restartPolicy", &spec.restart_policy, &["Always", "OnFailure", "Never"])?;
     check_false("spec.automountServiceAccountToken", spec.automount_service_account_token)?;
     check_false("spec.enableServiceLinks", spec.enable_service_links)?;
-    if spec.termination_grace_period_seconds.is_some_and(|seconds| !(0..=86_400).contains(&seconds)) {
-        return Err(FieldError::new("spec.terminationGracePeriodSeconds", "is not between 0 and 86400"));
+    let grace = spec.termination_grace_period_seconds;
+    if let Some(seconds) = grace.filter(|seconds| !(0..=86_400).contains(seconds)) {
+        let reason = format!("{seconds} is not between 0 and 86400");
+        return Err(FieldError::new("spec.terminationGracePeriodSeconds", reason));
     }
     if spec.containers.is_empty() {
         return Err(FieldError::new("spec.containers", "is empty"));
@@ -141,7 +148,8 @@ fn check_containers(manifest: &PodManifest) -> Result<(), FieldError> {
     for (path, container) in containers(&manifest.spec) {
         check_name(&format!("{path}.name"), &container.name, 63, false)?;
         if !names.insert(&container.name) {
-            return Err(FieldError::new(format!("{path}.name"), "is the name of another container too"));
+            let reason = format!("{:?} is the name of another container too", container.name);
+            return Err(FieldError::new(format!("{path}.name"), reason));
         }
         if container.image.as_deref().unwrap_or("").is_empty() {
             return Err(FieldError::new(format!("{path}.image"), "is required"));

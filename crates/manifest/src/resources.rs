@@ -102,7 +102,8 @@ fn read_wanted(container: &Container, path: &str) -> Result<Wanted, FieldError> 
 }
 
 fn parse(text: &str, path: &str) -> Result<Quantity, FieldError> {
-    Quantity::parse(text).ok_or_else(|| FieldError::new(path, format!("{text:?} is not a quantity")))
+    Quantity::parse(text)
+        .ok_or_else(|| FieldError::new(path, format!("{text:?} is no quantity such as 0.5, 500m or 64Mi")))
 }
 
 fn positive(amount: i64) -> Option<i64> {

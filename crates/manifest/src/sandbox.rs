@@ -82,12 +82,13 @@ fn port_mappings(manifest: &PodManifest) -> Result<Vec<PortMapping>, FieldError>
 
 fn port_mapping(manifest: &PodManifest, port: &ContainerPort, path: &str) -> Result<PortMapping, FieldError> {
     if !(1..=65_535).contains(&port.container_port) {
-        return Err(FieldError::new(format!("{path}.containerPort"), "is not between 1 and 65535"));
+        let reason = format!("{} is not between 1 and 65535", port.container_port);
+        return Err(FieldError::new(format!("{path}.containerPort"), reason));
     }
     let host_port = port.host_port.unwrap_or(0);
     let on_host = manifest.spec.host_network == Some(true) && host_port == port.container_port;
     if host_port != 0 && !on_host {
-        let reason = "is supported only on the host's network, equal to containerPort";
+        let reason = format!("{host_port} is supported only on the host's network, equal to containerPort");
         return Err(FieldError::new(format!("{path}.hostPort"), reason));
     }
     let protocol = match port.protocol.as_deref() {

@@ -91,8 +91,9 @@ fn empty_dir_source(empty_dir: &EmptyDirVolumeSource, path: &str) -> Result<Volu
     match &empty_dir.size_limit {
         Some(_) if !memory => Err(FieldError::new(size_path, "is supported only with medium Memory")),
         Some(limit) => {
-            let limit = Quantity::parse(&limit.0)
-                .ok_or_else(|| FieldError::new(size_path, format!("{:?} is not a quantity", limit.0)))?;
+            let limit = Quantity::parse(&limit.0).ok_or_else(|| {
+                FieldError::new(size_path, format!("{:?} is no quantity such as 64Mi", limit.0))
+            })?;
             Ok(VolumeSource::Memory { size_limit_bytes: limit.units().unsigned_abs() })
         }
         None if memory => Ok(VolumeSource::Memory { size_limit_bytes: 0 }),
@@ -102,7 +103,8 @@ fn empty_dir_source(empty_dir: &EmptyDirVolumeSource, path: &str) -> Result<Volu
 
 fn host_path_type(host_path: &HostPathVolumeSource, path: &str) -> Result<HostPathType, FieldError> {
     if !is_plain_absolute(Path::new(&host_path.path)) {
-        return Err(FieldError::new(format!("{path}.path"), "is not an absolute path without .."));
+        let reason = format!("{:?} is not an absolute path without ..", host_path.path);
+        return Err(FieldError::new(format!("{path}.path"), reason));
     }
     Ok(match host_path.type_.as_deref() {
         None | Some("") => HostPathType::Anything,
@@ -134,7 +136,8 @@ pub(crate) fn mounts(
     for (i, mount) in container.volume_mounts.iter().flatten().enumerate() {
         let path = format!("{path}.volumeMounts[{i}]");
         if !targets.insert(mount.mount_path.trim_end_matches('/')) {
-            return Err(FieldError::new(format!("{path}.mountPath"), "is mounted twice"));
+            let reason = format!("{:?} is mounted twice", mount.mount_path);
+            return Err(FieldError::new(format!("{path}.mountPath"), reason));
         }
         mounts.push(volume_mount(volumes, container, mount, &path)?);
     }
@@ -163,11 +166,13 @@ fn volume_mount(
         FieldError::new(format!("{path}.name"), format!("there is no volume {:?}", mount.name))
     })?;
     if !is_plain_absolute(Path::new(&mount.mount_path)) {
-        return Err(FieldError::new(format!("{path}.mountPath"), "is not an absolute path without .."));
+        let reason = format!("{:?} is not an absolute path without ..", mount.mount_path);
+        return Err(FieldError::new(format!("{path}.mountPath"), reason));
     }
     let sub_path = Path::new(mount.sub_path.as_deref().unwrap_or(""));
     if !sub_path.components().all(|part| matches!(part, Component::Normal(_))) {
-        return Err(FieldError::new(format!("{path}.subPath"), "is not a relative path without .."));
+        let reason = format!("{sub_path:?} is not a relative path without ..");
+        return Err(FieldError::new(format!("{path}.subPath"), reason));
     }
     let source =
         if sub_path.as_os_str().is_empty() { volume.path.clone() } else { volume.path.join(sub_path) };
