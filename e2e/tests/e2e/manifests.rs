@@ -86,6 +86,24 @@ fn a_closed_terminal_and_impatience_leave_nothing_either() {
 
 #[test]
 #[ignore = "needs root and the test images"]
+fn a_detached_pod_is_named_and_takes_its_files_with_it() {
+    let node = Node::start();
+    let file = node.dir().join("detached.yaml");
+    let volumes = "  volumes: [{name: v, emptyDir: {medium: Memory}}]\n";
+    std::fs::write(&file, short_pod("detached", "exec sleep 1000", volumes)).unwrap();
+    let output = node.berth(&["run", "--detach", file.to_str().unwrap()]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let sandboxes = node.cri().sandboxes();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("{}\n", sandboxes[0].id));
+    let count = |kind: &str| std::fs::read_dir(node.dir().join("state/run").join(kind)).unwrap().count();
+    assert_eq!((count("pods"), count("logs")), (1, 1));
+    node.crictl(&["rmp", "--force", &sandboxes[0].id]);
+    let are_gone = || ((count("pods"), count("logs")) == (0, 0)).then_some(());
+    eventually("the end of its directories", PATIENCE, are_gone);
+}
+
+#[test]
+#[ignore = "needs root and the test images"]
 fn an_embedded_agent_ends_with_the_last_pod() {
     let node = Node::without_agent();
     let file = node.dir().join("short.yaml");

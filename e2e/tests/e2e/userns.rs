@@ -57,6 +57,20 @@ fn root_inside_is_nobody_outside_and_owns_its_namespaces() {
 
 #[test]
 #[ignore = "needs root and the test images"]
+fn a_user_namespace_of_one_user_has_terminals_too() {
+    let node = Node::start();
+    let (pod, config) = pod_with_users(&node, "tiny", |config| {
+        let one = vec![IdMapping { host_id: 0, container_id: 0, length: 1 }];
+        let users = UserNamespace { mode: NamespaceMode::Pod.into(), uids: one.clone(), gids: one };
+        sandbox_namespaces(config).userns_options = Some(users);
+    });
+    let id = pod.start(config("main", "exec sleep 1000"));
+    assert_eq!(words(&pod.exec(&id, "cat /proc/self/gid_map")), ["0", "0", "1"]);
+    pod.exec(&id, "test -c /dev/pts/ptmx && echo x >/dev/shm/x");
+}
+
+#[test]
+#[ignore = "needs root and the test images"]
 fn rights_inside_are_rights_over_the_pod_only() {
     let node = Node::start();
     let (pod, config) = pod_with_users(&node, "rights", |config| {
