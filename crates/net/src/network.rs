@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use ipnet::IpNet;
+use rustix::io::Errno;
 
 use crate::attach::{Attached, Attachment, Wiring};
 use crate::bridge;
@@ -138,12 +139,13 @@ impl Network {
 
     fn put_in_force(&self, served: ServedSubnets) -> Result<ServedSubnets> {
         let subnets = served.all();
-        let _changing = self.ports();
+        let ports = self.ports();
         bridge::renumber(&self.config, &subnets)?;
         if self.config.forwarding {
             enable_forwarding(&subnets)?;
         }
-        nftables::replace_rules(&self.table(&subnets)).map_err(|error| self.table_error(error))?;
+        let wanted = self.table(&subnets);
+        self.change_table(&ports, || nftables::replace_rules(&wanted))?;
         *self.served.write().unwrap_or_else(PoisonError::into_inner) = served.clone();
         Ok(served)
     }
@@ -155,7 +157,7 @@ impl Network {
         self.prepare_port(host_ifname, forwards)?;
         let elements: Vec<_> = forwards.iter().map(Forward::element).collect();
         let mut ports = self.ports();
-        nftables::add_elements(&self.config.nft_table, &elements).map_err(|error| self.table_error(error))?;
+        self.change_table(&ports, || nftables::add_elements(&self.config.nft_table, &elements))?;
         ports.extend(forwards);
         drop(ports);
         conntrack::forget_untranslated(forwards).map_err(Error::Flows)
@@ -174,6 +176,7 @@ impl Network {
 
     /// Gives a pod its loopback, its `eth0` with addresses and default routes, and a port of the bridge.
     ///
+    /// A table that somebody else has taken away is put back first: without its rules the pod would reach nobody.
     /// The pod can be reached when this returns; by IPv6 a moment later, as a worker of the kernel finishes an
     /// address of that family. Takes about a millisecond.
     ///
@@ -188,6 +191,7 @@ impl Network {
             host_ifname: attachment.host_ifname.clone(),
             source,
         };
+        self.change_table(&self.ports(), || nftables::find(&self.config.nft_table))?;
         let host = HostLinks::open().map_err(failed)?;
         let known = self.bridge_index.load(Ordering::Relaxed);
         let error = match wiring.connect(&host, known) {
@@ -256,10 +260,31 @@ impl Network {
     }
 
     fn replace_table(&self) -> Result<()> {
-        let ports = self.ports();
+        self.put_table(&self.ports()).map_err(|error| self.table_error(error))
+    }
+
+    /// Puts the table in place with all of `ports`, which the caller has locked.
+    fn put_table(&self, ports: &HashSet<Forward>) -> std::result::Result<(), NetlinkError> {
         let elements: Vec<_> = ports.iter().map(Forward::element).collect();
         nftables::replace(&self.table(&self.served().all()), &elements)
-            .map_err(|error| self.table_error(error))
+    }
+
+    /// Asks something of the table. One that somebody else has taken away, as a firewall does that starts anew, is put
+    /// back with all of `ports`, which the caller has locked, and asked again.
+    fn change_table(
+        &self,
+        ports: &HashSet<Forward>,
+        change: impl Fn() -> std::result::Result<(), NetlinkError>,
+    ) -> Result<()> {
+        let changed = change().or_else(|error| match error.refusal() {
+            Some(Errno::NOENT) => {
+                let table = &self.config.nft_table;
+                tracing::warn!(table, "nftables table of the pod network was taken away; it is put back");
+                self.put_table(ports).and_then(|()| change())
+            }
+            _ => Err(error),
+        });
+        changed.map_err(|error| self.table_error(error))
     }
 
     fn ports(&self) -> MutexGuard<'_, HashSet<Forward>> {

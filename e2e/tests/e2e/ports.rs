@@ -107,6 +107,22 @@ fn host_ports_come_back_after_somebody_flushed_the_rules_and_the_agent_was_away(
 
 #[test]
 #[ignore = "needs root and the test images"]
+fn a_pod_with_a_host_port_puts_back_rules_that_somebody_flushed() {
+    let node = Node::start();
+    let first = Pod::run(&node, config(&node, "first", 8084));
+    first.shell("web", SERVE);
+    node.site().run("nft", &["flush", "ruleset"]);
+    let second = Pod::run(&node, config(&node, "second", 8085));
+    second.shell("web", SERVE);
+    for place in ["127.0.0.1:8084", "127.0.0.1:8085"] {
+        assert_eq!(fetch(&node, place), SERVED, "{place}");
+    }
+    second.take_down();
+    first.take_down();
+}
+
+#[test]
+#[ignore = "needs root and the test images"]
 fn a_stop_that_cannot_close_a_port_says_so_and_can_be_repeated() {
     let node = Node::start();
     let pod = Pod::run(&node, config(&node, "web", 8083));

@@ -269,3 +269,43 @@ fn a_connection_outlives_the_agents_restart() {
         seen_by(&listener, connect("127.0.0.1:8080".parse().unwrap()));
     });
 }
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn a_table_that_was_taken_away_comes_back_with_the_next_pod_port_or_subnet() {
+    on_fresh_host("ports::a_table_that_was_taken_away_comes_back_with_the_next_pod_port_or_subnet", || {
+        let network = open();
+        let outside = outside();
+        run("nft", &["add", "table", "inet", "others"]);
+        run("nft", &["add", "chain", "inet", "others", "kept"]);
+        let others = || run("nft", &["list", "table", "inet", "others"]);
+        let (before, others_before) = (run("nft", &["list", "table", "inet", "berth"]), others());
+        let take_away = || run("nft", &["delete", "table", "inet", "berth"]);
+
+        // A pod that is attached is masqueraded.
+        take_away();
+        let (a, _) = pod(&network, POD_A, 2);
+        assert_eq!(run("nft", &["list", "table", "inet", "berth"]), before);
+        assert_eq!(a.reach(&listen(&outside, "198.51.100.2:0")), ip("198.51.100.1"));
+
+        // A port that is opened does not wait for somebody to ask, and the ones there are come back with it.
+        network.forward(&port_of(POD_A), &forwards(&[mapping(Protocol::Tcp, "", 8080, 80)], 2)).unwrap();
+        take_away();
+        network.forward(&port_of(POD_A), &forwards(&[mapping(Protocol::Tcp, "", 8081, 80)], 2)).unwrap();
+        let listener = listen(&a, "0.0.0.0:80");
+        for to in ["127.0.0.1:8080", "127.0.0.1:8081"] {
+            assert_eq!(seen_by(&listener, connect(to.parse().unwrap())), ip("10.88.0.1"), "{to}");
+        }
+
+        // Nor does a subnet.
+        take_away();
+        network.renumber(&["10.99.7.0/24".parse().unwrap()], &[ip("10.88.0.2")]).unwrap();
+        network.check().unwrap();
+        seen_by(&listener, connect("127.0.0.1:8080".parse().unwrap()));
+
+        // A port that is closed needs no table.
+        take_away();
+        network.unforward(&forwards(&[mapping(Protocol::Tcp, "", 8081, 80)], 2)).unwrap();
+        assert_eq!(others(), others_before);
+    });
+}
