@@ -35,7 +35,7 @@ pub struct Node {
     pub path: PathBuf,
     /// The host's node of the device.
     pub host_path: PathBuf,
-    /// Character or block.
+    /// What it is.
     pub kind: Option<NodeKind>,
     /// Device number, major and minor.
     pub number: Option<(u32, u32)>,
@@ -49,13 +49,15 @@ pub struct Node {
     pub gid: Option<u32>,
 }
 
-/// The two kinds of device node.
+/// The kinds of device node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NodeKind {
     /// A character device.
     Character,
     /// A block device.
     Block,
+    /// A named pipe, which has no number.
+    Fifo,
 }
 
 /// A bind mount.

@@ -228,7 +228,8 @@ impl NodeEntry {
             None | Some("") => None,
             Some("c" | "u") => Some(NodeKind::Character),
             Some("b") => Some(NodeKind::Block),
-            Some(other) => return Err(format!("type {other:?} is neither b nor c")),
+            Some("p") => Some(NodeKind::Fifo),
+            Some(other) => return Err(format!("type {other:?} is none of b, c, u and p")),
         };
         let permissions = self.permissions.unwrap_or_default();
         if !permissions.bytes().all(|letter| b"rwm".contains(&letter)) {
@@ -362,7 +363,7 @@ mod tests {
         check("vendor.com/gpu", "gpu", "kind \"gpu\"");
         check("\"name\": \"0\"", "\"name\": \"-\"", "device name \"-\"");
         check("ALL=1", "ALL", "containerEdits.env[0]");
-        check("\"type\": \"c\"", "\"type\": \"p\"", "devices[0].containerEdits.deviceNodes[0]: type \"p\"");
+        check("\"type\": \"c\"", "\"type\": \"s\"", "devices[0].containerEdits.deviceNodes[0]: type \"s\"");
         check("\"major\": 226", "\"major\": 4096", "4096:0");
         check("\"rw\"", "\"rx\"", "permissions \"rx\"");
         check("\"/dev/gpu-control\"", "\"gpu\"", "deviceNodes[1]: path \"gpu\"");

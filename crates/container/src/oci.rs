@@ -11,7 +11,7 @@ use std::path::Path;
 
 use berth_cgroup::{DeviceKind, DeviceRule};
 use berth_monitor::plan::{
-    Access, Capabilities, Device, ForeignPlan, Hook, LaunchPlan, Mount, MountPropagation, MountSource,
+    Access, Capabilities, Device, Fifo, ForeignPlan, Hook, LaunchPlan, Mount, MountPropagation, MountSource,
     PidNamespace, Sharing,
 };
 use serde_json::{Value, json};
@@ -58,7 +58,7 @@ pub fn oci_config(plan: &LaunchPlan, facts: &OciFacts<'_>) -> Value {
             "namespaces": namespaces(plan, facts),
             "cgroupsPath": facts.cgroup_path,
             "resources": { "devices": device_rules(facts.device_rules) },
-            "devices": plan.devices.iter().map(device).collect::<Vec<_>>(),
+            "devices": plan.devices.iter().map(device).chain(plan.fifos.iter().map(fifo)).collect::<Vec<_>>(),
             "maskedPaths": plan.masked_paths,
             "readonlyPaths": plan.readonly_paths,
             "rootfsPropagation": root_propagation(&plan.mounts),
@@ -174,6 +174,10 @@ fn device(device: &Device) -> Value {
         "uid": device.uid,
         "gid": device.gid,
     })
+}
+
+fn fifo(fifo: &Fifo) -> Value {
+    json!({ "path": fifo.path, "type": "p", "fileMode": fifo.mode, "uid": fifo.uid, "gid": fifo.gid })
 }
 
 /// By their points, each in the order given.

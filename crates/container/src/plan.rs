@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use berth_cgroup::{DEFAULT_DEVICES, DeviceAccess, DeviceRule, Entry};
 use berth_monitor::id::ContainerId;
 use berth_monitor::idmap::IdMaps;
-use berth_monitor::plan::{Device, Hook, Hooks, LaunchPlan, PidNamespace, Rootfs, Sharing, StdioPlan};
+use berth_monitor::plan::{Device, Fifo, Hook, Hooks, LaunchPlan, PidNamespace, Rootfs, Sharing, StdioPlan};
 
 use crate::error::{Error, Result};
 use crate::filesystem::{default_links, is_own_dev, plan_devices, plan_mounts};
@@ -89,6 +89,8 @@ pub struct Surroundings {
 pub struct Additions {
     /// Devices besides those of every container; later ones win.
     pub devices: Vec<AddedDevice>,
+    /// Named pipes.
+    pub fifos: Vec<Fifo>,
     /// `NAME=value`; beats the request's.
     pub env: Vec<String>,
     /// Volumes; they take the place of those that the request has there.
@@ -176,6 +178,7 @@ pub fn plan_launch(
         rootfs: surroundings.rootfs,
         mounts,
         devices: if has_own_dev { plan_devices(&surroundings.additions.devices) } else { Vec::new() },
+        fifos: if has_own_dev { surroundings.additions.fifos } else { Vec::new() },
         links: if has_own_dev { default_links() } else { Vec::new() },
         masked_paths: if privileged { Vec::new() } else { spec.security.masked_paths.clone() },
         readonly_paths: if privileged { Vec::new() } else { readonly_paths },

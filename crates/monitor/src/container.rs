@@ -16,6 +16,7 @@ use berth_logs::LogFile;
 use berth_sys::clone::Child;
 use rustix::process::{Signal, kill_process_group, pidfd_send_signal};
 
+use crate::hook::outside::OutsideHooks;
 use crate::idmap::IdMaps;
 use crate::output::{Buffers, Output, Sinks};
 use crate::plan::{ForeignPlan, LaunchPlan, PidNamespace, ProcessPlan};
@@ -81,6 +82,10 @@ pub(crate) struct Container {
     pub(crate) oom_file: Option<std::path::PathBuf>,
     /// The other runtime that makes it.
     pub(crate) foreign: Option<ForeignPlan>,
+    /// Hooks that run outside of it.
+    pub(crate) outside: Option<OutsideHooks>,
+    /// Whether it came so far that these may have to do with it.
+    pub(crate) is_seen_outside: bool,
     /// The agent wants to hear nothing more of it: it is forgotten when it has ended.
     pub(crate) unwanted: bool,
 }
@@ -88,6 +93,8 @@ pub(crate) struct Container {
 impl Container {
     pub(crate) fn new(plan: LaunchPlan, child: Child, reply: ReplyTo) -> Self {
         Self {
+            outside: OutsideHooks::of(&plan),
+            is_seen_outside: false,
             phase: Phase::Launching { reply },
             child,
             midwife: None,
@@ -111,6 +118,11 @@ impl Container {
     /// Whether its first process lives, as far as is known.
     pub(crate) fn is_alive(&self) -> bool {
         !matches!(self.phase, Phase::Exited { .. })
+    }
+
+    /// The hooks outside that are left to be run when nothing of it runs any more.
+    pub(crate) fn take_outside(&mut self) -> Option<OutsideHooks> {
+        self.outside.take().filter(|_| self.is_seen_outside)
     }
 
     /// What a client that has just connected is told; nothing of a container that is still being launched.

@@ -18,6 +18,7 @@ use crate::birth::{Entrance, PodUsers};
 use crate::container::{Container, ReplyTo};
 use crate::foreign::{become_attendant, become_deletion};
 use crate::handshake::{ChildMessage, Gate, open_gate};
+use crate::hook::outside::{Call, OutsideHooks, become_errand};
 use crate::launch::{Birthright, become_container};
 use crate::output::Output;
 use crate::pause::become_pause;
@@ -85,7 +86,7 @@ fn attend_pause(
     match hear(gate) {
         Heard::Ready { handles, .. } => Ok((handles, user_namespace)),
         Heard::Failed(failure) => Err(failure),
-        Heard::Born(_) | Heard::Nothing | Heard::End => {
+        Heard::Born(_) | Heard::AwaitsHooks | Heard::Nothing | Heard::End => {
             Err(Failure::Other { detail: "pause died before it was ready".to_owned() })
         }
     }
@@ -167,6 +168,20 @@ pub(crate) fn fork_deletion(
     }
 }
 
+/// Forks a child that runs hooks outside of a container; with it comes its leash.
+pub(crate) fn fork_errand(
+    witness: &SingleThreaded,
+    outside: &OutsideHooks,
+    call: Call,
+) -> Result<(Child, OwnedFd), Errno> {
+    let (ours, theirs) = packet::pair(Blocking::Yes)?;
+    rustix::io::ioctl_fionbio(&ours, true)?;
+    match clone3(witness, NewNamespaces::default(), None)? {
+        Cloned::Child => become_errand(outside, call, theirs),
+        Cloned::Parent(child) => Ok((child, ours)),
+    }
+}
+
 /// Moves this process into its cgroups on v1; on v2 it was born there. It has one thread.
 pub(crate) fn join_cgroup(entry: &Entry) -> Result<(), StageError> {
     entry.tasks.iter().try_for_each(|file| {
@@ -215,6 +230,8 @@ pub(crate) enum Heard {
     Ready { user: crate::protocol::ResolvedUser, warnings: Vec<String>, handles: Vec<OwnedFd> },
     /// It has taken the place of the child that was forked; its pidfd.
     Born(Option<OwnedFd>),
+    /// It waits for hooks to run outside.
+    AwaitsHooks,
     /// A step failed.
     Failed(Failure),
     /// It has closed its end: exec, or death.
@@ -231,6 +248,7 @@ pub(crate) fn hear(gate: &OwnedFd) -> Heard {
     match serde_json::from_slice(&bytes) {
         Ok(ChildMessage::Ready { user, warnings }) => Heard::Ready { user, warnings, handles: fds },
         Ok(ChildMessage::Born) => Heard::Born(fds.into_iter().next()),
+        Ok(ChildMessage::AwaitsHooks) => Heard::AwaitsHooks,
         Ok(ChildMessage::Failed(failure)) => Heard::Failed(failure),
         Err(_) => Heard::End,
     }

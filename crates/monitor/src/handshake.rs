@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! child ──Born (+ pidfd)──────▶ monitor        first, from the child of a pod with a user namespace
+//! child ──AwaitsHooks─────────▶ monitor        if hooks run outside; it waits for one byte
 //! child ──Ready (+ terminal)──▶ monitor        it stands at the gate
 //! child ◀──one byte──────────── monitor        the gate opens
 //! child ──Failed{stage}───────▶ monitor        at any time before exec; then it exits
@@ -33,6 +34,8 @@ pub(crate) enum ChildMessage {
     },
     /// The child has been born by another process, which said nothing so far and exits now: its pidfd is attached.
     Born,
+    /// The container has its namespaces and mounts, and is to be looked at from outside; the child waits.
+    AwaitsHooks,
     /// A step failed; the child exits.
     Failed(Failure),
 }
@@ -63,6 +66,12 @@ impl Gate {
             Some(_) => Ok(()),
             None => Err(Errno::PIPE),
         }
+    }
+
+    /// Waits until hooks outside have run. `Err` when the monitor is gone.
+    pub(crate) fn await_hooks(&self) -> Result<(), Errno> {
+        self.send(&ChildMessage::AwaitsHooks, &[])?;
+        self.await_word()
     }
 
     /// Reports readiness of a process that has no gate to wait at, with what it hands over.

@@ -1,9 +1,11 @@
 //! Hooks: programs that whoever describes a device wants to be run while a container is made.
 //!
 //! ```text
-//! mounts, devices ─▶ createContainer ─▶ label, masks, pivot_root ─▶ … gate ─▶ startContainer ─▶ exec
+//! mounts, devices ─▶ prestart, createRuntime ─▶ createContainer ─▶ label, masks, pivot_root ─▶ …
+//! … gate ─▶ startContainer ─▶ exec ─▶ poststart                        the end ─▶ poststop
 //! ```
-//! They run in the container's child, which waits for each: the monitor never does. `createContainer` runs in the
+//! `createContainer` and `startContainer` run in the container's child, which waits for each: the monitor never does.
+//! The others run outside of the container, and are the business of [`outside`]. `createContainer` runs in the
 //! container's namespaces with the host's files, where the container's root is mounted at the plan's staging directory;
 //! `startContainer` runs in the container's root as the workload's user, under its confinement. Either sees the state
 //! on its stdin, and in the bundle a `config.json` that tells where the root is. Its stderr is read to the end, and the
@@ -17,9 +19,11 @@
 //! killed: a process with the host's files has no business among the container's.
 //! Source: OCI runtime-spec 1.0, runtime.md, "Lifecycle", and config.md, "POSIX-platform Hooks".
 
+pub(crate) mod outside;
+
 use std::fs;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -33,12 +37,14 @@ use rustix::process::{Pid, PidfdFlags, Signal, getpid, kill_process_group, pidfd
 use serde_json::{Value, json};
 
 use crate::fork::memfd_of;
-use crate::plan::{Hook, HookPoint, LaunchPlan};
+use crate::handshake::Gate;
+use crate::id::ContainerId;
+use crate::plan::{Hook, HookPoint, Hooks, LaunchPlan};
 use crate::rootfs;
 use crate::stage::{Stage, StageError};
 
 /// How long all hooks of one point may take together: less than the agent waits for the whole launch.
-const POINT_LIMIT: Duration = Duration::from_secs(40);
+pub(crate) const POINT_LIMIT: Duration = Duration::from_secs(40);
 
 /// How much of a failed hook's stderr is told, in bytes.
 const MAX_WORDS: usize = 512;
@@ -46,7 +52,15 @@ const MAX_WORDS: usize = 512;
 /// The version of the specification that is followed.
 const VERSION: &str = "1.0.2";
 
-/// Runs the hooks of one point, in the plan's order.
+/// Waits while hooks run outside of the container, if it has any: they may look at it from here on.
+pub(crate) fn await_hooks_outside(plan: &LaunchPlan, gate: &Gate) -> Result<(), StageError> {
+    match plan.has_hooks_outside() {
+        true => gate.await_hooks().map_err(StageError::at(Stage::RunHook, "monitor")),
+        false => Ok(()),
+    }
+}
+
+/// Runs the hooks of one point in the container's child, in the plan's order.
 pub(crate) fn run_hooks(plan: &LaunchPlan, point: HookPoint) -> Result<(), StageError> {
     let hooks: Vec<&Hook> = plan.hooks.list.iter().filter(|hook| hook.point == point).collect();
     if hooks.is_empty() {
@@ -60,40 +74,50 @@ pub(crate) fn run_hooks(plan: &LaunchPlan, point: HookPoint) -> Result<(), Stage
 }
 
 fn run_each(plan: &LaunchPlan, point: HookPoint, hooks: &[&Hook]) -> Result<(), StageError> {
+    let staging = plan.rootfs.staging.as_path();
     if point == HookPoint::CreateContainer {
-        make_bundle(plan)?;
+        make_bundle(&plan.hooks, staging, plan.rootfs.read_only)?;
     }
+    let (status, root) = match point == HookPoint::StartContainer {
+        true => ("created", Path::new("/")),
+        false => ("creating", staging),
+    };
+    let now = Now { status, pid: Some(getpid().as_raw_nonzero().get()), root };
+    let state = state(&plan.container, &plan.hooks, &now);
     let deadline = Instant::now() + POINT_LIMIT;
-    hooks.iter().try_for_each(|hook| {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let limit = left.min(hook.timeout().unwrap_or(POINT_LIMIT));
-        run_hook(hook, &state(plan, point), limit).map_err(|problem| failed(hook, &problem))
-    })
+    hooks.iter().try_for_each(|hook| run_within(hook, &state, deadline, None))
+}
+
+/// How far a container has come, in its hooks' namespaces.
+struct Now<'a> {
+    status: &'static str,
+    /// Its first process, if it has one.
+    pid: Option<i32>,
+    root: &'a Path,
 }
 
 /// What a hook is told about its container. `root` is no field of the specification, but what crun says too.
-fn state(plan: &LaunchPlan, point: HookPoint) -> Value {
-    let (status, root) = match point == HookPoint::StartContainer {
-        true => ("created", Path::new("/")),
-        false => ("creating", plan.rootfs.staging.as_path()),
-    };
-    json!({
+fn state(container: &ContainerId, hooks: &Hooks, now: &Now<'_>) -> Value {
+    let mut state = json!({
         "ociVersion": VERSION,
-        "id": plan.container.as_str(),
-        "status": status,
-        "pid": getpid().as_raw_nonzero(),
-        "bundle": plan.hooks.bundle,
-        "root": root,
-        "annotations": plan.hooks.annotations,
-    })
+        "id": container.as_str(),
+        "status": now.status,
+        "bundle": hooks.bundle,
+        "root": now.root,
+        "annotations": hooks.annotations,
+    });
+    if let Some(pid) = now.pid {
+        state["pid"] = pid.into();
+    }
+    state
 }
 
-fn make_bundle(plan: &LaunchPlan) -> Result<(), StageError> {
-    let bundle = &plan.hooks.bundle;
+fn make_bundle(hooks: &Hooks, root: &Path, read_only: bool) -> Result<(), StageError> {
+    let bundle = &hooks.bundle;
     let config = json!({
         "ociVersion": VERSION,
-        "root": { "path": plan.rootfs.staging, "readonly": plan.rootfs.read_only },
-        "annotations": plan.hooks.annotations,
+        "root": { "path": root, "readonly": read_only },
+        "annotations": hooks.annotations,
     });
     let make = || {
         fs::create_dir_all(bundle)?;
@@ -113,7 +137,25 @@ fn failed(hook: &Hook, problem: &str) -> StageError {
     StageError { stage, object, errno: None }
 }
 
-fn run_hook(hook: &Hook, state: &Value, limit: Duration) -> Result<(), String> {
+/// Runs a hook for as long as it may take, but not beyond the deadline of all.
+fn run_within(
+    hook: &Hook,
+    state: &Value,
+    deadline: Instant,
+    leash: Option<BorrowedFd<'_>>,
+) -> Result<(), StageError> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let limit = left.min(hook.timeout().unwrap_or(POINT_LIMIT));
+    run_hook(hook, state, limit, leash).map_err(|problem| failed(hook, &problem))
+}
+
+/// `leash` is a socket; once its other end is closed, the hook is killed.
+fn run_hook(
+    hook: &Hook,
+    state: &Value,
+    limit: Duration,
+    leash: Option<BorrowedFd<'_>>,
+) -> Result<(), String> {
     let mut command = Command::new(&hook.path);
     if let [name, args @ ..] = &hook.args[..] {
         command.arg0(name).args(args);
@@ -123,7 +165,7 @@ fn run_hook(hook: &Hook, state: &Value, limit: Duration) -> Result<(), String> {
     command.stdin(memfd_of(state).map_err(|error| error.to_string())?);
     command.stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn().map_err(|error| error.to_string())?;
-    let (ended, words) = attend(&mut child, limit).map_err(|error| error.to_string())?;
+    let (ended, words) = attend(&mut child, limit, leash).map_err(|error| error.to_string())?;
     let problem = match ended {
         Some(status) if status.success() => return Ok(()),
         Some(status) => status.to_string(),
@@ -135,9 +177,13 @@ fn run_hook(hook: &Hook, state: &Value, limit: Duration) -> Result<(), String> {
     }
 }
 
-/// Waits for a hook while it reads what it has to say, and returns the beginning of that. One that takes too long is
-/// killed, and `None`; and so is what is left of its group in any case.
-fn attend(child: &mut Child, limit: Duration) -> io::Result<(Option<ExitStatus>, Vec<u8>)> {
+/// Waits for a hook while it reads what it has to say, and returns the beginning of that. One that takes too long, or
+/// that is not wanted any more, is killed, and `None`; and so is what is left of its group in any case.
+fn attend(
+    child: &mut Child,
+    limit: Duration,
+    leash: Option<BorrowedFd<'_>>,
+) -> io::Result<(Option<ExitStatus>, Vec<u8>)> {
     let pid = Pid::from_child(child);
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
     let mut stderr = child.stderr.take();
@@ -147,11 +193,11 @@ fn attend(child: &mut Child, limit: Duration) -> io::Result<(Option<ExitStatus>,
     let (deadline, mut words) = (Instant::now() + limit, Vec::new());
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        let ended = await_word(&pidfd, stderr.as_ref(), left)?;
+        let ended = await_word(&pidfd, stderr.as_ref(), leash, left)?;
         if stderr.as_mut().is_some_and(|stderr| take_words(stderr, &mut words)) {
             stderr = None;
         }
-        if ended || left.is_zero() {
+        if ended || left.is_zero() || leash.is_some_and(outside::is_let_go) {
             // While it is not waited for, its number can't be another's.
             let _ = kill_process_group(pid, Signal::KILL);
             let status = child.wait()?;
@@ -160,11 +206,17 @@ fn attend(child: &mut Child, limit: Duration) -> io::Result<(Option<ExitStatus>,
     }
 }
 
-/// Waits until the hook ends, says something, or the time is up. Whether it has ended.
-fn await_word(pidfd: &OwnedFd, stderr: Option<&ChildStderr>, left: Duration) -> io::Result<bool> {
+/// Waits until the hook ends, says something, is not wanted any more, or the time is up. Whether it has ended.
+fn await_word(
+    pidfd: &OwnedFd,
+    stderr: Option<&ChildStderr>,
+    leash: Option<BorrowedFd<'_>>,
+    left: Duration,
+) -> io::Result<bool> {
     let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
     let mut fds = vec![PollFd::new(pidfd, PollFlags::IN)];
     fds.extend(stderr.map(|stderr| PollFd::new(stderr, PollFlags::IN)));
+    fds.extend(leash.map(|leash| PollFd::from_borrowed_fd(leash, PollFlags::HUP)));
     match poll(&mut fds, Some(&left)) {
         Err(Errno::INTR) => Ok(false),
         Err(errno) => Err(errno.into()),
@@ -224,7 +276,7 @@ mod tests {
             env: vec!["A=b=c".to_owned()],
             timeout_ms: None,
         };
-        run_hook(&hook, &json!({ "id": "x" }), limit)
+        run_hook(&hook, &json!({ "id": "x" }), limit, None)
     }
 
     #[test]

@@ -19,9 +19,10 @@ use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType};
 
 use crate::birth::{Entrance, enter_pod};
 use crate::credentials;
+use crate::fifo::make_fifos;
 use crate::fork::join_cgroup;
 use crate::handshake::Gate;
-use crate::hook::run_hooks;
+use crate::hook::{await_hooks_outside, run_hooks};
 use crate::image_source::open_images;
 use crate::label;
 use crate::mapped;
@@ -121,10 +122,12 @@ fn run(
         Some(nodes) => rootfs::mount_devices(&root, &plan.devices, &nodes),
     }
     .map_err(StageError::mount(Stage::MakeDevices))?;
+    make_fifos(&root, &plan.fifos).map_err(StageError::mount(Stage::MakeDevices))?;
     rootfs::make_links(&root, &plan.links).map_err(StageError::mount(Stage::MakeDevices))?;
     let terminal = if plan.stdio.tty { Some(Terminal::open_in(&root)?) } else { None };
 
     // While the host's programs can be reached, and the container's root from there.
+    await_hooks_outside(plan, gate)?;
     run_hooks(plan, HookPoint::CreateContainer)?;
     // While /proc is the host's: no mount of the container lies over the files. After the hooks, or the first of them
     // would run under the labels.

@@ -4,6 +4,7 @@
 //! agent ──spawn──▶ zygote ──fork──▶ monitor (one for each pod, single-threaded, host namespaces, own session)
 //!                                      ├─ fork ─▶ pause       holds the pod's net, ipc, uts (pid) namespaces
 //!                                      ├─ fork ─▶ container   own pid, mnt (cgroup); joined to pause; gate; exec
+//!                                      ├─ fork ─▶ errand      runs hooks in the monitor's namespaces
 //!                                      └─ fork ─▶ exec session  in a container's namespaces
 //! ```
 //! For the agent: [`plan`] (what to make), [`protocol`] (how to ask), [`stage`] (what went wrong), [`id`], [`idmap`].
@@ -30,6 +31,7 @@ mod container;
 mod copy;
 mod credentials;
 mod exec;
+mod fifo;
 mod foreign;
 mod fork;
 mod handshake;

@@ -15,13 +15,14 @@
 //!
 //! The state and the loop are here; what is done to it lies below: `clients` (connections), `orders` (what the agent
 //! wants), `containers`, `births` and `sessions` (what becomes of children), `attached`
-//! (who watches), `attendants` (what other runtimes leave to be waited for), `leaving` (the end, and the node's).
+//! (who watches), `errands` (hooks outside of containers), `attendants` (what other runtimes leave to be waited for), `leaving` (the end, and the node's).
 
 mod attached;
 mod attendants;
 mod births;
 mod clients;
 mod containers;
+mod errands;
 mod leaving;
 mod orders;
 mod sessions;
@@ -44,6 +45,7 @@ use crate::plan::SandboxPlan;
 use crate::poller::Poller;
 use crate::protocol::{Answer, Failure, SOCKET_NAME};
 use crate::session::Session;
+use errands::Errand;
 use leaving::Leaving;
 
 /// Connections waiting to be accepted.
@@ -68,6 +70,8 @@ enum Source {
     Attendant(i32),
     /// The container's output by its place in [`Container::outputs`].
     Output(ContainerId, usize),
+    /// What runs hooks.
+    Errand(u64),
     SessionGate(u64),
     SessionChild(u64),
 }
@@ -92,6 +96,8 @@ pub(crate) struct Monitor {
     /// By their process ids: children on the way to their end.
     attendants: BTreeMap<i32, Child>,
     sessions_so_far: u64,
+    errands: BTreeMap<u64, Errand>,
+    errands_so_far: u64,
     buffers: Buffers,
     /// Until when containers may end by themselves, since the node does.
     grace_until: Option<Instant>,
@@ -130,6 +136,8 @@ impl Monitor {
             sessions: BTreeMap::new(),
             attendants: BTreeMap::new(),
             sessions_so_far: 0,
+            errands: BTreeMap::new(),
+            errands_so_far: 0,
             buffers: Buffers::default(),
             grace_until: None,
             leaving: None,
@@ -164,6 +172,7 @@ impl Monitor {
             Source::Midwife(container) => self.reap_midwife(&container),
             Source::Attendant(pid) => self.reap_attendant(pid),
             Source::Output(container, channel) => self.pump(&container, channel),
+            Source::Errand(number) => self.hear_errand(number),
             Source::SessionGate(session) => self.hear_session(session),
             Source::SessionChild(session) => self.reap_session(session),
         }
@@ -190,6 +199,7 @@ impl Source {
             | Self::Client
             | Self::Pause
             | Self::Attendant(_)
+            | Self::Errand(_)
             | Self::SessionGate(_)
             | Self::SessionChild(_) => false,
         }

@@ -84,6 +84,9 @@ pub struct LaunchPlan {
     pub mounts: Vec<Mount>,
     /// Device nodes, mostly in `/dev`.
     pub devices: Vec<Device>,
+    /// Named pipes that devices bring with them.
+    #[serde(default)]
+    pub fifos: Vec<Fifo>,
     /// Symbolic links made in the root, `(path, target)`, like `/dev/fd`.
     pub links: Vec<(PathBuf, PathBuf)>,
     /// Hidden: files by `/dev/null`, directories by an empty read-only tmpfs; absent ones are skipped.
@@ -266,6 +269,19 @@ pub struct Device {
     /// The host's node of the same device: mounted where a node may not be made, as in a user namespace.
     #[serde(default)]
     pub host_path: Option<PathBuf>,
+}
+
+/// A named pipe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fifo {
+    /// Where; parents that are missing are made.
+    pub path: PathBuf,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
 }
 
 /// What runs, and as whom.

@@ -30,11 +30,12 @@ use crate::stage::Stage;
 pub const VERSION: u32 = 2;
 
 /// What plans of this build may need of a monitor; see [`LaunchPlan::features`](crate::plan::LaunchPlan::features).
-pub const FEATURES: [&str; 5] = [SECCOMP, APPARMOR, SELINUX, HOOKS, FOREIGN];
+pub const FEATURES: [&str; 6] = [SECCOMP, APPARMOR, SELINUX, HOOKS, OUTSIDE_HOOKS, FOREIGN];
 pub(crate) const SECCOMP: &str = "seccomp";
 pub(crate) const APPARMOR: &str = "apparmor";
 pub(crate) const SELINUX: &str = "selinux";
 pub(crate) const HOOKS: &str = "hooks";
+pub(crate) const OUTSIDE_HOOKS: &str = "outside-hooks";
 pub(crate) const FOREIGN: &str = "foreign";
 
 /// The name of a monitor's listening socket in its pod's directory.
@@ -76,7 +77,7 @@ pub enum Order {
         /// Which.
         container: ContainerId,
     },
-    /// Forget a container that has ended.
+    /// Forget a container that has ended. Answered when its last hooks have run.
     Forget {
         /// Which.
         container: ContainerId,
@@ -271,6 +272,13 @@ pub enum Event {
         session: u64,
         /// Why.
         end: AttachEnd,
+    },
+    /// A hook failed that runs when the container's program does already, or no more.
+    HookFailed {
+        /// Of which.
+        container: ContainerId,
+        /// The hook and how it ended.
+        detail: String,
     },
     /// Pause is gone, and with it the pod's namespaces.
     PauseExited,

@@ -391,7 +391,10 @@ pub(crate) fn make_links(root: &RootDir, links: &[(PathBuf, PathBuf)]) -> Result
     Ok(())
 }
 
-fn open_parent<'a>(root: &RootDir, path: &'a Path) -> std::result::Result<(OwnedFd, &'a OsStr), Errno> {
+pub(crate) fn open_parent<'a>(
+    root: &RootDir,
+    path: &'a Path,
+) -> std::result::Result<(OwnedFd, &'a OsStr), Errno> {
     let (parent, name) = path.parent().zip(path.file_name()).ok_or(Errno::INVAL)?;
     Ok((root.open_or_make(parent, Make::Directory)?, name))
 }

@@ -129,6 +129,7 @@ impl Host {
                 mount(MountSource::PodShm, "/dev/shm"),
                 mount(MountSource::Sysfs, "/sys"),
             ],
+            fifos: vec![],
             devices: vec![Device {
                 path: "/dev/null".into(),
                 kind: DeviceKind::Character,

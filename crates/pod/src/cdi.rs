@@ -3,6 +3,7 @@
 //! Everything that a specification names is looked at here, so that the launch has nothing left to miss.
 
 use std::fs;
+use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 
 use berth_cdi::{Edits, Hook, HookPoint, Mount, Node, NodeKind};
@@ -10,7 +11,7 @@ use berth_cgroup::DeviceAccess;
 use berth_container::plan::{AddedDevice, Additions};
 use berth_container::spec::{VolumeOptions, VolumeSource, VolumeSpec};
 use berth_monitor::plan::{
-    Access, Device, DeviceKind, Hook as PlannedHook, HookPoint as PlannedPoint, MountPropagation,
+    Access, Device, DeviceKind, Fifo, Hook as PlannedHook, HookPoint as PlannedPoint, MountPropagation,
 };
 
 use crate::devices::{DeviceError, Owner, device_of};
@@ -28,24 +29,44 @@ pub(crate) fn find(directories: &[PathBuf], names: &[String], owner: Owner) -> R
         tracing::warn!(%error, "CDI specification left out");
     }
     let Edits { env, nodes, mounts, groups, hooks } = resolved.edits;
+    let (fifos, nodes): (Vec<Node>, Vec<Node>) = nodes.into_iter().partition(is_fifo);
     Ok(Additions {
         env,
         groups,
+        fifos: fifos.iter().map(|node| fifo(node, owner)).collect(),
         devices: nodes.iter().map(|node| device(node, owner)).collect::<Result<_>>()?,
         mounts: mounts.iter().map(volume).collect::<Result<_>>()?,
         hooks: hooks.into_iter().map(planned_hook).collect(),
     })
 }
 
+/// Whether a node is a named pipe: as described, or else as the host's is.
+fn is_fifo(node: &Node) -> bool {
+    match node.kind {
+        Some(kind) => kind == NodeKind::Fifo,
+        None => fs::metadata(&node.host_path).is_ok_and(|metadata| metadata.file_type().is_fifo()),
+    }
+}
+
+/// A pipe of the container's own: nothing that is written to it reaches the host's.
+fn fifo(node: &Node, owner: Owner) -> Fifo {
+    Fifo {
+        path: node.path.clone(),
+        mode: node.mode.unwrap_or(NODE_MODE),
+        uid: node.uid.or(owner.uid).unwrap_or(0),
+        gid: node.gid.or(owner.gid).unwrap_or(0),
+    }
+}
+
 /// The node as described; what is not said is as with the host's.
 fn device(node: &Node, owner: Owner) -> Result<AddedDevice> {
     let look = |source| DeviceError::Look { path: node.host_path.clone(), source };
-    let (kind, (major, minor)) = match (node.kind, node.number) {
-        (Some(kind), Some(number)) => (kind_of(kind), number),
+    let (kind, (major, minor)) = match (node.kind.and_then(kind_of), node.number) {
+        (Some(kind), Some(number)) => (kind, number),
         (kind, number) => {
             let metadata = fs::metadata(&node.host_path).map_err(look)?;
             let found = device_of(&metadata, &node.host_path, &node.path);
-            let found = found.filter(|found| kind.is_none_or(|kind| kind_of(kind) == found.kind));
+            let found = found.filter(|found| kind.is_none_or(|kind| kind == found.kind));
             let found = found.ok_or_else(|| DeviceError::NoDevice { path: node.host_path.clone() })?;
             (found.kind, number.unwrap_or((found.major, found.minor)))
         }
@@ -65,10 +86,11 @@ fn device(node: &Node, owner: Owner) -> Result<AddedDevice> {
     Ok(AddedDevice { device, access })
 }
 
-fn kind_of(kind: NodeKind) -> DeviceKind {
+fn kind_of(kind: NodeKind) -> Option<DeviceKind> {
     match kind {
-        NodeKind::Character => DeviceKind::Character,
-        NodeKind::Block => DeviceKind::Block,
+        NodeKind::Character => Some(DeviceKind::Character),
+        NodeKind::Block => Some(DeviceKind::Block),
+        NodeKind::Fifo => None,
     }
 }
 
@@ -123,15 +145,6 @@ fn planned_hook(hook: Hook) -> PlannedHook {
     };
     let timeout_ms = timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
     PlannedHook { point, path, args, env, timeout_ms }
-}
-
-/// Refuses hooks at points at which the monitor runs none: those outside of the container, which other runtimes do run.
-pub(crate) fn check_hooks(hooks: &[PlannedHook]) -> Result<()> {
-    let is_run = |point| matches!(point, PlannedPoint::CreateContainer | PlannedPoint::StartContainer);
-    match hooks.iter().find(|hook| !is_run(hook.point)) {
-        None => Ok(()),
-        Some(hook) => Err(DeviceError::Hook { point: hook.point.name(), path: hook.path.clone() }),
-    }
 }
 
 #[cfg(test)]

@@ -62,14 +62,6 @@ pub enum DeviceError {
         /// As written.
         option: String,
     },
-    /// A program that a specification wants to be run.
-    #[error("CDI {point} hook {}: hooks at this point are not supported", path.display())]
-    Hook {
-        /// When it would run.
-        point: &'static str,
-        /// The program.
-        path: PathBuf,
-    },
     /// A named device can't be had.
     #[error(transparent)]
     Cdi(#[from] berth_cdi::Error),

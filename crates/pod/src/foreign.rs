@@ -14,7 +14,6 @@ use berth_monitor::id::ContainerId;
 use berth_monitor::plan::{ForeignPlan, PidNamespace};
 use berth_seccomp::Filter;
 
-use crate::cdi::check_hooks;
 use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::host::blocking;
@@ -43,7 +42,6 @@ impl Driver {
     ) -> Result<Option<ForeignPlan>> {
         let name = &self.spec.runtime_handler;
         if name.is_empty() || name == OWN_HANDLER {
-            check_hooks(&planned.launch.hooks.list)?;
             return Ok(None);
         }
         let handler = self.host.settings.handlers.get(name).ok_or_else(|| Error::Invalid {

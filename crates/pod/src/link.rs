@@ -247,6 +247,9 @@ async fn read_all(link: Link, news: mpsc::UnboundedSender<News>) {
             Ok(Message::Event(Event::ContainerExited { container, exit })) => {
                 let _ = news.send(News::Exited(container, exit));
             }
+            Ok(Message::Event(Event::HookFailed { container, detail })) => {
+                tracing::warn!(container.id = %container, detail, "hook of a container failed");
+            }
             Ok(Message::Event(Event::PauseExited)) => {
                 let _ = news.send(News::PauseExited);
             }

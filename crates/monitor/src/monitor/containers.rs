@@ -25,6 +25,7 @@ impl Monitor {
                 Heard::Nothing => return,
                 Heard::Ready { user, warnings, handles } => self.container_ready(id, user, warnings, handles),
                 Heard::Born(pidfd) => self.container_born(id, pidfd),
+                Heard::AwaitsHooks => self.container_awaits_hooks(id),
                 Heard::Failed(failure) => self.container_failed(id, failure),
                 Heard::End => {
                     let (phase, is_foreign) = (container.phase.clone(), container.foreign.is_some());
@@ -55,7 +56,7 @@ impl Monitor {
         };
         container.phase = Phase::Running { started_at_ns: at_ns };
         let pid = container.pid();
-        self.reply(reply, Ok(Answer::Started { pid, at_ns }));
+        self.run_start_hooks(id, (reply, Answer::Started { pid, at_ns }), at_ns);
     }
 
     pub(super) fn container_ready(
@@ -151,23 +152,25 @@ impl Monitor {
             Phase::AtGate | Phase::Exited { .. } => (None, None),
         };
         container.phase = Phase::Exited { started_at_ns, exit: exit.clone() };
-        let unwanted = container.unwanted;
+        let (unwanted, outside) = (container.unwanted, container.take_outside());
         self.tell_viewers(cut, AttachEnd::TooSlow);
         self.tell_viewers(viewers, AttachEnd::Exited);
         if unwanted {
             self.containers.remove(id);
-            return;
+            return self.run_stop_hooks(outside, Vec::new());
         }
         self.record_exit(id, &exit);
         self.announce(Event::ContainerExited { container: id.clone(), exit });
         if let Some((reply, failure)) = answer {
             self.reply(reply, Err(failure));
         }
+        self.run_stop_hooks(outside, Vec::new());
     }
 
     pub(super) fn forget_failed(&mut self, id: &ContainerId, reply: ReplyTo, failure: Failure) {
-        self.containers.remove(id);
-        self.reply(reply, Err(failure));
+        let outside = self.containers.remove(id).and_then(|mut container| container.take_outside());
+        self.call_off_hooks(id);
+        self.run_stop_hooks(outside, vec![(reply, Err(failure))]);
     }
 
     /// The record is for an agent that finds no monitor to ask; that it can't be written is no reason to stop.

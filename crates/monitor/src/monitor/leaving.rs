@@ -50,10 +50,14 @@ impl Monitor {
 
     /// Whether the monitor has been shut down, and nothing is left that would have been cut off.
     pub(super) fn can_leave(&self) -> bool {
-        let is_at_work = |container: &Container| container.foreign.is_some() && container.is_alive();
+        let is_at_work = |container: &Container| {
+            (container.foreign.is_some() || container.outside.is_some()) && container.is_alive()
+        };
         self.leaving.as_ref().is_some_and(|leaving| {
             Instant::now() >= leaving.until
-                || self.attendants.is_empty() && !self.containers.values().any(is_at_work)
+                || self.attendants.is_empty()
+                    && self.errands.is_empty()
+                    && !self.containers.values().any(is_at_work)
         })
     }
 

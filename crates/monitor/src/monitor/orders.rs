@@ -23,7 +23,7 @@ impl Monitor {
             Order::Signal { container, signal } => self.signal(&container, signal),
             Order::Kill { container } => self.kill(&container),
             Order::ReopenLog { container } => self.reopen_log(&container),
-            Order::Forget { container } => self.forget(&container),
+            Order::Forget { container } => self.forget(&container, reply),
             Order::Exec => self.exec(packet, reply),
             Order::KillExec { session } => {
                 self.kill_session(ReplyTo { client: reply.client, request: session })
@@ -121,12 +121,13 @@ impl Monitor {
         Ok(Some(Answer::Done))
     }
 
-    pub(super) fn forget(&mut self, id: &ContainerId) -> Outcome {
+    pub(super) fn forget(&mut self, id: &ContainerId, reply: ReplyTo) -> Outcome {
         match self.containers.get_mut(id) {
             Some(container) if container.is_alive() => container.unwanted = true,
             _ => drop(self.containers.remove(id)),
         }
-        Ok(Some(Answer::Done))
+        self.call_off_hooks(id);
+        Ok(self.await_stop_hooks(id, reply))
     }
 }
 

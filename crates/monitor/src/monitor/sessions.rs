@@ -59,7 +59,7 @@ impl Monitor {
             };
             let Some(gate) = &session.gate else { return };
             match hear(gate) {
-                Heard::Nothing | Heard::Born(_) => return,
+                Heard::Nothing | Heard::Born(_) | Heard::AwaitsHooks => return,
                 // A session has no start of its own: it goes on at once.
                 Heard::Ready { handles, .. } => {
                     let _ = open_gate(gate);

@@ -2,7 +2,7 @@
 //! that it does not know, which must not be those that confine the workload.
 
 use crate::plan::LaunchPlan;
-use crate::protocol::{APPARMOR, FOREIGN, HOOKS, SECCOMP, SELINUX};
+use crate::protocol::{APPARMOR, FOREIGN, HOOKS, OUTSIDE_HOOKS, SECCOMP, SELINUX};
 
 impl LaunchPlan {
     /// The features without which a monitor would do less than the plan says.
@@ -13,9 +13,15 @@ impl LaunchPlan {
             (APPARMOR, process.apparmor.is_some()),
             (SELINUX, process.selinux.is_some() || self.file_label.is_some()),
             (HOOKS, !self.hooks.list.is_empty()),
+            (OUTSIDE_HOOKS, self.has_hooks_outside()),
             (FOREIGN, self.foreign.is_some()),
         ];
         needed.into_iter().filter_map(|(feature, is_needed)| is_needed.then_some(feature))
+    }
+
+    /// Whether the monitor has hooks to run in its own namespaces; another runtime runs its own.
+    pub(crate) fn has_hooks_outside(&self) -> bool {
+        self.foreign.is_none() && self.hooks.list.iter().any(|hook| hook.point.is_outside())
     }
 }
 
@@ -55,9 +61,10 @@ mod tests {
         let process = &mut all.process;
         process.seccomp = Some(vec![]);
         (process.apparmor, process.selinux) = (Some("a".to_owned()), Some("s".to_owned()));
-        let hook =
-            json!({ "point": "CreateContainer", "path": "/x", "args": [], "env": [], "timeout_ms": null });
+        let hook = json!({ "point": "Poststop", "path": "/x", "args": [], "env": [], "timeout_ms": null });
         all.hooks.list.push(serde_json::from_value(hook).unwrap());
+        let own = all.features().collect::<Vec<_>>();
+        assert_eq!(own, [SECCOMP, APPARMOR, SELINUX, HOOKS, OUTSIDE_HOOKS]);
         let path = std::path::PathBuf::from("/x");
         all.foreign = Some(ForeignPlan {
             program: path.clone(),
@@ -66,7 +73,10 @@ mod tests {
             bundle: path,
             config: Value::Null,
         });
-        assert_eq!(all.features().collect::<Vec<_>>(), FEATURES);
+        // Another runtime runs hooks at all points by itself.
+        let all = all.features().collect::<Vec<_>>();
+        assert_eq!(all, [SECCOMP, APPARMOR, SELINUX, HOOKS, FOREIGN]);
+        assert!(own.iter().chain(&all).all(|feature| FEATURES.contains(feature)));
     }
 
     #[test]

@@ -57,6 +57,14 @@ pub enum HookPoint {
 }
 
 impl HookPoint {
+    /// Whether it is one of the runtime's namespaces, and not of the container's.
+    pub fn is_outside(self) -> bool {
+        match self {
+            Self::Prestart | Self::CreateRuntime | Self::Poststart | Self::Poststop => true,
+            Self::CreateContainer | Self::StartContainer => false,
+        }
+    }
+
     /// As the specification calls it.
     pub fn name(self) -> &'static str {
         match self {
