@@ -7,6 +7,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, PoisonError};
 
+use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{Pid, Signal, getpid, kill_process};
 
 pub use linkme;
@@ -44,7 +45,9 @@ pub(crate) fn take(point: &str) -> Option<Action> {
         // The parent's number may be another file's here, which must not be closed.
         std::mem::forget(opened.take());
         let path = std::env::var_os(VARIABLE)?;
-        *opened = Some((getpid(), File::options().read(true).write(true).open(path).ok()?));
+        let file = File::options().read(true).write(true).open(path).ok()?;
+        // Above the standard streams, which a child puts in their places later.
+        *opened = Some((getpid(), fcntl_dupfd_cloexec(&file, 3).ok()?.into()));
     }
     let (_, file) = opened.as_ref()?;
     let mut line = [0; MAX_BYTES];

@@ -211,6 +211,9 @@ pub enum Error {
     /// The image could not be recorded, or the records not be read.
     #[error(transparent)]
     Store(#[from] berth_store::Error),
+    /// A test broke the step.
+    #[error(transparent)]
+    Fault(#[from] berth_fault::Fault),
     /// A task ended without an answer: it panicked, or the runtime is shutting down.
     #[error("finish {0}: its task has gone")]
     Gone(&'static str),
@@ -253,7 +256,7 @@ impl Error {
             Self::EntryIo { .. } | Self::Io { .. } => ErrorKind::Internal,
             Self::Layer { source, .. } => source.kind(),
             Self::Store(source) => source.kind(),
-            Self::Gone(_) => ErrorKind::Internal,
+            Self::Fault(_) | Self::Gone(_) => ErrorKind::Internal,
             Self::Joined(source) => source.kind(),
         }
     }

@@ -12,6 +12,7 @@ use std::{
     sync::Arc,
 };
 
+use berth_fault::point;
 use rustix::{
     fs::{CWD, Mode, OFlags, openat},
     io::Errno,
@@ -86,6 +87,7 @@ impl Layout {
         fs::set_permissions(&tree, fs::Permissions::from_mode(0o755)).map_err(Error::io("open up", &tree))?;
         let record = directory.path().join(RECORD);
         let record = File::create(&record).map_err(Error::io("make file", record))?;
+        point!("unpack layer").pass()?;
         let unpacked = blob::consume(blob, expected, |content| unpack(content, &tree, record, limit))?;
         if unpacked.tar.diff_id != *diff_id {
             let (expected, actual) = (diff_id.clone(), unpacked.tar.diff_id);
@@ -110,6 +112,7 @@ impl Layout {
             self.inherit(&tree, path, below).map_err(Error::io("give its attributes to", tree.join(path)))?;
         }
         let used = disk_usage(directory, || {}).map_err(Error::io("measure", directory))?;
+        point!("put layer in its place").pass()?;
         let place = self.layer(&chain_id);
         fs::rename(directory, &place).map_err(Error::io("put layer at", &place))?;
         // Renamed away: there is nothing to remove any more.

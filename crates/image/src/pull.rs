@@ -9,6 +9,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
+use berth_fault::point;
 use futures_util::{
     FutureExt,
     future::{BoxFuture, try_join_all},
@@ -112,6 +113,7 @@ impl Intake {
         let known = self.catalog.snapshot().get(&id).map(|image| self.layout.blob(&image.manifest));
         known.into_iter().for_each(|path| hold.extend(path));
         let write = move || {
+            point!("write manifest and config").pass()?;
             layout.write_blob(&config, &config_bytes)?;
             layout.write_blob(&digest, &manifest)?;
             layout.sync()?;
@@ -151,6 +153,7 @@ impl Intake {
         }
         run.counters.bytes.fetch_add(source.blob_bytes(), Ordering::Relaxed);
         let staged = {
+            point!("fetch layer").pass_in_task().await?;
             let _slot = self.slots.acquire().await.map_err(|_| Error::Gone("unpack layer"))?;
             source
                 .stage(

@@ -24,9 +24,11 @@ const MAX_CAPABILITIES: u32 = 64;
 
 /// Turns this process into the plan's user with the plan's rights; [`install_filter`] has to follow.
 pub(crate) fn assume(process: &ProcessPlan, user: &ResolvedUser) -> Result<(), StageError> {
+    Stage::SetNoNewPrivileges.begin()?;
     if process.no_new_privileges {
         set_no_new_privs(true).map_err(StageError::at(Stage::SetNoNewPrivileges, "no_new_privs"))?;
     }
+    Stage::SetUser.begin()?;
     let kept = if needs_admin(process) { CapabilitySet::SYS_ADMIN } else { CapabilitySet::empty() };
     set_user(user, &process.capabilities, kept)
         .map_err(StageError::at(Stage::SetUser, format!("{}:{}", user.uid, user.gid)))
@@ -34,6 +36,7 @@ pub(crate) fn assume(process: &ProcessPlan, user: &ResolvedUser) -> Result<(), S
 
 /// Installs the plan's filter, and gives up what was kept for that.
 pub(crate) fn install_filter(process: &ProcessPlan) -> Result<(), StageError> {
+    Stage::InstallSeccomp.begin()?;
     let Some(program) = &process.seccomp else { return Ok(()) };
     let program: Vec<Instruction> = program.iter().copied().map(Instruction).collect();
     seccomp::install(&program, process.seccomp_flags)

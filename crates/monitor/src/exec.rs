@@ -6,6 +6,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use berth_fault::point;
 use berth_sys::exec::{close_others, exit_now};
 use rustix::process::setsid;
 use rustix::thread::ThreadNameSpaceType;
@@ -55,6 +56,7 @@ fn run(
     gate: &Gate,
     streams: Streams,
 ) -> Result<std::convert::Infallible, StageError> {
+    point!("join the container").pass().map_err(StageError::broken(Stage::JoinPod))?;
     setsid().map_err(StageError::at(Stage::Fork, "session"))?;
     join_cgroup(&newcomer.cgroup)?;
     set_oom_score(newcomer.process.oom_score_adj, &mut Vec::new())?;

@@ -90,6 +90,7 @@ fn run(
 ) -> Result<(), StageError> {
     let mut warnings = Vec::new();
     // A group of its own, by which the monitor can end the attendant together with a runtime that it waits for.
+    Stage::ForeignRuntime.begin()?;
     setsid().map_err(StageError::at(Stage::Fork, "session"))?;
     reset_signals();
     // The container inherits it, and so no runtime fails for want of a right to lower it.

@@ -5,6 +5,7 @@ use std::io::{Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use berth_cgroup::Entry;
+use berth_fault::point;
 use berth_logs::{LogFile, Stream};
 use berth_sys::clone::{Child, Cloned, NewNamespaces, SingleThreaded, clone3};
 use berth_sys::packet::{self, Blocking, Packet};
@@ -40,6 +41,7 @@ pub(crate) struct Resting {
 
 /// Forks pause into the plan's namespaces and waits until it rests.
 pub(crate) fn fork_pause(witness: &SingleThreaded, plan: &SandboxPlan) -> Result<Resting, Failure> {
+    point!("fork pause").pass()?;
     // In a user namespace the shared ones wait for its ids: what the kernel makes with them is to be its root's.
     let shared = match plan.user_namespace {
         None => shared_namespaces(plan),

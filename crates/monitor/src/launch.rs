@@ -82,14 +82,18 @@ fn run(
     let mut warnings = Vec::new();
     // A session of its own first, so that a terminal can become its controlling one and no signal to the monitor's
     // group arrives here.
+    Stage::Fork.begin()?;
     setsid().map_err(StageError::at(Stage::Fork, "session"))?;
 
     // The cgroup before anything that costs memory, so that the container pays for itself; on v2 clone3 did it.
+    Stage::JoinCgroup.begin()?;
     join_cgroup(&plan.cgroup)?;
     // While /proc is the host's and we are root there.
+    Stage::SetOomScore.begin()?;
     set_oom_score(plan.process.oom_score_adj, &mut warnings)?;
 
     // The volumes while mounts still propagate, then no mount of ours travels to the host any more.
+    Stage::OpenVolumes.begin()?;
     let mut sources = rootfs::open_sources(&plan.mounts, entrance.user.as_ref(), || pod_shm(entrance.pause))
         .map_err(StageError::mount(Stage::OpenVolumes))?;
     rootfs::make_private().map_err(StageError::mount(Stage::OpenVolumes))?;
@@ -102,21 +106,26 @@ fn run(
         mapped::map_layers(plan, user).map_err(StageError::mount(Stage::MountRoot))?;
     }
     let staging = &plan.rootfs.staging;
+    Stage::OpenImage.begin()?;
     open_images(&plan.mounts, &mut sources, staging).map_err(StageError::mount(Stage::OpenImage))?;
     let nodes = entrance.user.as_ref().map(|user| mapped::make_nodes(&plan.devices, staging, user));
     let nodes = nodes.transpose().map_err(StageError::mount(Stage::MakeDevices))?;
+    Stage::MountRoot.begin()?;
     let root = rootfs::mount_overlay(&plan.rootfs, plan.file_label.as_deref())
         .map_err(StageError::mount(Stage::MountRoot))?;
 
     // The pod's namespaces before proc, sysfs and mqueue are mounted: each shows the namespaces of its mounter.
+    Stage::JoinPod.begin()?;
     let root = enter_pod(entrance, plan, gate, &streams, root)?;
     // The cgroup namespace after the cgroup, since its root is where we are now, and after a user namespace, to belong
     // to it; before cgroup2 is mounted.
     if plan.cgroup_namespace == Sharing::Own {
         new_cgroup_namespace().map_err(StageError::at(Stage::JoinCgroup, "cgroup namespace"))?;
     }
+    Stage::Mount.begin()?;
     rootfs::mount_all(&root, &plan.mounts, sources, plan.file_label.as_deref())
         .map_err(StageError::mount(Stage::Mount))?;
+    Stage::MakeDevices.begin()?;
     match nodes {
         None => rootfs::make_devices(&root, &plan.devices),
         Some(nodes) => rootfs::mount_devices(&root, &plan.devices, &nodes),
@@ -127,18 +136,22 @@ fn run(
     let terminal = if plan.stdio.tty { Some(Terminal::open_in(&root)?) } else { None };
 
     // While the host's programs can be reached, and the container's root from there.
+    Stage::RunHook.begin()?;
     await_hooks_outside(plan, gate)?;
     run_hooks(plan, HookPoint::CreateContainer)?;
     // While /proc is the host's: no mount of the container lies over the files. After the hooks, or the first of them
     // would run under the labels.
+    Stage::SetLabel.begin()?;
     label::ask_for(&plan.process)?;
 
     // Masks after all mounts, or a volume could be laid over one; the root's flag last, since places were made in it.
+    Stage::ProtectPaths.begin()?;
     rootfs::mask(&root, &plan.masked_paths).map_err(StageError::mount(Stage::ProtectPaths))?;
     rootfs::protect(&root, &plan.readonly_paths).map_err(StageError::mount(Stage::ProtectPaths))?;
     enter_root(&root, plan)?;
 
     // In the new root, where no path can lead to the host.
+    Stage::FindUser.begin()?;
     let user = user::resolve(&plan.process.user).map_err(StageError::user)?;
     entrance.user.map_or(Ok(()), |users| user_namespace::check_user(&user, users.maps))?;
     let terminal = become_workload(&plan.process, &user, streams, terminal)?;
@@ -149,8 +162,10 @@ fn run(
 /// Changes to the container's root and its working directory.
 fn enter_root(root: &RootDir, plan: &LaunchPlan) -> Result<(), StageError> {
     let cwd = &plan.process.cwd;
+    Stage::ChangeDirectory.begin()?;
     root.open_or_make(cwd, crate::root_dir::Make::Directory)
         .map_err(StageError::at(Stage::ChangeDirectory, cwd.display().to_string()))?;
+    Stage::ChangeRoot.begin()?;
     if plan.rootfs.read_only {
         rootfs::make_read_only(root).map_err(StageError::mount(Stage::ChangeRoot))?;
     }
@@ -171,6 +186,7 @@ pub(crate) fn become_workload(
         None => (streams, None),
         Some(terminal) => terminal.take().map(|(streams, master)| (streams, Some(master)))?,
     };
+    Stage::ConnectStreams.begin()?;
     streams.give_to(user)?;
     streams.connect()?;
     credentials::assume(process, user)?;
@@ -189,6 +205,7 @@ pub(crate) fn wait_then_execute(
     hooks: impl FnOnce() -> Result<(), StageError>,
 ) -> Result<std::convert::Infallible, StageError> {
     let env = environment(&process.env, &user);
+    Stage::WaitAtGate.begin()?;
     gate.wait(user, warnings, terminal.as_ref().map(AsFd::as_fd))
         .map_err(StageError::at(Stage::WaitAtGate, "monitor"))?;
     drop(terminal);
@@ -211,6 +228,7 @@ pub(crate) fn environment(env: &[String], user: &ResolvedUser) -> Vec<String> {
 /// no_new_privs). Under it we may be unable even to say what failed, so what can be known about the program is found
 /// out before.
 fn execute(process: &ProcessPlan, env: &[String]) -> Result<std::convert::Infallible, StageError> {
+    Stage::Execute.begin()?;
     let args = &process.args;
     let program = args.first().map(String::as_str).unwrap_or_default();
     let fail = |errno| StageError { stage: Stage::Execute, object: program.to_owned(), errno: Some(errno) };

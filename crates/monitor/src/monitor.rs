@@ -31,6 +31,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use berth_fault::point;
 use berth_sys::clone::{Child, SingleThreaded};
 use berth_sys::packet;
 use rustix::io::Errno;
@@ -110,6 +111,7 @@ impl Monitor {
     /// # Errors
     /// What failed; pause has been killed then, and the cgroup holds only the caller.
     pub(crate) fn start(witness: SingleThreaded, plan: SandboxPlan) -> Result<Self, Failure> {
+        point!("open the monitor's socket").pass()?;
         let mut poller = Poller::new().map_err(other("create epoll"))?;
         let listener = packet::listen_in(&plan.directory, SOCKET_NAME, BACKLOG)
             .map_err(other("listen on the monitor's socket"))?;

@@ -13,6 +13,7 @@ use std::io::{Error as IoError, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use berth_fault::point;
 use berth_sys::clone::{SingleThreaded, unshare};
 use berth_sys::exec::{close_from, exit_now, ignore_children};
 use berth_sys::mountattr::{MountAttributes, Reach, set_attributes};
@@ -55,6 +56,7 @@ pub(crate) fn become_pause(plan: &SandboxPlan, socket: OwnedFd) -> ! {
 /// Sets the namespaces up and gives up all rights; returns `[netlink socket, network namespace]` of a pod with its own.
 fn prepare(plan: &SandboxPlan, gate: &Gate) -> Result<Vec<OwnedFd>, StageError> {
     let fail = |object: &'static str| StageError::at(Stage::JoinPod, object);
+    point!("prepare pause").pass().map_err(StageError::broken(Stage::JoinPod))?;
     berth_sys::title::set(c"pause", &format!("pause: {}", plan.pod));
     ignore_children();
     if plan.user_namespace.is_some() {

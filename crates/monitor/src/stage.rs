@@ -2,90 +2,92 @@
 
 use std::fmt;
 
+use berth_fault::{Fault, Point, point};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::protocol::Failure;
 use crate::rootfs::MountError;
 use crate::user::UserError;
 
-/// The steps on the way from fork to workload, in their order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Stage {
+/// Makes the enum, the names, and the points at which a test can break the steps.
+macro_rules! stages {
+    ($($(#[$doc:meta])* $stage:ident = $name:literal,)*) => {
+        /// The steps on the way from fork to workload, in their order.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum Stage {
+            $($(#[$doc])* $stage,)*
+        }
+
+        impl Stage {
+            fn point(self) -> Point {
+                match self {
+                    $(Self::$stage => point!($name),)*
+                }
+            }
+        }
+    };
+}
+
+stages! {
     /// Forking the child into new namespaces and its cgroup.
-    Fork,
+    Fork = "fork the container's process",
     /// Moving into the cgroups.
-    JoinCgroup,
+    JoinCgroup = "join cgroup",
     /// Entering the pod's namespaces.
-    JoinPod,
+    JoinPod = "join the pod's namespaces",
     /// Setting the score for the out-of-memory killer.
-    SetOomScore,
+    SetOomScore = "set oom_score_adj",
     /// Asking for a label of AppArmor or SELinux.
-    SetLabel,
+    SetLabel = "set security label",
     /// Taking hold of the volumes' host side.
-    OpenVolumes,
+    OpenVolumes = "open volume",
     /// Making an image ready to be mounted as a volume.
-    OpenImage,
+    OpenImage = "mount image volume",
     /// Mounting the image under its writable layer.
-    MountRoot,
+    MountRoot = "mount root filesystem",
     /// Mounting volumes and kernel filesystems.
-    Mount,
+    Mount = "mount",
     /// Making device nodes and links.
-    MakeDevices,
+    MakeDevices = "make device",
     /// Making the terminal.
-    OpenTerminal,
+    OpenTerminal = "open terminal",
     /// Running a hook.
-    RunHook,
+    RunHook = "run hook",
     /// Masking and write-protecting kernel files.
-    ProtectPaths,
+    ProtectPaths = "protect path",
     /// Changing the root.
-    ChangeRoot,
+    ChangeRoot = "change root",
     /// Finding the user in the image's files.
-    FindUser,
+    FindUser = "find user",
     /// Entering the working directory.
-    ChangeDirectory,
+    ChangeDirectory = "enter working directory",
     /// Setting up standard streams.
-    ConnectStreams,
+    ConnectStreams = "connect standard streams",
     /// Forbidding new privileges.
-    SetNoNewPrivileges,
+    SetNoNewPrivileges = "set no_new_privs",
     /// Installing the system call filter.
-    InstallSeccomp,
+    InstallSeccomp = "install seccomp filter",
     /// Becoming the user, with its groups and capabilities.
-    SetUser,
+    SetUser = "become user",
     /// Waiting at the gate.
-    WaitAtGate,
+    WaitAtGate = "wait to be started",
     /// Running the workload's program.
-    Execute,
+    Execute = "execute",
     /// Having another OCI runtime make the container.
-    ForeignRuntime,
+    ForeignRuntime = "have another runtime make the container",
+}
+
+impl Stage {
+    /// Begins the step, unless a test has it fail.
+    pub(crate) fn begin(self) -> Result<(), StageError> {
+        self.point().pass().map_err(StageError::broken(self))
+    }
 }
 
 impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Fork => "fork the container's process",
-            Self::JoinCgroup => "join cgroup",
-            Self::JoinPod => "join the pod's namespaces",
-            Self::SetOomScore => "set oom_score_adj",
-            Self::SetLabel => "set security label",
-            Self::OpenVolumes => "open volume",
-            Self::OpenImage => "mount image volume",
-            Self::MountRoot => "mount root filesystem",
-            Self::Mount => "mount",
-            Self::MakeDevices => "make device",
-            Self::OpenTerminal => "open terminal",
-            Self::RunHook => "run hook",
-            Self::ProtectPaths => "protect path",
-            Self::ChangeRoot => "change root",
-            Self::FindUser => "find user",
-            Self::ChangeDirectory => "enter working directory",
-            Self::ConnectStreams => "connect standard streams",
-            Self::SetNoNewPrivileges => "set no_new_privs",
-            Self::InstallSeccomp => "install seccomp filter",
-            Self::SetUser => "become user",
-            Self::WaitAtGate => "wait to be started",
-            Self::Execute => "execute",
-            Self::ForeignRuntime => "have another runtime make the container",
-        })
+        f.write_str(self.point().name())
     }
 }
 
@@ -112,6 +114,11 @@ impl StageError {
         Self { stage: Stage::FindUser, object: error.to_string(), errno }
     }
 
+    /// For `map_err` on a point: what a test broke.
+    pub(crate) fn broken(stage: Stage) -> impl FnOnce(Fault) -> Self {
+        move |fault| Self { stage, object: fault.to_string(), errno: Some(Errno::IO) }
+    }
+
     pub(crate) fn mount(stage: Stage) -> impl FnOnce(MountError) -> Self {
         move |MountError { object, errno }| Self { stage, object, errno }
     }
@@ -124,5 +131,11 @@ impl fmt::Display for StageError {
             Some(errno) => write!(f, ": {}", std::io::Error::from(errno)),
             None => Ok(()),
         }
+    }
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Self::Other { detail: fault.to_string() }
     }
 }

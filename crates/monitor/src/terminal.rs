@@ -25,6 +25,7 @@ pub(crate) struct Terminal {
 impl Terminal {
     /// Makes the terminal of a container that is being made; it is its `/dev/console` too.
     pub(crate) fn open_in(root: &RootDir) -> Result<Self, StageError> {
+        Stage::OpenTerminal.begin()?;
         let terminal = Self::of(root.open(Path::new(PTMX), OFlags::RDWR | OFlags::NOCTTY))?;
         rootfs::mount_console(root, terminal.slave.as_fd())
             .map_err(StageError::mount(Stage::OpenTerminal))?;

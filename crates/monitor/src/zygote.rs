@@ -9,6 +9,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 
+use berth_fault::point;
 use berth_sys::clone::{Cloned, NewNamespaces, SingleThreaded, clone3};
 use berth_sys::exec::{block_signals, close_others, exit_now, ignore_children, notice_children};
 use berth_sys::packet;
@@ -53,7 +54,10 @@ pub fn main() -> ExitCode {
 fn serve(witness: &SingleThreaded, request: packet::Packet) {
     let mut fds = request.fds.into_iter();
     let Some(connection) = fds.next() else { return };
-    let prepared = read_plan(fds.next()).and_then(|plan: SandboxPlan| Ok((open_cgroup(&plan.cgroup)?, plan)));
+    let prepared = read_plan(fds.next()).and_then(|plan: SandboxPlan| {
+        point!("fork the monitor").pass()?;
+        Ok((open_cgroup(&plan.cgroup)?, plan))
+    });
     let (cgroup, plan) = match prepared {
         Ok(prepared) => prepared,
         Err(failure) => return refuse(&connection, failure),

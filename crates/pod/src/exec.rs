@@ -12,6 +12,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use berth_fault::point;
 use berth_monitor::id::ContainerId;
 use berth_monitor::memfd_of;
 use berth_monitor::plan::ExecPlan;
@@ -23,6 +24,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::driver::passing;
 use crate::error::{Error, Result};
 use crate::host::STAGE_LIMIT;
 use crate::link::{Link, Session, Started};
@@ -128,7 +130,7 @@ async fn start(
     let plan = memfd_of(&plan).map_err(Error::Spawn)?;
     let [stdin, stdout, stderr] = &ends.0;
     let fds = [plan.as_fd(), stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
-    let Started { session, exit, terminal } = link.exec(&fds, limit).await?;
+    let Started { session, exit, terminal } = passing(point!("run command"), link.exec(&fds, limit)).await?;
     // The command alone holds its ends from here on.
     drop(ends);
     if command.tty {

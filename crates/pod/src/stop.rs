@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use berth_fault::point;
 use berth_monitor::id::ContainerId;
 use berth_monitor::protocol::Order as MonitorOrder;
 
-use crate::driver::{Driver, Reply};
+use crate::driver::{Driver, Reply, passing};
 use crate::error::{Error, Result};
 use crate::host::blocking;
 use crate::sandbox::{DEATH_LIMIT, KILL_ANSWER_LIMIT};
@@ -46,7 +47,8 @@ impl Driver {
             if let (true, Some(monitor)) = (can_hear && !grace.is_zero(), &self.monitor) {
                 // One that has just ended needs no signal.
                 let order = MonitorOrder::Signal { container: id.clone(), signal };
-                let _ = monitor.link.ask_within(KILL_ANSWER_LIMIT, order, &[]).await;
+                let ask = monitor.link.ask_within(KILL_ANSWER_LIMIT, order, &[]);
+                let _ = passing(point!("signal container"), ask).await;
             }
         }
         self.kill_overdue().await;
@@ -84,7 +86,10 @@ impl Driver {
     pub(crate) async fn kill(&self, id: &ContainerId) {
         let order = MonitorOrder::Kill { container: id.clone() };
         let killed = match &self.monitor {
-            Some(monitor) => monitor.link.ask_within(KILL_ANSWER_LIMIT, order, &[]).await,
+            Some(monitor) => {
+                let ask = monitor.link.ask_within(KILL_ANSWER_LIMIT, order, &[]);
+                passing(point!("kill container"), ask).await
+            }
             None => Err(Error::MonitorGone),
         };
         if let (Err(_), Ok(cgroup)) = (killed, self.container_cgroup(id)) {

@@ -3,11 +3,9 @@
 use std::time::Duration;
 
 use berth_cri_proto::v1::*;
-use berth_e2e::{Node, requests};
+use berth_e2e::{Node, REGISTRY, requests, start_registry};
 use rustix::process::Signal;
 use tonic::Code;
-
-use crate::session::{REGISTRY, start_registry};
 
 const WEB: &str = "registry.test/berth/web";
 

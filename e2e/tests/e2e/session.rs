@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use berth_e2e::{Node, Running, eventually, repository, spawn};
+use berth_e2e::{Node, REGISTRY, eventually, repository, start_registry};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-pub(crate) const REGISTRY: &str = "127.0.0.1:5000";
 const IMAGE: &str = "127.0.0.1:5000/berth/busybox:latest";
 
 #[test]
@@ -33,21 +32,6 @@ fn a_session_with_crictl() {
     assert_eq!(json(&node.crictl(&["images", "-o", "json"]))["images"], json!([]));
     registry.signal(Signal::TERM);
     registry.wait(Duration::from_secs(10)).expect("the registry stops");
-}
-
-/// A registry on the node's loopback, with all of the test images.
-pub(crate) fn start_registry(node: &Node) -> Running {
-    let script = |name: &str| repository().join("hack/images").join(name);
-    let log = node.dir().join("registry.log");
-    let mut command = node.site().command(script("registry"));
-    let mut registry = spawn(command.arg("5000"), &log);
-    eventually("the registry", Duration::from_secs(30), || {
-        assert_eq!(registry.ended(), None, "{}", registry.output());
-        registry.output().contains("http://").then_some(())
-    });
-    let push = script("push");
-    node.site().run(push.to_str().unwrap(), &[&format!("http://{REGISTRY}")]);
-    registry
 }
 
 fn pull(node: &Node) -> String {

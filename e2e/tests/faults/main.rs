@@ -1,6 +1,6 @@
-//! Every step that the program names is broken, once in each way: it fails, or takes its process with it. A kubelet that goes
-//! on as kubelets do gets its pod all the same, another pod notices nothing, and when the pod is gone so is all that was
-//! made for it.
+//! Every step that the program names is broken, once in each way: it fails, or takes its process with it. A client that
+//! goes on as kubelets do gets its pod or its image all the same, another pod notices nothing, and when it is removed so
+//! is all that was made for it.
 //!
 //! The steps are asked for from the program under test, which `hack/chaos` builds; one that no scenario comes to fails the
 //! test by its name.
@@ -13,68 +13,101 @@
 )]
 
 mod bystander;
-mod kubelet;
+mod client;
+mod images;
+mod pods;
 mod report;
 
 use std::fs;
+use std::time::Duration;
 
-use berth_e2e::{Node, repository, run};
+use berth_cri_proto::v1::{ImageSpec, RemoveImageRequest};
+use berth_e2e::{Node, REGISTRY, repository, requests, run, start_registry};
 
 use bystander::Bystander;
-use kubelet::{Goal, Kubelet};
+use client::{Efforts, Life, live};
+use images::PulledImage;
+use pods::MadePod;
 use report::{Report, Trial};
+use rustix::process::Signal;
 
 /// What is done at a point; as the file for it has it.
 const ACTIONS: [&str; 2] = ["fail", "kill"];
 
+/// The other runtime that makes a container.
+const HANDLER: &str = "runc";
+
 #[test]
-#[ignore = "needs root, the test images and the program that hack/chaos builds"]
-fn whatever_step_breaks_the_pod_comes_to_be_and_nothing_is_left() {
-    let node = Node::start_breakable("");
+#[ignore = "needs root, the test images, runc, docker-registry and the program that hack/chaos builds"]
+fn whatever_step_breaks_a_retry_succeeds_and_nothing_is_left() {
+    let settings = format!(
+        "[registries.hosts.'{REGISTRY}']\nplain_http = true\n[handlers.{HANDLER}]\npath = '/usr/sbin/runc'"
+    );
+    let node = Node::start_breakable(&settings);
     run(node.berth(&["image", "import"]).arg(repository().join("hack/images/out/busybox")));
+    let mut registry = start_registry(&node);
     let points = run(&mut node.berth(&["faults"]));
     // For whoever looks into one: the points whose names have this in them.
     let only = std::env::var("CHAOS_POINT").unwrap_or_default();
     let points: Vec<&str> = points.lines().filter(|point| point.contains(&only)).collect();
     assert!(points.windows(2).all(|pair| pair[0] != pair[1]), "two steps have one name: {points:?}");
     // What an agent makes with its first pod and keeps is no leftover.
-    attempt(&node, "first").1.expect("a pod whose steps are whole");
+    for life in lives(&node, "first") {
+        live(&node, &*life, &mut Efforts::default()).expect("with no step broken");
+    }
+    print!("{}", report::HEAD);
     let mut bystander = Bystander::start(&node);
     let mut report = Report::default();
     for (number, point) in points.iter().enumerate() {
         for action in ACTIONS {
-            let trial = break_once(&node, &mut bystander, point, action, number);
+            let lives = lives(&node, &format!("{action}-{number}"));
+            let trial = break_once(&node, &mut bystander, point, action, &lives);
+            print!("{trial}");
             report.add(trial);
         }
     }
-    println!("{report}");
+    print!("{report}");
+    bystander.end();
+    let image = Some(ImageSpec { image: requests::BUSYBOX.into(), ..Default::default() });
+    node.cri().remove_image(RemoveImageRequest { image }).unwrap();
+    registry.signal(Signal::TERM);
+    registry.wait(Duration::from_secs(10)).expect("the registry stops");
     assert!(report.is_clean(), "see the table above");
 }
 
-/// Breaks one step of a pod's life in one way.
-fn break_once(node: &Node, bystander: &mut Bystander<'_>, point: &str, action: &str, number: usize) -> Trial {
+/// What comes by steps: most of them by those of the first.
+fn lives(node: &Node, name: &str) -> [Box<dyn Life>; 3] {
+    [
+        Box::new(MadePod::new(node, name, "")),
+        Box::new(PulledImage),
+        Box::new(MadePod::new(node, &format!("{name}-{HANDLER}"), HANDLER)),
+    ]
+}
+
+/// Breaks one step in one way, in the first life that comes by it.
+fn break_once(
+    node: &Node,
+    bystander: &mut Bystander<'_>,
+    point: &str,
+    action: &str,
+    lives: &[Box<dyn Life>],
+) -> Trial {
     let before = node.baseline();
     fs::write(node.fault(), format!("{action} {point}")).unwrap();
-    let (kubelet, lived) = attempt(node, &format!("{action}-{number}"));
-    let mut problems: Vec<String> = lived.err().into_iter().collect();
-    if !fs::read_to_string(node.fault()).unwrap().is_empty() {
+    let is_broken = || fs::read_to_string(node.fault()).unwrap().is_empty();
+    let (mut efforts, mut problems) = (Efforts::default(), Vec::new());
+    for life in lives {
+        problems.extend(live(node, &**life, &mut efforts).err());
+        if is_broken() {
+            break;
+        }
+    }
+    if !is_broken() {
         problems.push("nothing came by this point".to_owned());
         fs::write(node.fault(), "").unwrap();
     }
     problems.extend(bystander.check().err());
-    let mut leftovers = node.lasting_changes(&before.with_agent_of(&node.snapshot()));
-    leftovers.retain(|line| !bystander::is_its_passing_process(line));
-    let Kubelet { retries, restarts, .. } = kubelet;
+    let leftovers = node.lasting_changes(&before.with_agent_of(&node.snapshot()));
+    let Efforts { retries, restarts } = efforts;
     Trial { point: point.to_owned(), action: action.to_owned(), retries, restarts, problems, leftovers }
-}
-
-/// The life of a pod, from nothing to nothing.
-fn attempt<'a>(node: &'a Node, name: &str) -> (Kubelet<'a>, Result<(), String>) {
-    let mut kubelet = Kubelet::new(node, name);
-    let lived = kubelet.drive(Goal::Served).and_then(|()| kubelet.drive(Goal::Gone));
-    if lived.is_err() {
-        // So that one failure is not that of all that come after.
-        let _ = kubelet.drive(Goal::Gone);
-    }
-    (kubelet, lived)
 }

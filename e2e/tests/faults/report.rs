@@ -32,18 +32,25 @@ impl Report {
     }
 }
 
+/// The first line of the table.
+pub(crate) const HEAD: &str =
+    "point                                         action  retries  restarts  leftovers\n";
+
+impl fmt::Display for Trial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { point, action, retries, restarts, problems, leftovers } = self;
+        writeln!(f, "{point:45} {action:6} {retries:8} {restarts:9} {:10}", leftovers.len())?;
+        problems.iter().chain(leftovers).try_for_each(|line| writeln!(f, "    {line}"))
+    }
+}
+
+/// The last line of the table.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:44} {:6} {:>7} {:>8} {:>9}", "point", "action", "retries", "restarts", "leftovers")?;
         let mut kinds = BTreeMap::<&str, usize>::new();
-        for Trial { point, action, retries, restarts, problems, leftovers } in &self.0 {
-            writeln!(f, "{point:44} {action:6} {retries:7} {restarts:8} {:9}", leftovers.len())?;
-            for line in problems.iter().chain(leftovers) {
-                writeln!(f, "    {line}")?;
-            }
-            for kind in leftovers.iter().filter_map(|line| line.split(' ').nth(1)) {
-                *kinds.entry(kind).or_default() += 1;
-            }
+        let leftovers = self.0.iter().flat_map(|trial| &trial.leftovers);
+        for kind in leftovers.filter_map(|line| line.split(' ').nth(1)) {
+            *kinds.entry(kind).or_default() += 1;
         }
         let sum = |of: fn(&Trial) -> usize| self.0.iter().map(of).sum::<usize>();
         let survivors = self.0.iter().filter(|trial| trial.problems.is_empty()).count();

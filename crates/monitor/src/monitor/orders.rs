@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 
+use berth_fault::{Point, point};
 use berth_sys::packet::Packet;
 use rustix::io::Errno;
 
@@ -17,6 +18,9 @@ use crate::protocol::{Answer, Failure, Order};
 
 impl Monitor {
     pub(super) fn carry_out(&mut self, order: Order, packet: Packet, reply: ReplyTo) -> Outcome {
+        if let Some(step) = step_of(&order) {
+            step.pass()?;
+        }
         match order {
             Order::Launch => self.launch(packet, reply),
             Order::Start { container } => self.start_container(&container, reply),
@@ -128,6 +132,21 @@ impl Monitor {
         }
         self.call_off_hooks(id);
         Ok(self.await_stop_hooks(id, reply))
+    }
+}
+
+/// The orders that are steps of a pod's life, not what goes on beside it.
+fn step_of(order: &Order) -> Option<Point> {
+    match order {
+        Order::Launch => Some(point!("carry out launch")),
+        Order::Start { .. } => Some(point!("carry out start")),
+        Order::Signal { .. } => Some(point!("carry out signal")),
+        Order::Kill { .. } => Some(point!("carry out kill")),
+        Order::ReopenLog { .. } => Some(point!("carry out reopening of log")),
+        Order::Forget { .. } => Some(point!("carry out forget")),
+        Order::Exec => Some(point!("carry out exec")),
+        Order::Shutdown => Some(point!("carry out shutdown")),
+        Order::KillExec { .. } | Order::Attach { .. } | Order::Detach { .. } | Order::OpenNetwork => None,
     }
 }
 

@@ -1,71 +1,44 @@
-//! A client that goes on as a kubelet does: it looks at what there is, does the next thing that is missing, and after an
-//! error looks again. It keeps to one identity, for names that are not given back are what operators meet.
+//! The life of a pod with one container: made, used in the ways that probes and kubelets have, and removed.
 
 use std::fs;
 
 use berth_cri_proto::v1::*;
 use berth_e2e::cri::Answer;
-use berth_e2e::{Cri, Node, Revived, requests};
+use berth_e2e::{Cri, Node, requests};
+
 use tonic::Status;
 
-/// More calls than a pod's life takes with one step broken.
-const MAX_CALLS: usize = 40;
+use crate::client::{Goal, Life};
 
-/// Where the pod is to be brought.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Goal {
-    /// Its container runs, has been changed, and a command has run in it.
-    Served,
-    /// Nothing of it is known any more.
-    Gone,
-}
-
-/// One pod's client.
+/// A pod by its identity.
 #[derive(Debug)]
-pub(crate) struct Kubelet<'a> {
-    node: &'a Node,
+pub(crate) struct MadePod {
     config: PodSandboxConfig,
-    /// Calls that failed.
-    pub(crate) retries: usize,
-    /// Times that the agent had died.
-    pub(crate) restarts: usize,
+    container: ContainerConfig,
+    handler: String,
 }
 
-impl<'a> Kubelet<'a> {
-    pub(crate) fn new(node: &'a Node, name: &str) -> Self {
+impl MadePod {
+    /// With a host port and, where the container is ours, a terminal and an image as a volume.
+    pub(crate) fn new(node: &Node, name: &str, handler: &str) -> Self {
         let mut config = node.sandbox(name);
         config.port_mappings =
             vec![PortMapping { container_port: 80, host_port: 18_080, ..Default::default() }];
-        Self { node, config, retries: 0, restarts: 0 }
-    }
-
-    /// Makes one call after the other until the goal is reached.
-    pub(crate) fn drive(&mut self, goal: Goal) -> Result<(), String> {
-        let mut errors = Vec::new();
-        for _ in 0..MAX_CALLS {
-            let cri = Cri::connect(&self.node.socket());
-            let done = cri.ok_or_else(|| Status::unavailable("nobody listens")).and_then(|cri| match goal {
-                Goal::Served => self.serve(&cri),
-                Goal::Gone => self.clear(&cri),
-            });
-            match done {
-                Ok(true) => return Ok(()),
-                Ok(false) => {}
-                Err(status) => {
-                    self.retries += 1;
-                    errors.push(format!("{:?}: {}", status.code(), status.message()));
-                    self.restarts += usize::from(self.node.revive() == Revived::Restarted);
-                }
-            }
+        let mut container = requests::shell("main", "trap 'exit 0' TERM; sleep 1000 & wait");
+        if handler.is_empty() {
+            let image = Some(ImageSpec { image: requests::BUSYBOX.into(), ..Default::default() });
+            container.mounts =
+                vec![Mount { container_path: "/image".into(), image, readonly: true, ..Default::default() }];
+            container.tty = true;
         }
-        Err(format!("not {goal:?} after {MAX_CALLS} calls: {}", errors.join("; ")))
+        Self { config, container, handler: handler.into() }
     }
 
     /// One step towards a pod that serves; whether it does.
-    #[allow(clippy::result_large_err, reason = "the caller looks into it")]
     fn serve(&self, cri: &Cri) -> Answer<bool> {
         let Some(sandbox) = self.sandbox(cri)? else {
-            let request = RunPodSandboxRequest { config: Some(self.config.clone()), ..Default::default() };
+            let (config, runtime_handler) = (Some(self.config.clone()), self.handler.clone());
+            let request = RunPodSandboxRequest { config, runtime_handler };
             return cri.run_pod_sandbox(request).map(|_| false);
         };
         if sandbox.state() == PodSandboxState::SandboxNotready {
@@ -74,7 +47,7 @@ impl<'a> Kubelet<'a> {
         let Some(container) = self.container(cri, &sandbox)? else {
             let request = CreateContainerRequest {
                 pod_sandbox_id: sandbox.id,
-                config: Some(requests::shell("main", "trap 'exit 0' TERM; sleep 1000 & wait")),
+                config: Some(self.container.clone()),
                 sandbox_config: Some(self.config.clone()),
             };
             return cri.create_container(request).map(|_| false);
@@ -91,19 +64,24 @@ impl<'a> Kubelet<'a> {
         }
     }
 
-    #[allow(clippy::result_large_err, reason = "the caller looks into it")]
     fn use_container(&self, cri: &Cri, container_id: String) -> Answer<()> {
         let cmd = ["sh", "-c", "echo here"].map(str::to_owned).to_vec();
         let ran = cri.exec_sync(ExecSyncRequest { container_id: container_id.clone(), cmd, timeout: 30 })?;
-        assert_eq!((ran.exit_code, &ran.stdout[..]), (0, &b"here\n"[..]));
+        if (ran.exit_code, &ran.stdout[..]) != (0, b"here\n") {
+            // Killed on the way to the program, it counts as one that was killed. A probe would be repeated.
+            return Err(Status::aborted(format!("{ran:?}")));
+        }
         let resources = LinuxContainerResources { cpu_shares: 512, ..Default::default() };
-        let request =
-            UpdateContainerResourcesRequest { container_id, linux: Some(resources), ..Default::default() };
-        cri.update_container_resources(request).map(drop)
+        let request = UpdateContainerResourcesRequest {
+            container_id: container_id.clone(),
+            linux: Some(resources),
+            ..Default::default()
+        };
+        cri.update_container_resources(request)?;
+        cri.reopen_container_log(ReopenContainerLogRequest { container_id }).map(drop)
     }
 
     /// One step towards no pod; whether there is none.
-    #[allow(clippy::result_large_err, reason = "the caller looks into it")]
     fn clear(&self, cri: &Cri) -> Answer<bool> {
         let Some(sandbox) = self.sandbox(cri)? else {
             let _ = fs::remove_dir_all(&self.config.log_directory);
@@ -111,7 +89,7 @@ impl<'a> Kubelet<'a> {
         };
         let pod_sandbox_id = sandbox.id.clone();
         match self.container(cri, &sandbox)? {
-            Some(container) if container.state() == ContainerState::ContainerRunning => {
+            Some(container) if running(&container) && self.handler.is_empty() => {
                 let request = StopContainerRequest { container_id: container.id, timeout: 20 };
                 cri.stop_container(request).map(|_| false)
             }
@@ -126,7 +104,6 @@ impl<'a> Kubelet<'a> {
         }
     }
 
-    #[allow(clippy::result_large_err, reason = "the caller looks into it")]
     fn sandbox(&self, cri: &Cri) -> Answer<Option<PodSandbox>> {
         let all = cri.list_pod_sandbox(ListPodSandboxRequest::default())?.items;
         let mut ours = all.into_iter().filter(|sandbox| sandbox.metadata == self.config.metadata);
@@ -135,7 +112,6 @@ impl<'a> Kubelet<'a> {
         Ok(first)
     }
 
-    #[allow(clippy::result_large_err, reason = "the caller looks into it")]
     fn container(&self, cri: &Cri, sandbox: &PodSandbox) -> Answer<Option<Container>> {
         let all = cri.list_containers(ListContainersRequest::default())?.containers;
         let mut ours = all.into_iter().filter(|container| container.pod_sandbox_id == sandbox.id);
@@ -143,4 +119,18 @@ impl<'a> Kubelet<'a> {
         assert!(ours.next().is_none(), "a container has been made twice");
         Ok(first)
     }
+}
+
+impl Life for MadePod {
+    fn step(&self, cri: &Cri, goal: Goal) -> Answer<bool> {
+        match goal {
+            Goal::Used => self.serve(cri),
+            Goal::Gone => self.clear(cri),
+        }
+    }
+}
+
+/// Another runtime's is removed while it runs, which kills it.
+fn running(container: &Container) -> bool {
+    container.state() == ContainerState::ContainerRunning
 }
