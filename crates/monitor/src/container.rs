@@ -40,8 +40,9 @@ pub(crate) enum Phase {
     Starting { reply: ReplyTo, at_ns: i64 },
     /// The workload runs.
     Running { started_at_ns: i64 },
-    /// A step failed and the child is about to exit; the agent hears of it when nothing of the child is left.
-    Failed { reply: ReplyTo, failure: Failure },
+    /// A step failed and the child is about to exit; the agent hears of it when nothing of the child is left. One that
+    /// had not passed the gate has never existed.
+    Failed { reply: ReplyTo, failure: Failure, behind_gate: bool },
     /// The first process has been reaped.
     Exited { started_at_ns: Option<i64>, exit: Exit },
 }

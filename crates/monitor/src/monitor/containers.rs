@@ -11,7 +11,6 @@ use crate::id::ContainerId;
 use crate::output::{Output, Pumped};
 use crate::plan::PidNamespace;
 use crate::protocol::{Answer, AttachEnd, Event, Exit, Failure, ResolvedUser, exit_record_path};
-use crate::stage::Stage;
 
 impl Monitor {
     /// Takes in everything that a child has said so far.
@@ -89,7 +88,8 @@ impl Monitor {
             return;
         };
         if let Phase::Launching { reply } | Phase::Starting { reply, .. } = container.phase {
-            container.phase = Phase::Failed { reply, failure };
+            let behind_gate = matches!(container.phase, Phase::Starting { .. });
+            container.phase = Phase::Failed { reply, failure, behind_gate };
         }
     }
 
@@ -140,10 +140,11 @@ impl Monitor {
         let (started_at_ns, answer) = match container.phase.clone() {
             // It never reached its gate: there has been no container.
             Phase::Launching { reply } => return self.forget_failed(id, reply, died_early()),
-            Phase::Failed { reply, failure } if failure.stage() != Some(Stage::Execute) => {
+            Phase::Failed { reply, failure, behind_gate: false } => {
                 return self.forget_failed(id, reply, failure);
             }
-            Phase::Failed { reply, failure } => {
+            // Its client has been told that it exists, so it ends like any other, whatever kept it from running.
+            Phase::Failed { reply, failure, behind_gate: true } => {
                 exit.start_error = Some(failure.to_string());
                 (None, Some((reply, failure)))
             }
