@@ -11,6 +11,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use berth_fault::point;
 use berth_store::{Change, Durability, Record, Store};
 use tracing::warn;
 
@@ -41,6 +42,8 @@ pub(crate) struct Live {
     leaving: HashSet<ImageId>,
     /// How many pulls want each file to stay.
     pub(crate) holds: HashMap<PathBuf, usize>,
+    /// Files that nobody needs and that could not be removed, for the next collection.
+    pub(crate) overdue: HashSet<PathBuf>,
     /// Every layer in its place, whether an image has it already or a pull still works on it.
     pub(crate) layers: HashMap<ChainId, LayerInfo>,
 }
@@ -134,6 +137,7 @@ impl Catalog {
         merge(&mut image.repo_tags, tags);
         merge(&mut image.repo_digests, digests);
         let id = image.id.clone();
+        point!("record image").pass_in_task().await?;
         // The commit: before this line the image is invisible, after it it is there, power cut or not.
         self.store.commit(change.put(&image)?, Durability::Power).await?;
         snapshot.insert(id.clone(), Arc::new(image));
@@ -146,6 +150,7 @@ impl Catalog {
     /// Errors: wrong state while it is pinned.
     pub(crate) async fn forget(&self, id: &ImageId) -> Result<()> {
         let _changing = self.changing.lock().await;
+        point!("forget image").pass_in_task().await?;
         {
             let mut live = self.live();
             if let Some((holder, _)) = live.pins.iter().find(|(_, pinned)| *pinned == id) {

@@ -12,6 +12,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use berth_fault::point;
 use berth_store::Store;
 use futures_util::FutureExt;
 use tokio::{
@@ -144,15 +145,15 @@ impl ImageStore {
         self.0.catalog.find(text)
     }
 
-    /// Removes an image with all its names, whichever of them is given; one that is absent is removed already.
+    /// Removes an image with all its names, whichever of them is given; one that is absent is removed already, but for
+    /// files that could not be.
     ///
-    /// Errors: wrong state while a holder has it pinned.
+    /// Errors: wrong state while a holder has it pinned; a file, after which the image is gone all the same.
     pub async fn remove(&self, text: &str) -> Result<()> {
-        let Some(image) = self.find(text)? else {
-            return Ok(());
-        };
+        let image = self.find(text)?;
         let store = self.clone();
         let removal = async move {
+            let Some(image) = image else { return store.collect(Vec::new()).await };
             store.0.catalog.forget(&image.id).await?;
             let candidates = store.0.catalog.files_of(&image);
             store.collect(candidates).await?;
@@ -286,6 +287,7 @@ impl ImageStore {
         let session = blocking("prepare pull", move || store.0.transport.session(&named, auth.as_ref()));
         let session = Arc::new(session.await?);
         let what = reference.to_string();
+        point!("ask the registry for the image").pass_in_task().await?;
         let (digest, resolved) =
             resolve_at_registry(&session, &what, reference.manifest(), &self.0.machine).await?;
         let tags: Vec<_> = reference.repo_tag().into_iter().collect();
