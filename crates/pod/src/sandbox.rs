@@ -235,9 +235,11 @@ impl Driver {
         }
     }
 
-    /// The veth is gone, so the addresses can be leased again.
+    /// The veth is gone, so the addresses can be leased again, but for those that ports of the host still lead to.
     pub(crate) async fn network_is_down(&mut self, detached: Result<()>) {
         match detached {
+            // They stay leased until a stop or the removal has closed the ports: these would lead to the next pod.
+            Ok(()) if self.host.ports().has(self.id.as_str()) => {}
             Ok(()) => {
                 self.end_lease();
                 self.save().await;
