@@ -69,12 +69,16 @@ pub(crate) fn become_attendant(plan: &LaunchPlan, foreign: &ForeignPlan, birthri
     birthright.close_the_rest();
     let Birthright { gate, entrance, streams } = birthright;
     let shm = || pod_shm(entrance.pause);
+    let had_state = foreign.state.exists();
     match run(plan, foreign, &gate, shm, streams) {
         Ok(()) => exit_now(0),
         Err(error) => {
             let _ = Runtime::of(plan, foreign).delete();
-            // Nothing is left of a pod's first container; with others, it is not empty.
-            let _ = fs::remove_dir(&foreign.state);
+            // Nothing is left of a pod's first container; with others, it is not empty. One that was there before may
+            // be an operator's.
+            if !had_state {
+                let _ = fs::remove_dir(&foreign.state);
+            }
             gate.fail(error);
             exit_now(START_ERROR_CODE)
         }

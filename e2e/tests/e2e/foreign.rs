@@ -262,6 +262,12 @@ fn a_runtime_with_a_root_of_its_own_keeps_nothing() {
         pod.take_down();
         assert_eq!(kept(), 0, "monitor killed: {dies}");
     }
+    // Nor does it go with a container that can't be made.
+    let pod = pod(&node, "failing", "runc");
+    let mut config = shell("main", "exec sleep 1000");
+    security(&mut config).run_as_username = "no-such-user".into();
+    pod.try_create(config).unwrap_err();
+    assert_eq!(kept(), 0);
 }
 
 #[test]
