@@ -18,8 +18,8 @@ use crate::site::Site;
 use crate::tools::{Running, binary, eventually, poll, repository, run, spawn};
 use crate::{leftovers, processes};
 
-/// How long an agent may take to come up: it imports images in a build that is not optimised.
-const START: Duration = Duration::from_secs(60);
+/// How long an agent may take to come up: it imports images in a build that is not optimised, maybe on an emulated machine.
+const START: Duration = Duration::from_secs(180);
 /// How long an agent may take to go.
 const STOP: Duration = Duration::from_secs(20);
 /// How long the kernel may take to forget what has been removed.
@@ -216,12 +216,13 @@ impl Node {
     /// Starts the agent, if it does not run, and waits until it serves.
     #[track_caller]
     pub fn restart(&self) {
-        let mut agent = self.agent.lock().unwrap();
-        let running =
-            agent.get_or_insert_with(|| spawn(&mut self.berth(&["serve"]), &self.dir.join("agent.log")));
+        let spawn = || spawn(&mut self.berth(&["serve"]), &self.dir.join("agent.log"));
+        self.agent.lock().unwrap().get_or_insert_with(spawn);
+        // Without the lock: a test that fails here still has to clean up.
         let served = poll(START, || {
-            let gone = running.ended().is_some();
-            let served = Cri::connect(&self.socket())?.version(VersionRequest::default()).is_ok();
+            let gone = self.ended();
+            let answers = |cri: Cri| cri.version(VersionRequest::default()).is_ok();
+            let served = Cri::connect(&self.socket()).is_some_and(answers);
             (served || gone).then_some(served)
         });
         assert_eq!(served, Some(true), "the agent does not come up:\n{}", self.journal());
@@ -231,7 +232,7 @@ impl Node {
     #[track_caller]
     pub fn revive(&self) -> Revived {
         let ended = eventually("the agent to answer or to end", START, || {
-            let ended = self.agent.lock().unwrap().as_mut().is_none_or(|agent| agent.ended().is_some());
+            let ended = self.ended();
             let answers = || Cri::connect(&self.socket())?.version(VersionRequest::default()).ok();
             (ended || answers().is_some()).then_some(ended)
         });
@@ -241,6 +242,11 @@ impl Node {
         drop(self.agent.lock().unwrap().take());
         self.restart();
         Revived::Restarted
+    }
+
+    /// Whether no agent runs.
+    fn ended(&self) -> bool {
+        self.agent.lock().unwrap().as_mut().is_none_or(|agent| agent.ended().is_some())
     }
 
     /// Kills the agent without a warning.

@@ -378,6 +378,14 @@ fn check_code<T: std::fmt::Debug>(call: &str, answer: Result<T, Status>, code: C
     assert_eq!(refused.code(), code, "{call}: {refused}");
 }
 
+/// Also of the tests: one whose agent does not come up fails at once and alone, and not with all that run beside it.
+#[test]
+#[ignore = "needs root and the test images"]
+#[should_panic(expected = "unknown field `nonsense`")]
+fn an_agent_does_not_come_up_with_an_unknown_setting_and_names_it() {
+    Node::start_empty("nonsense = 1");
+}
+
 fn sandbox(request: &mut RunPodSandboxRequest) -> &mut PodSandboxConfig {
     request.config.as_mut().unwrap()
 }
