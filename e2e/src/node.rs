@@ -42,7 +42,8 @@ pub struct Node {
     number: u32,
     cgroup: String,
     bridge: String,
-    program: PathBuf,
+    /// Which of the programs, and what builds it.
+    program: (&'static str, &'static str),
     agent: Mutex<Option<Running>>,
     fresh: Mutex<Snapshot>,
 }
@@ -82,7 +83,7 @@ impl Node {
     #[track_caller]
     pub fn start_breakable(settings: &str) -> Self {
         let mut node = Self::prepare(Arc::new(Site::new()), settings);
-        node.program = binary("berth-faults", "hack/chaos");
+        node.program = ("berth-faults", "hack/chaos");
         fs::write(node.fault(), "").unwrap();
         node.started()
     }
@@ -108,7 +109,7 @@ impl Node {
             number,
             cgroup: format!("/berth-e2e-{process}-{number}"),
             bridge: format!("be2e{number}"),
-            program: binary("berth", "cargo build -p berth"),
+            program: ("berth", "cargo build -p berth"),
             agent: Mutex::default(),
             fresh: Mutex::default(),
         };
@@ -208,7 +209,8 @@ impl Node {
 
     /// A command of berth's that finds this agent.
     pub fn berth(&self, args: &[&str]) -> Command {
-        let mut command = self.site.command(&self.program);
+        let (program, how) = self.program;
+        let mut command = self.site.command(binary(program, how));
         command.env("BERTH_FAULT", self.fault()).arg("--config").arg(self.dir.join("config.toml")).args(args);
         command
     }
