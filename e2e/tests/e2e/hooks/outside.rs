@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use berth_cri_proto::v1::{ContainerConfig, RemoveContainerRequest};
 use berth_e2e::requests::{privileged, sandbox_namespaces, security};
@@ -265,4 +265,20 @@ fn hooks_after_the_end_run_though_no_agent_does_and_before_a_pod_is_gone() {
     pod.start(config);
     pod.take_down();
     assert_eq!(order(&trace), "poststop\n");
+}
+
+#[test]
+#[ignore = "needs root and the test images"]
+fn a_last_hook_that_hangs_holds_no_pod_up_and_goes_with_it() {
+    let node = describe_devices(Node::start());
+    node.pod("first").take_down();
+    let before = node.baseline();
+    let pod = node.pod("hanging");
+    let begun = node.dir().join("begun");
+    describe(&node, &json!([sh("poststop", &format!(": >{}; exec sleep 1000", begun.display()), "")]));
+    pod.start(with_cdi(&["v.com/c=d"]));
+    let at = Instant::now();
+    pod.take_down();
+    assert!(begun.exists() && at.elapsed() < Duration::from_secs(20), "{:?}", at.elapsed());
+    node.assert_as_before(&before);
 }
