@@ -155,6 +155,11 @@ impl Node {
         &self.cgroup
     }
 
+    /// The bridge of its pods.
+    pub fn bridge(&self) -> &str {
+        &self.bridge
+    }
+
     /// The socket that it answers on.
     pub fn socket(&self) -> PathBuf {
         self.dir.join("state/berth.sock")

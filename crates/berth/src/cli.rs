@@ -4,6 +4,7 @@
 use crate::settings::{self, Flags, Settings};
 use crate::{check, image, ns, run, serve, telemetry};
 use anyhow::Result;
+use berth_pod::inventory::Cure;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::future::Future;
 use std::io::{self, Write};
@@ -43,12 +44,8 @@ enum Command {
     Serve,
     /// Run pods from Kubernetes manifests, with no kubelet
     Run(run::RunArgs),
-    /// Look at this machine: can it run pods, and what would be missing?
-    Check {
-        /// Print one JSON object per line
-        #[arg(long)]
-        json: bool,
-    },
+    /// Look at this machine: can it run pods, and what would be missing? Or: what have pods left behind?
+    Check(CheckArgs),
     /// Show which process of a pod shares which namespace
     Ns {
         /// Name of the pod, or the beginning of its id; all pods when left out
@@ -74,6 +71,22 @@ enum Command {
     Faults,
 }
 
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// Name what pods that are gone have left in kernel, on disk and in the database, and what others have lost
+    #[arg(long)]
+    leaks: bool,
+    /// The same, and take away what nobody owns
+    #[arg(long)]
+    repair: bool,
+    /// With --leaks or --repair: show also what is as it should be, and whose it is
+    #[arg(long)]
+    all: bool,
+    /// Print one JSON object per line
+    #[arg(long)]
+    json: bool,
+}
+
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
     /// Print every key with its explanation and default, commented out
@@ -89,10 +102,7 @@ impl Cli {
         match self.command {
             Command::Serve => serve::run(&start(&flags)?)?,
             Command::Run(args) => return run::run(&flags, args),
-            Command::Check { json } => {
-                let settings = start(&flags)?;
-                return check::run(&settings, if json { check::Format::Json } else { check::Format::Text });
-            }
+            Command::Check(args) => return check(&start(&flags)?, &args),
             Command::Ns { pod } => block_on(ns::run(&start(&flags)?.socket(), pod.as_deref()))?,
             Command::Image { command } => block_on(image::run(&start(&flags)?.socket(), command))?,
             Command::Config { command: ConfigCommand::Default } => {
@@ -130,8 +140,17 @@ fn start(flags: &Flags) -> Result<Settings> {
     Ok(settings)
 }
 
+fn check(settings: &Settings, args: &CheckArgs) -> Result<ExitCode> {
+    let format = if args.json { check::Format::Json } else { check::Format::Text };
+    let cure = if args.repair { Cure::Repair } else { Cure::Report };
+    match args.leaks || args.repair {
+        true => block_on(check::leaks::run(settings, check::leaks::Wish { cure, all: args.all, format })),
+        false => check::run(settings, format),
+    }
+}
+
 /// Runs a command that only waits for the agent: one thread is enough.
-fn block_on(command: impl Future<Output = Result<()>>) -> Result<()> {
+fn block_on<T>(command: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
 }
 

@@ -14,6 +14,7 @@ mod ns;
 mod run;
 mod serve;
 mod settings;
+mod table;
 mod telemetry;
 
 use clap::Parser;

@@ -6,8 +6,9 @@ use berth_admin_proto::v1::admin_server::{Admin, AdminServer};
 use berth_admin_proto::v1::import_images_request::Source;
 use berth_admin_proto::v1::pull_image_response::Step;
 use berth_admin_proto::v1::{
-    ExportImagesRequest, ExportImagesResponse, ImportImagesRequest, ImportImagesResponse, NamedImage,
-    PruneImagesRequest, PruneImagesResponse, PullImageRequest, PullImageResponse, PullProgress,
+    ExportImagesRequest, ExportImagesResponse, ImportImagesRequest, ImportImagesResponse, InventoryItem,
+    NamedImage, PruneImagesRequest, PruneImagesResponse, PullImageRequest, PullImageResponse, PullProgress,
+    TakeInventoryRequest, TakeInventoryResponse,
 };
 use std::io::{Seek, Write};
 use std::path::Path;
@@ -74,6 +75,25 @@ impl Admin for Echo {
     ) -> Result<Response<PruneImagesResponse>, Status> {
         Ok(Response::new(PruneImagesResponse { images: Vec::new(), freed_bytes: 3 << 20 }))
     }
+
+    type TakeInventoryStream = tokio_stream::Iter<std::vec::IntoIter<Result<TakeInventoryResponse, Status>>>;
+    async fn take_inventory(
+        &self,
+        request: Request<TakeInventoryRequest>,
+    ) -> Result<Response<Self::TakeInventoryStream>, Status> {
+        let repair = request.into_inner().repair;
+        let item = |standing: &str, kind: &str, name: &str, owner: Option<&str>, outcome: Option<&str>| {
+            let outcome = outcome.filter(|_| repair).map(str::to_owned);
+            let (standing, kind, name) = (standing.to_owned(), kind.to_owned(), name.to_owned());
+            InventoryItem { standing, kind, name, owner: owner.map(str::to_owned), outcome }
+        };
+        let message = |item| Ok(TakeInventoryResponse { items: vec![item] });
+        let answers = vec![
+            message(item("owned", "cgroup", "/berth/a", Some("pod a"), None)),
+            message(item("left", "cgroup", "/berth/b", None, Some("removed"))),
+        ];
+        Ok(Response::new(tokio_stream::iter(answers)))
+    }
 }
 
 /// Serves until the test ends.
@@ -135,6 +155,23 @@ async fn an_error_of_the_agent_is_printed_with_what_was_attempted() {
     assert_eq!(text(&output.stderr), "berth: export images: export x+y to /out.tar\n");
     let output = berth(&socket, &["image", "prune"], &[]).await;
     assert_eq!(text(&output.stdout), "freed 3.0 MiB\n");
+}
+
+#[tokio::test]
+async fn an_inventory_is_a_table_of_what_is_wrong_and_the_status_tells() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s");
+    start_agent(&socket);
+    let check = async |args: &[&str], code: i32, stdout: &str| {
+        let output = berth(&socket, &[&["check"], args].concat(), &[]).await;
+        assert_eq!((text(&output.stdout), output.status.code()), (stdout, Some(code)), "{output:?}");
+    };
+    check(&["--leaks"], 1, "left  cgroup  /berth/b  nobody\n").await;
+    check(&["--leaks", "--all"], 1, "owned  cgroup  /berth/a  pod a\nleft   cgroup  /berth/b  nobody\n")
+        .await;
+    let json = "{\"standing\":\"left\",\"kind\":\"cgroup\",\"name\":\"/berth/b\"}\n";
+    check(&["--leaks", "--json"], 1, json).await;
+    check(&["--repair"], 0, "left  cgroup  /berth/b  nobody  removed\n").await;
 }
 
 #[tokio::test]

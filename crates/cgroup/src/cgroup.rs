@@ -25,6 +25,11 @@ impl Cgroup {
         &self.path
     }
 
+    /// Whether it is there, in every hierarchy.
+    pub fn exists(&self) -> bool {
+        self.directories().iter().all(|directory| directory.is_dir())
+    }
+
     /// How a new process gets in; also what [`crate::kill_all`] takes.
     pub fn entry(&self) -> Entry {
         procs_entry(self.cgroups.layout(), self.directories())

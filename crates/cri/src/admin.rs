@@ -1,4 +1,4 @@
-//! The service `berth.v1.Admin`: what `berth image` needs and CRI lacks, on the same socket.
+//! The service `berth.v1.Admin`: what `berth image` and `berth check` need and CRI lacks, on the same socket.
 
 use std::io;
 use std::path::Path;
@@ -8,10 +8,12 @@ use berth_admin_proto::v1::admin_server::Admin;
 use berth_admin_proto::v1::import_images_request::Source;
 use berth_admin_proto::v1::pull_image_response::Step;
 use berth_admin_proto::v1::{
-    ExportImagesRequest, ExportImagesResponse, ImportImagesRequest, ImportImagesResponse, NamedImage,
-    PruneImagesRequest, PruneImagesResponse, PullImageRequest, PullImageResponse, PullProgress,
+    ExportImagesRequest, ExportImagesResponse, ImportImagesRequest, ImportImagesResponse, InventoryItem,
+    NamedImage, PruneImagesRequest, PruneImagesResponse, PullImageRequest, PullImageResponse, PullProgress,
+    TakeInventoryRequest, TakeInventoryResponse,
 };
 use berth_image::{Auth, Image, ImageId, ImageStore, Imported, PullRequest, Reference};
+use berth_pod::inventory::{Cure, Item};
 use berth_store::ErrorKind;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -27,6 +29,9 @@ use crate::{Edge, Failure};
 
 /// How often the progress of a pull is told: enough for a person who watches it.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+
+/// Things of an inventory in one message.
+const ITEMS_AT_ONCE: usize = 500;
 
 #[tonic::async_trait]
 impl Admin for Edge {
@@ -58,6 +63,34 @@ impl Admin for Edge {
     ) -> Result<Response<PruneImagesResponse>, Status> {
         call(Rpc::Change("PruneImages"), prune(self)).await
     }
+
+    type TakeInventoryStream = Answers<TakeInventoryResponse>;
+    async fn take_inventory(
+        &self,
+        request: Request<TakeInventoryRequest>,
+    ) -> Result<Response<Answers<TakeInventoryResponse>>, Status> {
+        let cure = if request.into_inner().repair { Cure::Repair } else { Cure::Report };
+        let rpc = match cure {
+            Cure::Report => Rpc::Routine("TakeInventory"),
+            Cure::Repair => Rpc::Change("TakeInventory"),
+        };
+        call(rpc, async { Ok(inventory_of(self.pods.inventory(cure).await?)) }).await
+    }
+}
+
+/// In messages that stay well below the limit of one.
+fn inventory_of(items: Vec<Item>) -> Answers<TakeInventoryResponse> {
+    let items: Vec<InventoryItem> = items.into_iter().map(inventory_item).collect();
+    let messages: Vec<_> = items
+        .chunks(ITEMS_AT_ONCE)
+        .map(|items| Ok(TakeInventoryResponse { items: items.to_vec() }))
+        .collect();
+    stream::iter(messages).boxed()
+}
+
+fn inventory_item(item: Item) -> InventoryItem {
+    let Item { standing, kind, name, owner, outcome } = item;
+    InventoryItem { standing: standing.to_string(), kind: kind.to_string(), name, owner, outcome }
 }
 
 /// A pull as one client watches it. The pull itself has a task of its own.

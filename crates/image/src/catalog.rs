@@ -193,8 +193,7 @@ impl Catalog {
 
     /// Everything that lies on the disk for an image.
     pub(crate) fn files_of(&self, image: &Image) -> Vec<PathBuf> {
-        let blobs = [&image.id.0, &image.manifest].map(|digest| self.layout.blob(digest));
-        blobs.into_iter().chain(image.layers.iter().map(|layer| self.layout.layer(&layer.chain_id))).collect()
+        self.layout.files_of(image)
     }
 
     /// Counts anew what the images use; each layer once.

@@ -10,10 +10,13 @@ use std::{
 };
 
 use berth_fault::point;
-use tempfile::TempDir;
 use tracing::{debug, warn};
 
-use crate::{Error, Result, catalog::Catalog, layer::Layout};
+use crate::{
+    Error, Result,
+    catalog::Catalog,
+    layer::{IngestDirectory, Layout},
+};
 
 /// Removes those of the candidates that nobody needs, with those that an earlier collection could not remove, and counts
 /// anew. What fails does not keep the rest, and is tried again by the next collection. Blocks.
@@ -50,7 +53,7 @@ pub(crate) fn collect(layout: &Layout, catalog: &Catalog, candidates: Vec<PathBu
     catalog.measure().and(outcome)
 }
 
-fn take_out(layout: &Layout, path: &Path) -> Result<Option<TempDir>> {
+fn take_out(layout: &Layout, path: &Path) -> Result<Option<IngestDirectory>> {
     point!("take a file of an image out of its place").pass()?;
     layout.discard(path)
 }

@@ -5,6 +5,7 @@
 //! second, joins. Credentials are part of what makes two pulls the same.
 
 use std::{
+    collections::HashSet,
     fmt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -212,6 +213,26 @@ impl ImageStore {
     /// The pulls under way.
     pub fn progress(&self) -> Vec<PullProgress> {
         self.0.board.read()
+    }
+
+    /// Everything in the store's directory that an image has or that work under way needs.
+    pub fn needs(&self) -> HashSet<PathBuf> {
+        let catalog = &self.0.catalog;
+        let mut needed: HashSet<PathBuf> = catalog.live().holds.keys().cloned().collect();
+        needed.extend(catalog.snapshot().values().flat_map(|image| catalog.files_of(image)));
+        needed.extend(self.0.layout.in_work());
+        needed
+    }
+
+    /// Removes those of the paths in the store's directory that are not among what it [`needs`](Self::needs); absent means
+    /// done.
+    pub async fn remove_strays(&self, paths: Vec<PathBuf>) -> Result<()> {
+        let layout = self.0.layout.clone();
+        let (ingested, placed): (Vec<_>, Vec<_>) =
+            paths.into_iter().partition(|path| path.starts_with(&*layout.ingest));
+        self.collect(placed).await?;
+        let remove = move || ingested.iter().try_for_each(|path| layout.remove_ingested(path));
+        blocking("remove strays", remove).await
     }
 
     /// The bytes of an image's config, as its id promises them.

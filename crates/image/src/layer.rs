@@ -5,11 +5,12 @@
 //! its leftovers where the next start clears them. Everything here blocks.
 
 use std::{
+    collections::HashSet,
     fs::{self, File},
     io::{self, Read, Write},
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use berth_fault::point;
@@ -20,7 +21,7 @@ use rustix::{
 use tempfile::TempDir;
 
 use crate::{
-    ChainId, Digest, Error, LayerInfo, Result,
+    ChainId, Digest, Error, Image, LayerInfo, Result,
     blob::{self, Expected},
     rootfs,
     tap::RECORD,
@@ -36,13 +37,24 @@ pub(crate) struct Layout {
     pub(crate) layers: Arc<Path>,
     pub(crate) blobs: Arc<Path>,
     pub(crate) ingest: Arc<Path>,
+    /// What of `ingest` somebody works on.
+    in_work: Arc<Mutex<HashSet<PathBuf>>>,
+}
+
+/// A directory in `ingest` that goes when it is dropped.
+#[derive(Debug)]
+pub(crate) struct IngestDirectory {
+    /// Absent once it has been renamed away or removed.
+    directory: Option<TempDir>,
+    path: PathBuf,
+    in_work: Arc<Mutex<HashSet<PathBuf>>>,
 }
 
 /// A layer that is unpacked and verified but has no place yet; dropping it removes it, on another thread.
 #[derive(Debug)]
 pub(crate) struct StagedLayer {
     /// Absent once the layer has its place.
-    directory: Option<TempDir>,
+    directory: Option<IngestDirectory>,
     unpacked: Unpacked,
     working: Working,
 }
@@ -51,17 +63,33 @@ pub(crate) struct StagedLayer {
 pub(crate) type Working = tokio::sync::mpsc::Sender<std::convert::Infallible>;
 
 impl Layout {
+    /// The paths alone.
+    pub(crate) fn at(root: &Path) -> Self {
+        let sub = |name: &str| Arc::from(root.join(name));
+        Self {
+            root: root.into(),
+            layers: sub("layers"),
+            blobs: sub("blobs"),
+            ingest: sub("ingest"),
+            in_work: Arc::default(),
+        }
+    }
+
     /// Makes the directories. Other users see nothing of them: an image may have set-user-id files.
     pub(crate) fn create(root: &Path) -> Result<Self> {
-        let sub = |name: &str| Arc::from(root.join(name));
-        let layout =
-            Self { root: root.into(), layers: sub("layers"), blobs: sub("blobs"), ingest: sub("ingest") };
+        let layout = Self::at(root);
         for directory in [&layout.root, &layout.layers, &layout.blobs, &layout.ingest] {
             fs::create_dir_all(directory).map_err(Error::io("make directory", &**directory))?;
         }
         fs::set_permissions(root, fs::Permissions::from_mode(0o700))
             .map_err(Error::io("protect directory", root))?;
         Ok(layout)
+    }
+
+    /// Everything that lies on the disk for an image.
+    pub(crate) fn files_of(&self, image: &Image) -> Vec<PathBuf> {
+        let blobs = [&image.id.0, &image.manifest].map(|digest| self.blob(digest));
+        blobs.into_iter().chain(image.layers.iter().map(|layer| self.layer(&layer.chain_id))).collect()
     }
 
     pub(crate) fn blob(&self, digest: &Digest) -> PathBuf {
@@ -106,7 +134,7 @@ impl Layout {
         chain_id: ChainId,
         below: &[ChainId],
     ) -> Result<LayerInfo> {
-        let directory = staged.directory.as_ref().map(TempDir::path).unwrap_or(&self.ingest);
+        let directory = staged.directory.as_ref().map(IngestDirectory::path).unwrap_or(&self.ingest);
         let tree = directory.join("fs");
         for path in &staged.unpacked.implied {
             self.inherit(&tree, path, below).map_err(Error::io("give its attributes to", tree.join(path)))?;
@@ -116,7 +144,7 @@ impl Layout {
         let place = self.layer(&chain_id);
         fs::rename(directory, &place).map_err(Error::io("put layer at", &place))?;
         // Renamed away: there is nothing to remove any more.
-        let _ = staged.directory.take().map(TempDir::keep);
+        staged.directory.take().map(IngestDirectory::renamed);
         let tar = &staged.unpacked.tar;
         Ok(LayerInfo {
             chain_id,
@@ -153,7 +181,7 @@ impl Layout {
     }
 
     /// Takes something out of its place at once; it is deleted when the answer is dropped.
-    pub(crate) fn discard(&self, path: &Path) -> Result<Option<TempDir>> {
+    pub(crate) fn discard(&self, path: &Path) -> Result<Option<IngestDirectory>> {
         let directory = self.ingest_directory()?;
         match fs::rename(path, directory.path().join("discarded")) {
             Ok(()) => Ok(Some(directory)),
@@ -179,8 +207,34 @@ impl Layout {
         Ok(sum)
     }
 
-    pub(crate) fn ingest_directory(&self) -> Result<TempDir> {
-        TempDir::new_in(&self.ingest).map_err(Error::io("make directory in", &*self.ingest))
+    pub(crate) fn ingest_directory(&self) -> Result<IngestDirectory> {
+        // Under the lock, so that nobody finds one that is not known to be in work.
+        let mut in_work = self.in_work.lock().unwrap_or_else(PoisonError::into_inner);
+        let directory =
+            TempDir::new_in(&self.ingest).map_err(Error::io("make directory in", &*self.ingest))?;
+        let path = directory.path().to_owned();
+        in_work.insert(path.clone());
+        Ok(IngestDirectory { directory: Some(directory), path, in_work: self.in_work.clone() })
+    }
+
+    /// Removes what lies in `ingest`, unless somebody works on it; absent means done.
+    pub(crate) fn remove_ingested(&self, path: &Path) -> Result<()> {
+        let in_work = self.in_work.lock().unwrap_or_else(PoisonError::into_inner);
+        if in_work.contains(path) {
+            return Ok(());
+        }
+        // A directory that is made from now on has another name.
+        drop(in_work);
+        let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("delete", path)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// What of `ingest` somebody works on.
+    pub(crate) fn in_work(&self) -> HashSet<PathBuf> {
+        self.in_work.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn inherit(&self, tree: &Path, path: &Path, below: &[ChainId]) -> io::Result<()> {
@@ -195,6 +249,29 @@ impl Layout {
             }
         }
         Ok(())
+    }
+}
+
+impl IngestDirectory {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes it, and says how that went.
+    pub(crate) fn close(mut self) -> io::Result<()> {
+        self.directory.take().map_or(Ok(()), TempDir::close)
+    }
+
+    /// It has got another place, and there is nothing to remove any more.
+    fn renamed(mut self) {
+        let _ = self.directory.take().map(TempDir::keep);
+    }
+}
+
+impl Drop for IngestDirectory {
+    fn drop(&mut self) {
+        drop(self.directory.take());
+        self.in_work.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.path);
     }
 }
 

@@ -56,13 +56,31 @@ pub(crate) fn check_gateways(
     name: &IfName,
     subnets: &[IpNet],
 ) -> Result<()> {
-    let told = list_addresses(host).map_err(|source| Error::Bridge { bridge: name.clone(), source })?;
-    let present: Vec<IpNet> = told.iter().filter_map(|body| address_on(body, bridge.index)).collect();
+    let present =
+        gateways(host, bridge.index).map_err(|source| Error::Bridge { bridge: name.clone(), source })?;
     let is_missing = |subnet: &&IpNet| !present.iter().any(|address| address.addr() == gateway(subnet));
     match subnets.iter().find(is_missing) {
         Some(_) => Err(Error::BridgeLost { bridge: name.clone(), state: "without a gateway address" }),
         None => Ok(()),
     }
+}
+
+/// The addresses that the bridge has, but for link-local ones.
+pub(crate) fn gateways(host: &HostLinks, index: u32) -> std::result::Result<Vec<IpNet>, NetlinkError> {
+    Ok(list_addresses(host)?.iter().filter_map(|body| address_on(body, index)).collect())
+}
+
+/// Takes the bridge's addresses in one subnet away; absent means done.
+pub(crate) fn remove_gateways(
+    host: &HostLinks,
+    index: u32,
+    subnet: &IpNet,
+) -> std::result::Result<(), NetlinkError> {
+    let stale = gateways(host, index)?.into_iter().filter(|address| address.trunc() == *subnet);
+    let remove = |batch: Batch, address| {
+        batch.route("remove gateway address", Mode::Plain, &link::delete_address(index, address))
+    };
+    host.send(stale.fold(Batch::default(), remove)).map(drop)
 }
 
 /// Looks whether the host has an address of one of `subnets` elsewhere than on the bridge.

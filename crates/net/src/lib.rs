@@ -14,6 +14,7 @@
 //! - [`Network`]: the host's side made ready, pods attached and detached, leftovers listed
 //! - [`PortClaims`], [`Forward`]: which pod has which ports of the host, and how these lead to it
 //! - [`PodLinks`]: what has gone over a pod's interfaces, asked for over the same socket
+//! - [`Survey`]: what the kernel holds under this network's names, whoever owns it
 //! - [`AddressPool`]: which pod has which addresses; pure, rebuilt by the caller from its own records
 //!
 //! Three rules shape the code. **No thread enters a namespace**: a netlink socket speaks to the namespace it
@@ -48,6 +49,7 @@ mod ports;
 mod rules;
 mod served;
 mod stats;
+mod survey;
 mod sysctl;
 
 pub use address::PodAddresses;
@@ -60,3 +62,4 @@ pub use pool::AddressPool;
 pub use ports::{Forward, PortClaims, PortMapping, Protocol};
 pub use served::ServedSubnets;
 pub use stats::{LinkUsage, PodLinks, Traffic};
+pub use survey::Survey;

@@ -223,14 +223,18 @@ fn hint(kind: u16, flags: u16, payload: &[u8]) -> Option<String> {
 
 /// The value of the first attribute of this kind.
 pub(crate) fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
-    NlasIterator::new(attributes).map_while(std::result::Result::ok).find(|nla| nla.kind() == kind).map(
-        |nla| {
-            // `NlaBuffer::value` borrows from the buffer that the iterator made, not from ours.
-            let bytes: &[u8] = nla.into_inner();
-            let length = u16::from_ne_bytes([bytes[0], bytes[1]]) as usize;
-            &bytes[4..length]
-        },
-    )
+    of_kind(attributes, kind).next()
+}
+
+/// The values of all attributes of this kind.
+pub(crate) fn of_kind(attributes: &[u8], kind: u16) -> impl Iterator<Item = &[u8]> {
+    let all = NlasIterator::new(attributes).map_while(std::result::Result::ok);
+    all.filter(move |nla| nla.kind() == kind).map(|nla| {
+        // `NlaBuffer::value` borrows from the buffer that the iterator made, not from ours.
+        let bytes: &[u8] = nla.into_inner();
+        let length = u16::from_ne_bytes([bytes[0], bytes[1]]) as usize;
+        &bytes[4..length]
+    })
 }
 
 /// Text from an attribute that ends with a zero byte.

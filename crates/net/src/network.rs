@@ -25,6 +25,7 @@ use crate::nftables::{self, Table};
 use crate::ports::Forward;
 use crate::rules;
 use crate::served::ServedSubnets;
+use crate::survey::Survey;
 use crate::sysctl;
 
 /// The host's side of the pod network, ready for pods.
@@ -172,6 +173,18 @@ impl Network {
         ports.retain(|port| !forwards.contains(port));
         drop(ports);
         conntrack::forget_translated(forwards).map_err(Error::Flows)
+    }
+
+    /// Ends what leads to pods but was not begun by [`Network::forward`], nor inherited; the rest of `forwards` stays.
+    pub fn unforward_strays(&self, forwards: &[Forward]) -> Result<()> {
+        let ports = self.ports();
+        let strays: Vec<_> = forwards.iter().filter(|forward| !ports.contains(forward)).copied().collect();
+        self.survey().remove_forwards(&strays)
+    }
+
+    /// A view of what the kernel holds under this network's names.
+    pub fn survey(&self) -> Survey {
+        Survey::new(self.config.clone())
     }
 
     /// Gives a pod its loopback, its `eth0` with addresses and default routes, and a port of the bridge.

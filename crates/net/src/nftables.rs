@@ -22,7 +22,7 @@ use rustix::io::Errno;
 
 use crate::attributes::{Attributes, header};
 use crate::error::NetlinkError;
-use crate::netlink::{self, Batch, Mode, attribute, text_of};
+use crate::netlink::{self, Batch, Mode, attribute, of_kind, text_of};
 use expression::{data, encode};
 
 pub(crate) use expression::{Comparison, Expression, Family, HeaderMatch, Redirect, Rule};
@@ -42,6 +42,7 @@ const GET_RULE: u16 = message(7);
 const DELETE_RULE: u16 = message(8);
 const NEW_SET: u16 = message(9);
 const NEW_ELEMENTS: u16 = message(12);
+const GET_ELEMENTS: u16 = message(13);
 const DELETE_ELEMENTS: u16 = message(14);
 
 const FAMILY_UNSPECIFIED: u8 = 0;
@@ -196,6 +197,28 @@ fn remove_all(table: &str, elements: &[Element]) -> Result<()> {
     let item = |element: &Element| Attributes::new().nested(1, data(&element.key));
     transaction.push_elements("remove map elements", DELETE_ELEMENTS, Mode::Plain, table, elements, item);
     transaction.commit()
+}
+
+/// What a map holds; nothing where there is no such map or table.
+pub(crate) fn list_elements(table: &str, map: &'static str) -> Result<Vec<Element>> {
+    let mut batch = Batch::default();
+    let names = Attributes::new().text(1, table).text(2, map);
+    batch.encoded("list map elements", GET_ELEMENTS, Mode::Dump, &[header(FAMILY_INET, 0), names.0].concat());
+    let told = match batch.send(netlink::open(NETLINK_NETFILTER)?.as_fd()) {
+        Err(error) if error.refusal() == Some(Errno::NOENT) => return Ok(Vec::new()),
+        told => told?,
+    };
+    Ok(told.iter().flat_map(|body| elements_in(body, map)).collect())
+}
+
+/// The elements that one answer tells of: in a list (3), each (1) with its key (1) and value (2).
+fn elements_in(body: &[u8], map: &'static str) -> Vec<Element> {
+    let list = body.get(HEADER_BYTES..).and_then(|attributes| attribute(attributes, 3)).unwrap_or_default();
+    let read = |element: &[u8]| {
+        let bytes = |kind| Some(attribute(attribute(element, kind)?, 1)?.to_vec());
+        Some(Element { map, key: bytes(1)?, value: bytes(2)? })
+    };
+    of_kind(list, 1).filter_map(read).collect()
 }
 
 /// Removes the table of this name; one that is not there is fine.
@@ -358,6 +381,27 @@ mod tests {
         check(Hook::Forward, POLICY_DROP, Some("filter FORWARD"));
         check(Hook::Forward, 1, None);
         check(Hook::Postrouting, POLICY_DROP, None);
+    }
+
+    #[test]
+    fn elements_are_read_as_they_are_written() {
+        let element = |port: u8| Element {
+            map: "ports4",
+            key: vec![6, 0, 0, 0, 0, port],
+            value: vec![10, 88, 0, port],
+        };
+        let item = |element: &Element| {
+            Attributes::new().nested(1, data(&element.key)).nested(2, data(&element.value))
+        };
+        let written = [element(80), element(81)];
+        let list = written.iter().fold(Attributes::new(), |list, element| list.nested(1, item(element)));
+        let body =
+            [header(FAMILY_INET, 0), Attributes::new().text(1, "t").text(2, "ports4").nested(3, list).0]
+                .concat();
+        assert_eq!(elements_in(&body, "ports4"), written);
+        for length in 0..body.len() {
+            elements_in(&body[..length], "ports4");
+        }
     }
 
     #[test]

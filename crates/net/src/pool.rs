@@ -47,6 +47,11 @@ impl AddressPool {
             subnets.iter().map(|subnet| known(subnet).unwrap_or_else(|| Range::new(subnet))).collect();
     }
 
+    /// Who has addresses, and which.
+    pub fn leases(&self) -> impl Iterator<Item = (&str, &PodAddresses)> {
+        self.leases.iter().map(|(owner, addresses)| (owner.as_str(), addresses))
+    }
+
     /// Every address that somebody has.
     pub fn taken(&self) -> Vec<IpAddr> {
         self.taken.iter().copied().collect()

@@ -215,6 +215,54 @@ impl Forward {
     }
 }
 
+impl Forward {
+    /// What an element of one of the maps does; `None` for bytes that make no sense there.
+    pub(crate) fn from_element(element: &Element) -> Option<Self> {
+        let Element { map, key, value } = element;
+        let map = MAPS.iter().find(|known| known.name == *map)?;
+        let (key, host_ip) = match map.key.len() {
+            2 => (&key[..], None),
+            _ => {
+                let (ip, rest) = split_address(key, map.value == TARGET4)?;
+                (rest, Some(ip))
+            }
+        };
+        let (ip, port) = split_address(value, map.value == TARGET4)?;
+        let protocol = match key.first()? {
+            6 => Protocol::Tcp,
+            17 => Protocol::Udp,
+            132 => Protocol::Sctp,
+            _ => return None,
+        };
+        let host_port = port_in(key.get(4..)?)?;
+        Some(Self { protocol, host_ip, host_port, target: SocketAddr::new(ip, port_in(port)?) })
+    }
+}
+
+impl fmt::Display for Forward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { protocol, host_ip, host_port, target } = self;
+        match host_ip {
+            Some(ip) => write!(f, "{}/{protocol} to {target}", SocketAddr::new(*ip, *host_port)),
+            None => write!(f, "{host_port}/{protocol} to {target}"),
+        }
+    }
+}
+
+fn split_address(bytes: &[u8], is_ipv4: bool) -> Option<(IpAddr, &[u8])> {
+    if is_ipv4 {
+        let (ip, rest) = bytes.split_first_chunk::<4>()?;
+        Some((IpAddr::from(*ip), rest))
+    } else {
+        let (ip, rest) = bytes.split_first_chunk::<16>()?;
+        Some((IpAddr::from(*ip), rest))
+    }
+}
+
+fn port_in(bytes: &[u8]) -> Option<u16> {
+    Some(u16::from_be_bytes(*bytes.first_chunk::<2>()?))
+}
+
 pub(crate) fn octets(ip: IpAddr) -> Vec<u8> {
     match ip {
         IpAddr::V4(ip) => ip.octets().to_vec(),
@@ -231,6 +279,28 @@ fn padded(port: u16) -> [u8; 4] {
 mod tests {
     use super::*;
     use berth_store::ErrorKind;
+
+    #[test]
+    fn an_element_is_read_back_as_the_forward_that_made_it() {
+        let check = |host_ip: Option<&str>, target: &str, shown: &str| {
+            let forward = Forward {
+                protocol: Protocol::Udp,
+                host_ip: host_ip.map(|ip| ip.parse().unwrap()),
+                host_port: 8053,
+                target: target.parse().unwrap(),
+            };
+            assert_eq!(Forward::from_element(&forward.element()), Some(forward));
+            assert_eq!(forward.to_string(), shown);
+            let Element { map, key, value } = forward.element();
+            for length in 0..key.len() {
+                Forward::from_element(&Element { map, key: key[..length].to_vec(), value: value.clone() });
+            }
+        };
+        check(None, "10.88.0.2:53", "8053/udp to 10.88.0.2:53");
+        check(Some("192.0.2.1"), "10.88.0.2:53", "192.0.2.1:8053/udp to 10.88.0.2:53");
+        check(None, "[fd62::2]:53", "8053/udp to [fd62::2]:53");
+        check(Some("2001:db8::1"), "[fd62::2]:53", "[2001:db8::1]:8053/udp to [fd62::2]:53");
+    }
 
     fn mapping(host_ip: &str, host_port: u16) -> PortMapping {
         let host_ip = (!host_ip.is_empty()).then(|| host_ip.parse().unwrap());

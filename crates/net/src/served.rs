@@ -24,7 +24,7 @@ pub struct ServedSubnets {
 
 impl ServedSubnets {
     /// All subnets that need a gateway and rules.
-    pub(crate) fn all(&self) -> Vec<IpNet> {
+    pub fn all(&self) -> Vec<IpNet> {
         [self.current.clone(), self.retired.clone()].concat()
     }
 

@@ -43,6 +43,18 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// Something is mounted in a directory that should go.
+    #[error("{} is mounted", point.display())]
+    Mounted {
+        /// Where.
+        point: PathBuf,
+    },
+    /// Nobody can tell what is owned.
+    #[error("no database in {}, which says what is owned: is that the agent's root?", root.display())]
+    NoDatabase {
+        /// Where it should be.
+        root: PathBuf,
+    },
     /// The image is not on this node.
     #[error("no image {image:?} on this node")]
     NoImage {
@@ -212,7 +224,8 @@ impl Error {
         match self {
             Self::NoPod { .. } | Self::NoContainer { .. } | Self::NoImage { .. } => ErrorKind::NotFound,
             Self::WrongState { .. } | Self::OldMonitor { .. } => ErrorKind::WrongState,
-            Self::Taken { .. } => ErrorKind::Busy,
+            Self::Taken { .. } | Self::Mounted { .. } => ErrorKind::Busy,
+            Self::NoDatabase { .. } => ErrorKind::NotFound,
             Self::Exists { .. } => ErrorKind::Exists,
             Self::Invalid { .. } | Self::AmbiguousId { .. } | Self::Device(_) | Self::Seccomp { .. } => {
                 ErrorKind::Invalid

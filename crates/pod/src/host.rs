@@ -2,7 +2,7 @@
 //!
 //! No lock here is held across an await or a system call that can hang.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::DirBuilder;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
@@ -86,6 +86,7 @@ pub struct Host {
     _claims: [OwnedFd; 2],
     leases: Mutex<AddressPool>,
     ports: Mutex<PortClaims>,
+    half_made: Mutex<BTreeSet<PodId>>,
     published: Arc<ArcSwap<Snapshot>>,
 }
 
@@ -110,6 +111,7 @@ impl Host {
         Ok(Self {
             leases: Mutex::new(AddressPool::new(&network.subnets())),
             ports: Mutex::default(),
+            half_made: Mutex::default(),
             zygote: Zygote::new(settings.zygote_program.clone()),
             capabilities: own_capabilities(),
             least_oom_score: least_oom_score(),
@@ -164,6 +166,11 @@ impl Host {
         self.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Pods whose create failed and that could not be taken down yet; held for a few instructions only.
+    pub(crate) fn half_made(&self) -> MutexGuard<'_, BTreeSet<PodId>> {
+        self.half_made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// All pods at this moment.
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         self.published.load_full()
@@ -206,7 +213,20 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 /// What carries our names in kernel and cgroups is ours to remove, so no other agent may use the same names. The kernel
 /// lets go of both claims with the process.
 fn claim_cgroup_root(cgroups: &Cgroups, root: &CgroupPath) -> Result<OwnedFd> {
-    let entry = cgroups.create(root)?.entry();
+    cgroups.create(root)?;
+    lock_cgroup_root(cgroups, root)
+}
+
+/// As for an agent, but makes nothing: `None` where there is no such cgroup, and so nothing that anybody could use.
+pub(crate) fn claim_existing_cgroup_root(cgroups: &Cgroups, root: &CgroupPath) -> Result<Option<OwnedFd>> {
+    match cgroups.open(root).exists() {
+        true => lock_cgroup_root(cgroups, root).map(Some),
+        false => Ok(None),
+    }
+}
+
+fn lock_cgroup_root(cgroups: &Cgroups, root: &CgroupPath) -> Result<OwnedFd> {
+    let entry = cgroups.open(root).entry();
     let directory =
         entry.directory.or_else(|| Some(entry.tasks.first()?.parent()?.to_owned())).unwrap_or_default();
     let opened = open(&directory, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
@@ -218,7 +238,7 @@ fn claim_cgroup_root(cgroups: &Cgroups, root: &CgroupPath) -> Result<OwnedFd> {
 }
 
 /// An abstract socket's name belongs to a network namespace, as the bridge does.
-fn claim_bridge(bridge: &str) -> Result<OwnedFd> {
+pub(crate) fn claim_bridge(bridge: &str) -> Result<OwnedFd> {
     let claim = || {
         let flags = SocketFlags::CLOEXEC;
         let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;

@@ -3,9 +3,8 @@
 //! Each pod on record is matched with its monitor, all at the same time. A monitor that answers tells everything that
 //! happened meanwhile; one that does not means that the pod is dead (killed, or the machine was started anew). What was
 //! only intended when the last agent died is taken down. Then whatever carries our names in kernel and on disk, but
-//! belongs to no pod on record, is removed.
+//! belongs to no pod on record, is removed (`inventory`).
 
-use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::sync::Arc;
 
@@ -18,11 +17,10 @@ use tokio::task::JoinSet;
 
 use crate::driver::Driver;
 use crate::error::{Error, Result};
-use crate::host::{Host, blocking};
+use crate::host::Host;
 use crate::link::Link;
 use crate::pins::pin_again;
 use crate::record::{ContainerRecord, NetworkRecord, SandboxPhase, SandboxRecord};
-use crate::sandbox::{DEATH_LIMIT, remove_directory};
 use crate::view::ContainerState;
 use crate::workload::Workload;
 
@@ -139,6 +137,15 @@ fn nobody_listens(error: &Error) -> bool {
     matches!(source.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused)
 }
 
+/// Takes a pod down that is on record and has no driver, as one that was only intended.
+pub(crate) async fn take_down_record(
+    host: Arc<Host>,
+    record: SandboxRecord,
+    containers: Vec<ContainerRecord>,
+) {
+    recover_pod(host, SandboxRecord { phase: SandboxPhase::Making, ..record }, containers).await;
+}
+
 async fn take_down(mut driver: Driver) {
     let ids: Vec<_> = driver.containers.keys().cloned().collect();
     for id in ids {
@@ -195,42 +202,4 @@ impl Driver {
             None => self.save_container(id).await,
         }
     }
-}
-
-/// Removes what carries our names and belongs to nobody on record: veths, cgroups, directories.
-pub(crate) async fn remove_orphans(host: &Arc<Host>) {
-    let snapshot = host.snapshot();
-    let pods: BTreeSet<String> = snapshot.pods.keys().map(ToString::to_string).collect();
-    let containers: BTreeSet<String> =
-        snapshot.containers().map(|container| container.id.to_string()).collect();
-    let host = host.clone();
-    let removed = blocking(move || {
-        for link in host.network.owned_links().unwrap_or_default() {
-            if !pods.contains(&link.pod_id) {
-                report("veth", link.name.as_str(), host.network.detach(&link.name).is_ok());
-            }
-        }
-        for name in host.cgroups.list_children(&host.settings.cgroup_root).unwrap_or_default() {
-            if let (false, Ok(path)) = (pods.contains(&name), host.settings.cgroup_root.join(&name)) {
-                report("cgroup", path.as_str(), host.cgroups.open(&path).remove(DEATH_LIMIT).is_ok());
-            }
-        }
-        let (state, root) = (&host.settings.state, &host.settings.root);
-        let places =
-            [(state.join("pods"), &pods), (root.join("pods"), &pods), (root.join("containers"), &containers)];
-        for (parent, known) in places {
-            let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
-            for entry in entries.filter(|entry| !known.contains(&*entry.file_name().to_string_lossy())) {
-                let path = entry.path();
-                report("directory", &path.display().to_string(), remove_directory(&path).is_ok());
-            }
-        }
-    });
-    if let Err(error) = removed.await {
-        tracing::error!(%error, "orphans not removed");
-    }
-}
-
-fn report(kind: &str, name: &str, removed: bool) {
-    tracing::warn!(kind, name, removed, "found without an owner");
 }

@@ -6,7 +6,7 @@
 
 mod bypass;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -77,7 +77,7 @@ impl Pods {
         for driver in recover::find_pods(&host, records).await? {
             pods.adopt(driver);
         }
-        recover::remove_orphans(&host).await;
+        pods.remove_orphans().await;
         Ok(pods)
     }
 
@@ -255,6 +255,14 @@ impl Pods {
         let pod = self.snapshot().pod(id)?.clone();
         let order = |reply| Order::UpdateSandbox(Box::new(resources), reply);
         self.order(&pod.id, order).await.unwrap_or_else(|| Err(Error::NoPod { id: id.to_owned() }))
+    }
+
+    /// The ids of all pods of which something may exist, as text.
+    pub(crate) fn known_ids(&self) -> BTreeSet<String> {
+        // A failed create is half made before its driver is forgotten.
+        let mut ids: BTreeSet<String> = self.drivers().by_id.keys().map(ToString::to_string).collect();
+        ids.extend(self.0.host.half_made().iter().map(ToString::to_string));
+        ids
     }
 
     pub(crate) fn host(&self) -> &Arc<Host> {

@@ -69,6 +69,7 @@ impl Driver {
         {
             tracing::error!(pod.id = %self.id, error = %with_causes(&error), "pod half made");
             self.phase = SandboxPhase::Making;
+            self.host.half_made().insert(self.id.clone());
         } else if made.is_err() {
             self.phase = SandboxPhase::NotReady;
         }
@@ -86,6 +87,7 @@ impl Driver {
                 self.phase = SandboxPhase::NotReady;
             }
         }
+        self.host.half_made().remove(&self.id);
     }
 
     async fn make_steps(&mut self) -> Result<()> {
@@ -300,19 +302,7 @@ impl Driver {
 
     /// Where this pod's cgroups are, by its request alone.
     pub(crate) fn cgroups(&self) -> Result<PodCgroups> {
-        let id = self.id.as_str();
-        let (base, own) = match &self.spec.cgroup_parent {
-            Some(parent) => {
-                let base = CgroupPath::from_parent(parent)?;
-                let own = base.join(id)?;
-                (base, own)
-            }
-            None => {
-                let base = self.host.settings.cgroup_root.join(id)?;
-                (base.clone(), base)
-            }
-        };
-        Ok(PodCgroups { sandbox: own.join("sandbox")?, base, own })
+        cgroups_of(&self.id, &self.spec, &self.host.settings.cgroup_root)
     }
 
     /// A pod whose kubelet makes its cgroup in another way than the agent thinks would run without its limits. Looked
@@ -335,6 +325,23 @@ impl Driver {
     pub(crate) fn host_interface(&self) -> Result<IfName> {
         Ok(IfName::from_pod_id(self.id.as_str())?)
     }
+}
+
+/// Where a pod's cgroups are; `root` is the parent of those that name none.
+pub(crate) fn cgroups_of(id: &PodId, spec: &SandboxSpec, root: &CgroupPath) -> Result<PodCgroups> {
+    let id = id.as_str();
+    let (base, own) = match &spec.cgroup_parent {
+        Some(parent) => {
+            let base = CgroupPath::from_parent(parent)?;
+            let own = base.join(id)?;
+            (base, own)
+        }
+        None => {
+            let base = root.join(id)?;
+            (base.clone(), base)
+        }
+    };
+    Ok(PodCgroups { sandbox: own.join("sandbox")?, base, own })
 }
 
 async fn make_files(

@@ -1,4 +1,4 @@
-//! The SQLite file: its settings, its schema and the four things that are done with it. All of it blocks.
+//! The SQLite file: its settings, its schema and the few things that are done with it. All of it blocks.
 //!
 //! Write-ahead log, because a commit is then one append that survives the death of the process without a flush,
 //! and a power cut can lose the last commits but never tear the file. The log is copied into the database at quiet
@@ -6,6 +6,7 @@
 
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::{
+    fmt,
     fs::{File, OpenOptions},
     io::{Read, Write},
     path::Path,
@@ -27,6 +28,24 @@ pub enum Durability {
     Process,
     /// A power cut, too, at the price of a disk flush. It carries all earlier changes with it.
     Power,
+}
+
+/// Where a row is found.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RowKey {
+    /// The table that it was written to.
+    pub table: String,
+    /// Its key there.
+    pub key: String,
+    /// Whether it was moved to the `quarantine` table, as nobody understood it.
+    pub set_aside: bool,
+}
+
+impl fmt::Display for RowKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = if self.set_aside { "quarantine/" } else { "" };
+        write!(f, "{place}{}/{}", self.table, self.key)
+    }
 }
 
 const SCHEMA_VERSION: u32 = 1;
@@ -109,6 +128,20 @@ impl Database {
             rows.collect()
         };
         read().map_err(|source| Error::Load { table, source })
+    }
+
+    /// Where every row is, by table and key.
+    pub(crate) fn keys(&self) -> Result<Vec<RowKey>> {
+        let read = || -> rusqlite::Result<Vec<RowKey>> {
+            let mut statement = self.connection.prepare_cached(
+                "SELECT tab, key, 0 FROM records UNION ALL SELECT tab, key, 1 FROM quarantine ORDER BY 3, 1, 2",
+            )?;
+            let rows = statement.query_map([], |row| {
+                Ok(RowKey { table: row.get(0)?, key: row.get(1)?, set_aside: row.get(2)? })
+            })?;
+            rows.collect()
+        };
+        read().map_err(|source| Error::Load { table: "records", source })
     }
 
     /// Moves rows out of their tables, with the reason and their text as it is.

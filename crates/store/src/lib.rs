@@ -18,6 +18,6 @@ mod error;
 mod store;
 
 pub use change::{Change, Loaded, Quarantined, Record};
-pub use database::Durability;
+pub use database::{Durability, RowKey};
 pub use error::{Error, ErrorKind, Result, with_causes};
 pub use store::Store;

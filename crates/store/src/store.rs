@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     Change, Durability, Error, Loaded, Quarantined, Record, Result,
     change::{Row, StoredRow},
-    database::Database,
+    database::{Database, RowKey},
 };
 
 const QUEUED_REQUESTS: usize = 256;
@@ -28,6 +28,7 @@ enum Request {
     Commit { rows: Vec<Row>, durability: Durability, answer: oneshot::Sender<Result<()>> },
     Rows { table: &'static str, answer: oneshot::Sender<Result<Vec<StoredRow>>> },
     Quarantine { rows: Vec<Quarantined>, answer: oneshot::Sender<Result<()>> },
+    Keys { answer: oneshot::Sender<Result<Vec<RowKey>>> },
     Close { answer: oneshot::Sender<()> },
 }
 
@@ -55,6 +56,14 @@ impl Store {
         Ok(Self { requests })
     }
 
+    /// As [`Store::open`], but makes nothing: `None` where no agent has made a database.
+    pub async fn open_existing(root: &Path) -> Result<Option<Self>> {
+        match root.join("berth.db").exists() {
+            true => Self::open(root).await.map(Some),
+            false => Ok(None),
+        }
+    }
+
     /// Applies a change in one transaction.
     ///
     /// Dropping the future midway is safe: the change is then applied whole, or not at all.
@@ -64,6 +73,16 @@ impl Store {
 
     /// Reads every record of a type. Rows that are none are moved to the `quarantine` table and reported.
     pub async fn load<R: Record>(&self) -> Result<Loaded<R>> {
+        let loaded = self.peek().await?;
+        if !loaded.quarantined.is_empty() {
+            let rows = loaded.quarantined.clone();
+            self.ask(|answer| Request::Quarantine { rows, answer }).await??;
+        }
+        Ok(loaded)
+    }
+
+    /// As [`Store::load`], but leaves every row where it is.
+    pub async fn peek<R: Record>(&self) -> Result<Loaded<R>> {
         let rows = self.ask(|answer| Request::Rows { table: R::TABLE, answer }).await??;
         let mut loaded = Loaded { records: Vec::with_capacity(rows.len()), quarantined: Vec::new() };
         for row in rows {
@@ -72,11 +91,12 @@ impl Store {
                 Err(unreadable) => loaded.quarantined.push(unreadable),
             }
         }
-        if !loaded.quarantined.is_empty() {
-            let rows = loaded.quarantined.clone();
-            self.ask(|answer| Request::Quarantine { rows, answer }).await??;
-        }
         Ok(loaded)
+    }
+
+    /// Names every row that there is, whether it can be read as a record or not.
+    pub async fn keys(&self) -> Result<Vec<RowKey>> {
+        self.ask(|answer| Request::Keys { answer }).await?
     }
 
     /// Closes the database after all that was asked before, and releases its lock. Every handle is closed with it.
@@ -102,6 +122,9 @@ fn serve(mut database: Database, mut inbox: mpsc::Receiver<Request>) {
             }
             Request::Rows { table, answer } => {
                 let _ = answer.send(database.rows(table));
+            }
+            Request::Keys { answer } => {
+                let _ = answer.send(database.keys());
             }
             Request::Quarantine { rows, answer } => {
                 let _ = answer.send(database.quarantine(&rows));
@@ -173,6 +196,24 @@ mod tests {
         let loaded = reopened(store, root.path()).await.load::<Pod>().await.unwrap();
         assert_eq!(loaded.records, [pod("a", 1), pod("b", 3)]);
         assert_eq!(loaded.quarantined, []);
+    }
+
+    #[tokio::test]
+    async fn looking_changes_nothing_and_makes_no_database() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(Store::open_existing(root.path()).await.unwrap().is_none());
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
+        let store = Store::open(root.path()).await.unwrap();
+        let change = Change::new().put(&OldPod("old".into())).unwrap().put(&pod("new", 0)).unwrap();
+        store.commit(change, Durability::Process).await.unwrap();
+        assert_eq!(store.peek::<Pod>().await.unwrap().quarantined[0].key, "old");
+        let shown =
+            async || -> Vec<String> { store.keys().await.unwrap().iter().map(ToString::to_string).collect() };
+        assert_eq!(shown().await, ["pods/new", "pods/old"]);
+        store.load::<Pod>().await.unwrap();
+        assert_eq!(shown().await, ["pods/new", "quarantine/pods/old"]);
+        store.close().await;
+        assert!(Store::open_existing(root.path()).await.unwrap().is_some());
     }
 
     #[tokio::test]

@@ -21,6 +21,7 @@ mod hooks;
 mod idempotence;
 mod image_volumes;
 mod images;
+mod leaks;
 mod lifecycle;
 mod logs;
 mod manifests;

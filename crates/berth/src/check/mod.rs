@@ -6,10 +6,13 @@
 //! ok|warn|fail  what  detail → what to do
 //! ```
 //! `warn` means that pods run and something is lost; `fail` that they don't. One `fail` makes the exit status 1.
+//!
+//! `leaks` is another look, at what pods have left behind; it alone changes something, and only if it is told to.
 
 mod capabilities;
 mod cgroup;
 mod kernel;
+pub(crate) mod leaks;
 mod network;
 mod node;
 

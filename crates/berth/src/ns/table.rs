@@ -2,7 +2,7 @@
 //! letter; the host's namespaces are marked as such; a namespace that a process has to itself bears no mark.
 
 use super::kernel::{KINDS, Namespaces};
-use std::fmt::Write as _;
+use crate::table::align;
 
 /// What the marks mean.
 pub(super) const LEGEND: &str =
@@ -49,23 +49,6 @@ fn letter(rows: &[Row], kind: usize, inode: u64) -> Option<char> {
     }
     let index = groups.iter().position(|group| *group == inode)?;
     ('A'..='Z').cycle().nth(index)
-}
-
-fn align(lines: &[Vec<String>]) -> String {
-    let columns = lines.first().map_or(0, Vec::len);
-    let width = |column: usize| lines.iter().map(|line| line[column].len()).max().unwrap_or(0);
-    let widths: Vec<_> = (0..columns).map(width).collect();
-    let mut text = String::new();
-    for line in lines {
-        let padded = line.iter().zip(&widths).fold(String::new(), |mut padded, (cell, width)| {
-            // Writing to a String can't fail.
-            let _ = write!(padded, "{cell:<width$}  ");
-            padded
-        });
-        text.push_str(padded.trim_end());
-        text.push('\n');
-    }
-    text
 }
 
 #[cfg(test)]

@@ -1,0 +1,53 @@
+//! What lies in an image store's directory, looked at without changing anything, and which of it images need.
+//!
+//! In: the directory alone, so that it works while no agent runs. Out: paths by kind; a store that is open tells, beside
+//! its images, what its work under way holds ([`ImageStore::needs`](crate::ImageStore::needs)).
+
+use std::{
+    collections::HashSet,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
+
+use crate::{Error, Image, Result, layer::Layout};
+
+/// What a path in the store's directory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StoredKind {
+    /// An unpacked layer.
+    Layer,
+    /// A manifest or config.
+    Blob,
+    /// Something on its way in or out.
+    Ingest,
+}
+
+/// Everything in the store's directory that makes up images or is about to; nothing where there is no store. Blocks.
+///
+/// Errors: a directory can't be read.
+pub fn list_stored(root: &Path) -> Result<Vec<(StoredKind, PathBuf)>> {
+    let layout = Layout::at(root);
+    let places = [
+        (StoredKind::Layer, &layout.layers),
+        (StoredKind::Blob, &layout.blobs),
+        (StoredKind::Ingest, &layout.ingest),
+    ];
+    let mut stored = Vec::new();
+    for (kind, directory) in places {
+        let failed = || Error::io("list directory", &**directory);
+        let entries = match std::fs::read_dir(directory) {
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            entries => entries.map_err(failed())?,
+        };
+        for entry in entries {
+            stored.push((kind, entry.map_err(failed())?.path()));
+        }
+    }
+    Ok(stored)
+}
+
+/// What images need of the store in a directory.
+pub fn files_of_images<'a>(root: &Path, images: impl IntoIterator<Item = &'a Image>) -> HashSet<PathBuf> {
+    let layout = Layout::at(root);
+    images.into_iter().flat_map(|image| layout.files_of(image)).collect()
+}

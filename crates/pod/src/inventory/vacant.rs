@@ -1,0 +1,100 @@
+//! A node on which no agent runs, held as long as it is looked at: the locks that an agent takes keep one from starting
+//! meanwhile, or tell that one runs that does not answer. Nothing is made: what an agent has not made is not there.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use berth_cgroup::{CgroupPath, Cgroups};
+use berth_net::{NetworkConfig, Survey};
+use berth_store::Store;
+
+use super::owners::Rows;
+use super::repair::{repair, settled};
+use super::{Cure, Item, Judged, Keeper, Owners, Places, Standing, inspect, judge, look};
+use crate::error::{Error, Result};
+use crate::host::{blocking, claim_bridge, claim_existing_cgroup_root};
+
+/// Where an agent would be.
+#[derive(Debug, Clone)]
+pub struct VacantSettings {
+    /// Durable state.
+    pub root: PathBuf,
+    /// Volatile state.
+    pub state: PathBuf,
+    /// Parent of the pods' cgroups.
+    pub cgroup_root: CgroupPath,
+    /// The pod network.
+    pub network: NetworkConfig,
+}
+
+/// The node, held.
+#[derive(Debug)]
+pub struct Vacant {
+    places: Places,
+    store: Option<Store>,
+    _claims: (Option<OwnedFd>, OwnedFd),
+}
+
+impl Vacant {
+    /// Takes hold of the node.
+    ///
+    /// # Errors
+    /// Busy, when an agent has its directories, bridge or cgroups.
+    pub async fn hold(settings: VacantSettings) -> Result<Self> {
+        let VacantSettings { root, state, cgroup_root, network } = settings;
+        let store = Store::open_existing(&root).await?;
+        blocking(move || {
+            let cgroups = Cgroups::detect()?;
+            let claims =
+                (claim_existing_cgroup_root(&cgroups, &cgroup_root)?, claim_bridge(network.bridge.as_str())?);
+            let survey = Survey::new(network);
+            let places = Places { root, state, cgroup_root, cgroups, survey, agent: None };
+            Ok(Self { places, store, _claims: claims })
+        })
+        .await?
+    }
+
+    /// Everything that an agent's pods have left or should have; with a repair, what was done about it.
+    ///
+    /// # Errors
+    /// Something can't be looked at; a repair without a database, as nobody could tell what is owned.
+    pub async fn inventory(&self, cure: Cure) -> Result<Vec<Item>> {
+        let judged = inspect(|| self.pass()).await?;
+        let outcomes = match cure {
+            Cure::Report => vec![None; judged.len()],
+            Cure::Repair
+                if self.store.is_none() && judged.iter().any(|found| found.standing == Standing::Left) =>
+            {
+                return Err(Error::NoDatabase { root: self.places.root.clone() });
+            }
+            Cure::Repair => {
+                let outcomes = repair(&self.places, &Keeper::Nobody(self.store.clone()), &judged).await;
+                settled(&judged, outcomes, &self.pass().await?)
+            }
+        };
+        Ok(judged.iter().zip(outcomes).map(|(found, outcome)| found.item(outcome)).collect())
+    }
+
+    /// Lets go of the node; when this returns, an agent can start.
+    pub async fn release(self) {
+        if let Some(store) = self.store {
+            store.close().await;
+        }
+    }
+
+    async fn pass(&self) -> Result<Vec<Judged>> {
+        let places = self.places.clone();
+        let mut objects = blocking(move || look(&places)).await??;
+        let mut rows = match &self.store {
+            Some(store) => Rows::read(store).await?,
+            None => Rows::default(),
+        };
+        objects.append(&mut rows.objects);
+        let places = self.places.clone();
+        blocking(move || {
+            let owners = Owners::new(rows.known_without_agent(&places), &rows, &places);
+            judge(objects, &owners)
+        })
+        .await
+    }
+}
