@@ -32,8 +32,9 @@ fn may_tell_of_a_removal(heard: &Heard) -> bool {
 }
 
 async fn clear(pods: &Pods, state: &Path) {
-    let (snapshot, dirs) = (pods.snapshot(), run_dirs(state));
-    let is_there = move |uid: &str| snapshot.pods.values().any(|pod| pod.spec.identity.uid == uid);
+    let (pods, dirs) = (pods.clone(), run_dirs(state));
+    // Asked anew for each directory: to remove the one before may have taken minutes, in which pods have started.
+    let is_there = move |uid: &str| pods.snapshot().pods.values().any(|pod| pod.spec.identity.uid == uid);
     let cleared = spawn_blocking(move || remove_detached(&dirs, is_there)).await;
     if let Ok(Err(error)) = cleared {
         let error = format!("{:#}", anyhow::Error::from(error));
