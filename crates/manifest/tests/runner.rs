@@ -22,14 +22,21 @@ struct Seen {
     clean: bool,
 }
 
-/// Runs a pod named p with this `spec`; stops once the runtime has been asked the first of `stops`, and hurries
-/// once it has been asked the second.
+/// [`run_all`] with one pod, named p.
 async fn run(fake: Fake, spec: &str, mode: Mode, stops: &[&str]) -> Seen {
+    run_all(fake, &[("p", spec)], mode, stops).await
+}
+
+/// Runs pods with these names and specs; stops once the runtime has been asked the first of `stops`, and hurries once
+/// it has been asked the second.
+async fn run_all(fake: Fake, specs: &[(&str, &str)], mode: Mode, stops: &[&str]) -> Seen {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     fake.serve(&at("cri.sock"));
-    let yaml = format!("{{apiVersion: v1, kind: Pod, metadata: {{name: p}}, spec: {spec}}}");
-    fs::write(at("pod.yaml"), yaml).unwrap();
+    let pods = specs.iter().map(|(name, spec)| {
+        format!("---\n{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {spec}}}\n")
+    });
+    fs::write(at("pod.yaml"), pods.collect::<String>()).unwrap();
     let (mut printed, output) = io::pipe().unwrap();
     let channel = berth_cri_proto::connect(at("cri.sock")).await.unwrap();
     let runner = Runner::new(channel, Dirs { pods: at("pods"), logs: at("logs") });
@@ -170,6 +177,30 @@ async fn a_detached_pod_stays() {
     assert_eq!(seen.result.unwrap(), Outcome::Detached { pod_ids: vec!["p".into()] });
     assert_eq!(seen.calls, ["run p", "start p/a.0"]);
     assert!(!seen.clean && seen.lines.is_empty());
+}
+
+#[tokio::test]
+async fn detached_pods_stay_together_or_not_at_all() {
+    let with_init = |command: &str| {
+        let (init, main) = (container("first", command, ""), container("a", "serve", ""));
+        format!("{{restartPolicy: Never, initContainers: [{init}], containers: [{main}]}}")
+    };
+    let (up, fails) = (with_init("exit, '0'"), with_init("broken"));
+    let (ends, hangs) = (with_init("exit, '4'"), with_init("serve"));
+    let seen = run_all(Fake::default(), &[("p", &up), ("q", &up)], Mode::Detach, &[]).await;
+    assert_eq!(seen.result.unwrap(), Outcome::Detached { pod_ids: vec!["p".into(), "q".into()] });
+
+    let seen = run_all(Fake::default(), &[("p", &up), ("q", &fails)], Mode::Detach, &[]).await;
+    assert_eq!(seen.result.unwrap_err().to_string(), "StartContainer of first");
+    assert!(seen.clean, "{:?}", seen.calls);
+
+    let seen = run_all(Fake::default(), &[("p", &up), ("q", &ends)], Mode::Detach, &[]).await;
+    assert_eq!(seen.result.unwrap(), Outcome::Finished { exit_code: 4 });
+    assert!(seen.clean, "{:?}", seen.calls);
+
+    let seen = run_all(Fake::default(), &[("p", &up), ("q", &hangs)], Mode::Detach, &["start p/a.0"]).await;
+    assert_eq!(seen.result.unwrap(), Outcome::Stopped);
+    assert!(seen.clean && seen.calls.contains(&"stop p/a.0 30".to_owned()), "{:?}", seen.calls);
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use tracing::info;
 use super::{RunError, calls::Cri};
 use crate::security::{run_as_non_root, run_as_user};
 
-/// Makes the image of `container` present. Safe to drop; the runtime then ends the pull.
+/// Makes the image of `container` present. Safe to drop; whether the runtime goes on with a pull is its own affair (berth's does).
 ///
 /// Errors: the pull fails, the image is absent and must not be pulled, or it would run as root where it must not.
 pub(crate) async fn fetch_image(

@@ -15,6 +15,7 @@
 mod backoff;
 mod calls;
 mod container;
+mod departure;
 mod detached;
 mod events;
 mod follow;
@@ -43,6 +44,7 @@ use crate::{
     parse::{PodFacts, PodManifest},
     runner::{
         calls::Cri,
+        departure::Departure,
         events::Events,
         pod::{PodEnd, PodRun},
     },
@@ -84,7 +86,8 @@ pub struct Options {
 pub enum Mode {
     /// When every pod has finished, or on request; everything is removed.
     Follow,
-    /// As soon as all containers run; the pods stay, and nobody restarts their containers.
+    /// As soon as all containers of all pods run; the pods stay, and nobody restarts their containers. If one pod ends
+    /// before that, so do the others.
     Detach,
 }
 
@@ -207,16 +210,19 @@ impl Runner {
         refuse_duplicates(&pods)?;
         let width = label_width(&pods);
         let several = pods.len() > 1;
+        // Whatever can fail comes before the first task: dropping a set of tasks ends them midway.
+        let facts = pods.iter().map(|pod| self.facts(pod)).collect::<Result<Vec<_>, _>>()?;
+        let departure = Departure::of(pods.len());
         let events = Events::follow(self.cri.clone());
         let output = Arc::new(options.output);
-        // Cancelled by the caller's request, and by the first failure of a pod.
+        // Cancelled by the caller's request, and by the first pod that keeps the others from going on.
         let end = stop.child_token();
         let mut tasks = JoinSet::new();
-        for (i, manifest) in pods.into_iter().enumerate() {
+        for (i, (manifest, facts)) in pods.into_iter().zip(facts).enumerate() {
             let prefix = if several { format!("{}/", manifest.name) } else { String::new() };
             let pod = PodRun {
-                facts: self.facts(&manifest)?,
                 manifest,
+                facts,
                 cri: self.cri.clone(),
                 events: events.clone(),
                 output: Arc::clone(&output),
@@ -226,10 +232,11 @@ impl Runner {
                 runtime_handler: options.runtime_handler.clone(),
                 hurry: options.hurry.clone(),
                 stop: end.child_token(),
+                departure: departure.clone(),
             };
             tasks.spawn(async move { (i, pod.run().await) });
         }
-        outcome(tasks, &end).await
+        outcome(tasks, options.mode, &stop, &end).await
     }
 
     fn facts(&self, manifest: &PodManifest) -> Result<PodFacts, RunError> {
@@ -249,16 +256,23 @@ impl Runner {
     }
 }
 
-/// Waits for all pods; the first failure ends the others.
+/// Waits for all pods; the first failure ends the others, and so does, of those to be detached, the first that ends.
 async fn outcome(
     mut tasks: JoinSet<(usize, Result<PodEnd, RunError>)>,
+    mode: Mode,
+    stop: &CancellationToken,
     end: &CancellationToken,
 ) -> Result<Outcome, RunError> {
     let mut ends = Vec::new();
     let mut failure = None;
     while let Some(joined) = tasks.join_next().await {
         match joined.map_err(|source| RunError::Task { source }) {
-            Ok((i, Ok(pod_end))) => ends.push((i, pod_end)),
+            Ok((i, Ok(pod_end))) => {
+                if mode == Mode::Detach && !matches!(pod_end, PodEnd::Detached { .. }) {
+                    end.cancel();
+                }
+                ends.push((i, pod_end));
+            }
             Ok((_, Err(error))) | Err(error) => {
                 end.cancel();
                 failure.get_or_insert(error);
@@ -269,7 +283,10 @@ async fn outcome(
         return Err(error);
     }
     ends.sort_by_key(|(i, _)| *i);
-    if ends.iter().any(|(_, end)| *end == PodEnd::Stopped) {
+    let is_stopped = ends.iter().any(|(_, end)| *end == PodEnd::Stopped);
+    // Without a request, pods are stopped for one that has finished, and what that one says counts.
+    let has_finished = ends.iter().any(|(_, end)| matches!(end, PodEnd::Finished(_)));
+    if is_stopped && (stop.is_cancelled() || !has_finished) {
         return Ok(Outcome::Stopped);
     }
     let (mut exit_codes, mut pod_ids) = (Vec::new(), Vec::new());

@@ -22,6 +22,7 @@ use super::{
     Mode, RunError,
     calls::Cri,
     container::{ContainerRun, Ended, PodContext, Restart},
+    departure::Departure,
     detached,
     events::Events,
     image::fetch_image,
@@ -65,6 +66,8 @@ pub(crate) struct PodRun {
     pub(crate) hurry: CancellationToken,
     /// Cancelled when the pod is to stop.
     pub(crate) stop: CancellationToken,
+    /// Where the pods of a detached run wait for each other.
+    pub(crate) departure: Departure,
 }
 
 /// The tasks that watch the pod's containers.
@@ -107,11 +110,16 @@ impl PodRun {
 
         let context = Arc::new(self.context(sandbox_id, config));
         let mut watched = Watched::default();
-        let started = self.start_containers(&context, &mut watched).await;
-        if self.mode == Mode::Detach && matches!(started, Ok(None)) && !self.stop.is_cancelled() {
-            watched.abort();
-            self.blocking(|_, facts| detached::mark(facts)).await?;
-            return Ok(PodEnd::Detached { pod_id: context.sandbox_id.clone() });
+        let mut started = self.start_containers(&context, &mut watched).await;
+        if self.mode == Mode::Detach && matches!(started, Ok(None)) {
+            match self.leave().await {
+                Ok(true) => {
+                    watched.abort();
+                    return Ok(PodEnd::Detached { pod_id: context.sandbox_id.clone() });
+                }
+                Ok(false) => self.stop.cancel(),
+                Err(error) => started = Err(error),
+            }
         }
         if started.is_err() {
             self.stop.cancel();
@@ -120,6 +128,17 @@ impl PodRun {
         let sidecars_end = watched.stop_sidecars().await;
         let end = started?.unwrap_or(mains_end?);
         sidecars_end.map(|()| end)
+    }
+
+    /// Leaves the pod to the runtime once all pods of the run are up; false when the run ends instead.
+    async fn leave(&self) -> Result<bool, RunError> {
+        self.blocking(|_, facts| detached::mark(facts)).await?;
+        if self.departure.wait(&self.stop).await {
+            return Ok(true);
+        }
+        // While the pod is still there: once it is gone, the agent would remove what is marked, too.
+        self.blocking(|_, facts| detached::unmark(facts)).await?;
+        Ok(false)
     }
 
     /// Makes every image present as its policy says; false when the run was stopped meanwhile.
