@@ -30,16 +30,22 @@ const OWN_PROGRAM: &str = "/proc/self/exe";
 /// An agent that serves. Dropping it without [`Agent::stop`] leaves its socket behind, for the next agent to replace.
 #[derive(Debug)]
 pub(crate) struct Agent {
-    edge: Edge,
-    store: Store,
     listener: Listener,
-    serving: JoinHandle<Result<(), tonic::transport::Error>>,
-    streaming: JoinHandle<()>,
-    clearing: JoinHandle<()>,
+    parts: Parts,
 }
 
-/// The parts of an agent that serves.
-type Opened = (Edge, Store, JoinHandle<Result<(), tonic::transport::Error>>, JoinHandle<()>, JoinHandle<()>);
+/// What an agent consists of beside its socket.
+#[derive(Debug)]
+struct Parts {
+    edge: Edge,
+    store: Store,
+    /// Answers the calls.
+    serving: JoinHandle<Result<(), tonic::transport::Error>>,
+    /// Answers the clients of exec, attach and port-forward.
+    streaming: JoinHandle<()>,
+    /// Removes the directories of detached pods.
+    clearing: JoinHandle<()>,
+}
 
 impl Agent {
     /// Starts an agent; it serves when this returns. Must run inside an async runtime with several threads.
@@ -47,10 +53,10 @@ impl Agent {
         let begun = Instant::now();
         let (listener, socket) = listen_on(&settings.socket())?;
         match Self::open(settings, socket).await {
-            Ok((edge, store, serving, streaming, clearing)) => {
+            Ok(parts) => {
                 let elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
                 info!(socket = %settings.socket().display(), elapsed_ms, "agent serves");
-                Ok(Self { edge, store, listener, serving, streaming, clearing })
+                Ok(Self { listener, parts })
             }
             Err(error) => {
                 listener.remove().context("remove the socket of an agent that did not start")?;
@@ -59,7 +65,7 @@ impl Agent {
         }
     }
 
-    async fn open(settings: &Settings, socket: std::os::unix::net::UnixListener) -> Result<Opened> {
+    async fn open(settings: &Settings, socket: std::os::unix::net::UnixListener) -> Result<Parts> {
         let socket = UnixListener::from_std(socket).context("watch the socket")?;
         let streams = Server::bind(&settings.streaming).await?;
         let store = Store::open(&settings.root).await?;
@@ -77,24 +83,35 @@ impl Agent {
         let edge = Edge::new(pods, images, streams.tickets(), shown(settings)?);
         let streaming = tokio::spawn(berth_cri::serve_streams(edge.clone(), streams));
         let serving = tokio::spawn(berth_cri::serve(edge.clone(), socket));
-        Ok((edge, store, serving, streaming, clearing))
+        Ok(Parts { edge, store, serving, streaming, clearing })
     }
 
-    /// Waits until the agent no longer serves, which it does not do by itself unless something is broken. Dropping the
-    /// future loses nothing.
+    /// Waits until a part of the agent ends, which none does by itself unless something is broken. Dropping the future
+    /// loses nothing; an agent that has ended can't be stopped any more.
     pub(crate) async fn ended(&mut self) -> Result<()> {
-        (&mut self.serving).await.context("serve")?.context("serve")
+        self.parts.ended().await
     }
 
     /// Lets calls under way finish, for a few seconds, and closes everything. Pods run on.
     pub(crate) async fn stop(self) -> Result<()> {
-        self.edge.stop();
-        self.serving.await.context("serve")?.context("serve")?;
-        self.streaming.await.context("serve streams")?;
-        self.clearing.abort();
-        self.listener.remove().context("remove the socket")?;
-        self.store.close().await;
+        let Self { listener, parts } = self;
+        parts.edge.stop();
+        parts.serving.await.context("serve")?.context("serve")?;
+        parts.streaming.await.context("serve streams")?;
+        parts.clearing.abort();
+        listener.remove().context("remove the socket")?;
+        parts.store.close().await;
         Ok(())
+    }
+}
+
+impl Parts {
+    async fn ended(&mut self) -> Result<()> {
+        tokio::select! {
+            served = &mut self.serving => served.context("serve")?.context("serve"),
+            streamed = &mut self.streaming => streamed.context("serve streams"),
+            cleared = &mut self.clearing => cleared.context("remove directories of detached pods"),
+        }
     }
 }
 

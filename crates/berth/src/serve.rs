@@ -32,7 +32,7 @@ async fn serve(settings: &Settings) -> Result<()> {
     tokio::select! {
         ended = agent.ended() => {
             ended?;
-            bail!("serve: the server has ended by itself");
+            bail!("serve: a part of the agent has ended by itself");
         }
         signal = signals.next() => info!(signal = ?signal, "agent stops"),
         never = memory::give_back() => match never {},
