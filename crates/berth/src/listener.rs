@@ -110,11 +110,8 @@ pub(crate) fn occupant(path: &Path) -> io::Result<Occupant> {
         Ok(found) if !found.file_type().is_socket() => return Ok(Occupant::File),
         Ok(_) => {}
     }
-    // Without waiting: the queue of an agent that hangs may be full, and that agent lives, too.
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    match connect(&socket, &SocketAddrUnix::new(path)?) {
-        Ok(()) | Err(Errno::AGAIN) => Ok(Occupant::Live),
+    match connected(path) {
+        Ok(_) | Err(Errno::AGAIN) => Ok(Occupant::Live),
         Err(Errno::CONNREFUSED) => Ok(Occupant::Stale),
         Err(Errno::NOENT) => Ok(Occupant::Nobody),
         Err(error) => Err(error.into()),
@@ -125,14 +122,20 @@ pub(crate) fn occupant(path: &Path) -> io::Result<Occupant> {
 /// then.
 fn is_ending(path: &Path) -> bool {
     let ends = || {
-        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        connect(&socket, &SocketAddrUnix::new(path)?)?;
-        let process = pidfd_open(socket_peercred(&socket)?.pid, PidfdFlags::empty())?;
+        let process = pidfd_open(socket_peercred(&connected(path)?)?.pid, PidfdFlags::empty())?;
         let moment = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
         poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&moment))
     };
     // It has ended already where nobody answers any more, or no such process is left.
     matches!(ends(), Ok(1..) | Err(Errno::CONNREFUSED | Errno::NOENT | Errno::SRCH))
+}
+
+/// Does not wait: the queue of an agent that hangs may be full, and that agent lives, too.
+fn connected(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
 }
 
 /// The socket takes connections from the moment that this returns, and only from root and its group.
@@ -180,6 +183,18 @@ mod tests {
         drop(socket);
         assert_eq!(occupant(&path).unwrap(), Occupant::Stale);
         listen_on(&path).unwrap();
+    }
+
+    #[test]
+    fn an_agent_that_hangs_with_a_full_queue_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let socket = bind_private(&path).unwrap();
+        listen(&socket, 0).unwrap();
+        let _first = connected(&path).unwrap();
+        assert_eq!(connected(&path).unwrap_err(), Errno::AGAIN);
+        assert!(!is_ending(&path));
+        assert!(matches!(listen_on(&path), Err(ListenError::InUse { .. })));
     }
 
     #[test]
