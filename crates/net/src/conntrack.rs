@@ -9,7 +9,7 @@
 //!
 //! Source: `linux/netfilter/nfnetlink_conntrack.h`.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 
@@ -62,21 +62,33 @@ pub(crate) fn forget_untranslated(forwards: &[Forward]) -> Result<()> {
         .nested(CTA_TUPLE_ORIG, Attributes::new().nested(CTA_TUPLE_PROTO, protocol))
         .nested(CTA_FILTER, Attributes::new().bytes(FILTER_ORIG, &FILTER_PROTO.to_ne_bytes()));
     for family in [Family::V4, Family::V6] {
-        let ports: HashMap<[u8; 2], Option<Vec<u8>>> = udp(forwards)
-            .filter(|forward| forward.family() == family)
-            .map(|forward| (forward.host_port.to_be_bytes(), forward.host_ip.map(octets)))
-            .collect();
-        if ports.is_empty() {
+        let mapped = Mapped::by(forwards, family);
+        if mapped.0.is_empty() {
             continue;
         }
         forget(family, &filter, |Flow { original, reply, .. }| {
             let untranslated = original.destination == reply.source && original.source == reply.destination;
-            let port = ports.get(&original.destination_port);
-            untranslated
-                && port.is_some_and(|host| host.as_ref().is_none_or(|host| *host == original.destination))
+            untranslated && mapped.contains(original)
         })?;
     }
     Ok(())
+}
+
+/// UDP ports of the host that are mapped, on one of its addresses or on all of them. The same port of two addresses may
+/// lead to different places.
+struct Mapped(BTreeSet<([u8; 2], Option<Vec<u8>>)>);
+
+impl Mapped {
+    fn by(forwards: &[Forward], family: Family) -> Self {
+        let ours = udp(forwards).filter(|forward| forward.family() == family);
+        Self(ours.map(|forward| (forward.host_port.to_be_bytes(), forward.host_ip.map(octets))).collect())
+    }
+
+    /// Whether a packet with these ends would be translated.
+    fn contains(&self, tuple: &Tuple) -> bool {
+        let hosts = [None, Some(tuple.destination.clone())];
+        hosts.into_iter().any(|host| self.0.contains(&(tuple.destination_port, host)))
+    }
 }
 
 fn udp(forwards: &[Forward]) -> impl Iterator<Item = &Forward> {
@@ -156,6 +168,36 @@ fn ip_kinds(family: Family) -> (u16, u16) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_is_mapped_on_each_of_its_addresses() {
+        let forward = |host_ip: Option<&str>, host_port, protocol| Forward {
+            protocol,
+            host_ip: host_ip.map(|ip| ip.parse().unwrap()),
+            host_port,
+            target: "10.88.0.2:53".parse().unwrap(),
+        };
+        let mapped = Mapped::by(
+            &[
+                forward(Some("192.0.2.1"), 53, Protocol::Udp),
+                forward(Some("192.0.2.2"), 53, Protocol::Udp),
+                forward(None, 54, Protocol::Udp),
+                forward(None, 55, Protocol::Tcp),
+            ],
+            Family::V4,
+        );
+        for (host, port, expected) in [
+            ([192, 0, 2, 1], 53, true),
+            ([192, 0, 2, 2], 53, true),
+            ([192, 0, 2, 3], 53, false),
+            ([192, 0, 2, 3], 54, true),
+            ([192, 0, 2, 3], 55, false),
+        ] {
+            let tuple =
+                Tuple { source: vec![10, 0, 0, 1], destination: host.to_vec(), destination_port: [0, port] };
+            assert_eq!(mapped.contains(&tuple), expected, "{host:?} {port}");
+        }
+    }
 
     #[test]
     fn a_flow_is_read_in_both_directions_and_others_are_not() {
