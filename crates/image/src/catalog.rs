@@ -187,10 +187,6 @@ impl Catalog {
         self.live().pins.remove(holder);
     }
 
-    pub(crate) fn is_pinned(&self, id: &ImageId) -> bool {
-        self.live().pins.values().any(|pinned| pinned == id)
-    }
-
     /// Everything that lies on the disk for an image.
     pub(crate) fn files_of(&self, image: &Image) -> Vec<PathBuf> {
         self.layout.files_of(image)

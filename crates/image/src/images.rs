@@ -179,9 +179,14 @@ impl ImageStore {
     pub async fn prune(&self) -> Result<Vec<ImageId>> {
         let mut removed = Vec::new();
         for image in self.list() {
-            if !self.0.catalog.is_pinned(&image.id) && !self.is_kept(&image) {
-                self.remove(&image.id.to_string()).await?;
-                removed.push(image.id.clone());
+            if self.is_kept(&image) {
+                continue;
+            }
+            // Not looked at before: a holder may pin it at any moment.
+            match self.remove(&image.id.to_string()).await {
+                Ok(()) => removed.push(image.id.clone()),
+                Err(Error::InUse { .. }) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(removed)

@@ -70,7 +70,10 @@ async fn an_index_is_followed_to_this_machine_and_a_tag_moves() {
     assert!(fixture.images.rootfs_layers(&kept).iter().all(|layer| layer.exists()));
     let usage = fixture.images.fs_info();
     assert_eq!((usage.used.bytes, usage.used.inodes), du(&usage.mountpoint));
-    assert_eq!(fixture.images.prune().await.unwrap().len(), 1);
+    fixture.images.pin(&kept.id, "holder").unwrap();
+    assert_eq!(fixture.images.prune().await.unwrap(), []);
+    fixture.images.unpin("holder");
+    assert_eq!(fixture.images.prune().await.unwrap(), std::slice::from_ref(&kept.id));
     assert_eq!(fixture.leftovers(), "");
 }
 
