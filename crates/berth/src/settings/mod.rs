@@ -15,7 +15,7 @@ pub(crate) use load::{Flags, load};
 
 use berth_image::RegistryConfig;
 use berth_net::NetworkConfig;
-use berth_pod::ForeignHandler;
+use berth_pod::{ForeignHandler, SYSTEM_DIRECTORIES};
 use berth_stream::StreamingConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -325,12 +325,8 @@ impl Settings {
 
 /// A directory that is there for everybody: files of ours would be among theirs, and be removed with them.
 fn is_of_the_system(path: &Path) -> bool {
-    const SYSTEM: [&str; 20] = [
-        "/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/opt", "/proc", "/root", "/run", "/sbin",
-        "/srv", "/sys", "/tmp", "/usr", "/var", "/var/lib", "/var/run", "/var/tmp",
-    ];
     // As paths, so that slashes at the end don't matter.
-    SYSTEM.iter().any(|system| path == Path::new(system))
+    SYSTEM_DIRECTORIES.iter().any(|system| path == Path::new(system))
 }
 
 /// Absolute, and means what it says.

@@ -16,16 +16,11 @@ use rustix::fs::{Dir, Mode, OFlags, XattrFlags, fstat, lsetxattr, open, openat, 
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
+use crate::system::SYSTEM_DIRECTORIES;
 
 /// Where the policy has no defaults.
 const DEFAULT_PROCESS: &str = "system_u:system_r:container_t:s0";
 const DEFAULT_FILE: &str = "system_u:object_r:container_file_t:s0";
-
-/// Directories of the system that are nobody's volume as a whole: with another label the node would not start again.
-const SYSTEM: [&str; 17] = [
-    "/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib64", "/opt", "/proc", "/root", "/run",
-    "/sbin", "/sys", "/tmp", "/usr", "/var",
-];
 
 /// Where the kernel keeps a file's label.
 const ATTRIBUTE: &str = "security.selinux";
@@ -111,12 +106,12 @@ pub(super) fn relabel_volume(path: &Path, label: &str) -> Result<()> {
     }
 }
 
-/// By what the directory is and not by its path, which may lead to it over `..`, a symlink or another mount.
+/// With another label the node would not start again. By what the directory is and not by its path, which may lead to it over `..`, a symlink or another mount.
 fn is_of_system(directory: &OwnedFd) -> std::result::Result<bool, Errno> {
     let given = fstat(directory)?;
     let is_it =
         |path: &&str| stat(*path).is_ok_and(|it| (it.st_dev, it.st_ino) == (given.st_dev, given.st_ino));
-    Ok(SYSTEM.iter().any(is_it))
+    Ok(SYSTEM_DIRECTORIES.iter().any(is_it))
 }
 
 /// Labels a file, or a directory with everything below; symlinks are labelled and not followed. A filesystem that takes
@@ -217,7 +212,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let link = dir.path().join("link");
         std::os::unix::fs::symlink("/etc", &link).unwrap();
-        for path in [Path::new("/etc"), Path::new("/var/../etc"), Path::new("/proc/self/root"), &link] {
+        for path in [
+            Path::new("/etc"),
+            Path::new("/var/lib"),
+            Path::new("/srv"),
+            Path::new("/var/../etc"),
+            Path::new("/proc/self/root"),
+            &link,
+        ] {
             let refused = relabel_volume(path, "x").unwrap_err().to_string();
             assert!(refused.contains("selinux_relabel") && refused.contains("of the system"), "{refused}");
         }
