@@ -8,7 +8,8 @@
 //! - The file of a call has its name: `run_pod_sandbox`, `create_container`, … ; the call `Status` is in
 //!   `runtime_status`, since `status` is about failures.
 //! - Everything is validated in `convert`, before anything is done; a refusal names the field and its value.
-//! - Reads are answered from one immutable snapshot: no lock, no disk.
+//! - List calls and the statuses of pods and containers are answered from one immutable snapshot: no lock, no disk. The
+//!   call `Status` is none of these: it looks at disk, network and database.
 //! - Handlers only wait. Work belongs to the drivers of pods and to the image store, so a client that hangs up cancels
 //!   nothing, and one that asks again joins what is under way.
 //! - No decisions: whatever depends on a pod's state beyond "is it there" is decided by its driver.
