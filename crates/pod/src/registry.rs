@@ -311,9 +311,7 @@ impl Pods {
         let (made, outcome) = watch::channel(None);
         let (handle, orders) = drivers.enter(&driver, outcome);
         drop(drivers);
-        let pods = self.clone();
-        let span = tracing::info_span!(parent: None, "pod", pod.id = %id);
-        tokio::spawn(pods.make_and_run(driver, orders, made).instrument(span));
+        spawn_driver(&id, self.clone().make_and_run(driver, orders, made));
         Ok((id, handle))
     }
 
@@ -321,7 +319,7 @@ impl Pods {
     fn adopt(&self, driver: Driver) {
         let (_, outcome) = watch::channel(Some(Ok(())));
         let (_, orders) = self.drivers().enter(&driver, outcome);
-        tokio::spawn(self.clone().run(driver, orders));
+        spawn_driver(&driver.id.clone(), self.clone().run(driver, orders));
     }
 
     async fn make_and_run(
@@ -355,6 +353,12 @@ impl Pods {
             let _ = reply.send(Ok(()));
         }
     }
+}
+
+/// Runs a driver's task in the span of its pod, whoever's call or start began it.
+fn spawn_driver(id: &PodId, life: impl Future<Output = ()> + Send + 'static) {
+    let span = tracing::info_span!(parent: None, "pod", pod.id = %id);
+    tokio::spawn(life.instrument(span));
 }
 
 impl Drivers {
