@@ -10,6 +10,7 @@ use std::{
 };
 
 use berth_fault::point;
+use berth_store::with_causes;
 use tracing::{debug, warn};
 
 use crate::{
@@ -76,7 +77,7 @@ pub(crate) fn reconcile(layout: &Layout, catalog: &Catalog) -> Result<()> {
 pub(crate) async fn collect_later(layout: Layout, catalog: Arc<Catalog>, candidates: Vec<PathBuf>) {
     let collected = tokio::task::spawn_blocking(move || collect(&layout, &catalog, candidates)).await;
     if let Ok(Err(error)) = collected {
-        warn!(error = %error, "image files left over until the next start");
+        warn!(error = %with_causes(&error), "image files left over until the next start");
     }
 }
 

@@ -16,6 +16,7 @@
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
+use berth_store::with_causes;
 use ipnet::IpNet;
 
 use crate::address::PodAddresses;
@@ -127,7 +128,7 @@ impl<'a> Wiring<'a> {
 
     fn unmake_pair(&self, host: &HostLinks) {
         if let Err(error) = host.delete(self.attachment.host_ifname) {
-            tracing::warn!(link = %self.attachment.host_ifname, %error, "failed attach left a link");
+            tracing::warn!(link = %self.attachment.host_ifname, error = %with_causes(&error), "failed attach left a link");
         }
     }
 

@@ -13,6 +13,7 @@ use berth_container::spec::{VolumeOptions, VolumeSource, VolumeSpec};
 use berth_monitor::plan::{
     Access, Device, DeviceKind, Fifo, Hook as PlannedHook, HookPoint as PlannedPoint, MountPropagation,
 };
+use berth_store::with_causes;
 
 use crate::devices::{DeviceError, Owner, device_of};
 
@@ -26,7 +27,7 @@ pub(crate) fn find(directories: &[PathBuf], names: &[String], owner: Owner) -> R
     let names = names.iter().map(|name| name.parse()).collect::<std::result::Result<Vec<_>, _>>()?;
     let resolved = berth_cdi::resolve(directories, &names)?;
     for error in &resolved.broken {
-        tracing::warn!(%error, "CDI specification left out");
+        tracing::warn!(error = %with_causes(error), "CDI specification left out");
     }
     let Edits { env, nodes, mounts, groups, hooks } = resolved.edits;
     let (fifos, nodes): (Vec<Node>, Vec<Node>) = nodes.into_iter().partition(is_fifo);

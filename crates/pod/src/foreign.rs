@@ -13,6 +13,7 @@ use berth_monitor::forget_container;
 use berth_monitor::id::ContainerId;
 use berth_monitor::plan::{ForeignPlan, PidNamespace};
 use berth_seccomp::Filter;
+use berth_store::with_causes;
 
 use crate::driver::Driver;
 use crate::error::{Error, Result};
@@ -92,7 +93,7 @@ impl Driver {
         let container = id.clone();
         let forgotten = blocking(move || forget_container(&plan, &container)).await;
         if let Ok(Err(error)) = forgotten {
-            tracing::warn!(container.id = %id, %error, "runtime does not forget the container");
+            tracing::warn!(container.id = %id, error = %with_causes(&error), "runtime does not forget the container");
         }
     }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use berth_container::spec::{ContainerSpec, ImageVolumeSpec, VolumeSource};
 use berth_image::{Image, ImageId, ImageStore};
 use berth_monitor::id::ContainerId;
+use berth_store::with_causes;
 
 use crate::error::{Error, Result};
 use crate::record::ContainerRecord;
@@ -61,7 +62,7 @@ pub(crate) fn pin_again(store: &ImageStore, record: &ContainerRecord) {
     });
     for (holder, image) in std::iter::once((record.id.to_string(), &record.image)).chain(volumes) {
         if let Err(error) = store.pin(image, &holder) {
-            tracing::warn!(container.id = %record.id, %error, "image of a container is gone");
+            tracing::warn!(container.id = %record.id, error = %with_causes(&error), "image of a container is gone");
         }
     }
 }

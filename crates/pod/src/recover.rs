@@ -98,12 +98,12 @@ async fn recover_pod(
         driver.resources = resources;
     }
     if let Err(error) = host.leases().reserve(driver.id.as_str(), &driver.addresses) {
-        tracing::warn!(pod.id = %driver.id, %error, "addresses on record can't be leased");
+        tracing::warn!(pod.id = %driver.id, error = %with_causes(&error), "addresses on record can't be leased");
     }
     if record.phase == SandboxPhase::Ready
         && let Err(error) = host.ports().claim(driver.id.as_str(), &driver.spec.ports)
     {
-        tracing::warn!(pod.id = %driver.id, %error, "host ports on record can't be claimed");
+        tracing::warn!(pod.id = %driver.id, error = %with_causes(&error), "host ports on record can't be claimed");
     }
     for record in containers {
         driver.recover_container(record).await;

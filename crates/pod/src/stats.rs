@@ -19,6 +19,7 @@ use std::time::Duration;
 use berth_cgroup::{CgroupPath, Detail, Usage};
 use berth_image::DiskUsage;
 use berth_net::LinkUsage;
+use berth_store::with_causes;
 use rustix::fs::{major, minor, statvfs};
 use tokio::time::timeout;
 
@@ -222,8 +223,12 @@ fn read_pod(host: &Host, pods: &Pods, pod: &Arc<PodView>) -> Option<PodUsage> {
     let (usage, nano_cores) = host.meters.of(&pod.cgroup)?.usage();
     let link = pods.link(&pod.id);
     let links = link.as_ref().and_then(|link| link.pod_links()).and_then(|links| {
-        let refused = |error| tracing::warn!(pod.id = %pod.id, %error, "network statistics not read");
-        links.usage().map_err(refused).ok()
+        let usage = links.usage();
+        usage
+            .inspect_err(|error| {
+                tracing::warn!(pod.id = %pod.id, error = %with_causes(error), "network statistics not read");
+            })
+            .ok()
     });
     let containers = pod.containers.values().filter_map(|container| read_container(host, container));
     let containers = containers.collect();
