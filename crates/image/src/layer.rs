@@ -144,7 +144,9 @@ impl Layout {
         let place = self.layer(&chain_id);
         fs::rename(directory, &place).map_err(Error::io("put layer at", &place))?;
         // Renamed away: there is nothing to remove any more.
-        staged.directory.take().map(IngestDirectory::renamed);
+        if let Some(directory) = staged.directory.take() {
+            directory.renamed();
+        }
         let tar = &staged.unpacked.tar;
         Ok(LayerInfo {
             chain_id,
