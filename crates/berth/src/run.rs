@@ -13,9 +13,9 @@ use crate::lifecycle::StopSignals;
 use crate::listener::{Occupant, occupant};
 use crate::settings::{Flags, Settings};
 use crate::{client, settings, telemetry};
-use anyhow::{Context, Error, Result};
+use anyhow::{Context, Error, Result, bail};
 use berth_manifest::{Dirs, Mode, Options, Outcome, Output, PodManifest, Runner};
-use berth_net::IfName;
+use berth_net::{IfName, NetworkConfig, Survey};
 use clap::Args;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -100,10 +100,24 @@ fn make_private(settings: &mut Settings) -> Result<TempDir> {
     settings.cgroup.root = format!("/berth-run-{number}");
     settings.network.bridge = IfName::new(format!("bthrun{number}"))?;
     settings.network.nft_table = format!("berth-run-{number}");
-    let (high, low) = (128 + (number >> 8) % 64, number % 256);
-    let subnets = [format!("10.{high}.{low}.0/24"), format!("fd62:6572:7468:{:x}::/64", number % 0x10000)];
-    settings.network.subnets = subnets.iter().map(|subnet| subnet.parse()).collect::<Result<_, _>>()?;
+    choose_subnets(&mut settings.network, number)?;
     Ok(directory)
+}
+
+/// Subnets that the host is not in, which another agent's bridge would show, nor a network of the machine; whichever
+/// `number` leads to first.
+fn choose_subnets(network: &mut NetworkConfig, number: u32) -> Result<()> {
+    for high in (0..64).map(|attempt| 128 + ((number >> 8) + attempt) % 64) {
+        let low = number % 256;
+        let subnets = [format!("10.{high}.{low}.0/24"), format!("fd62:6572:7468:{high:02x}{low:02x}::/64")];
+        network.subnets = subnets.iter().map(|subnet| subnet.parse()).collect::<Result<_, _>>()?;
+        if !Survey::new(network.clone()).overlaps_host()? {
+            return Ok(());
+        }
+    }
+    bail!(
+        "choose subnets for the pods: the host is in all of 10.128.0.0/10; give others in a configuration file"
+    )
 }
 
 /// Removes the private directory, unless it is needed to find what else is left. The pods' own error matters more than

@@ -99,6 +99,19 @@ pub(crate) fn check_host_addresses(config: &NetworkConfig, subnets: &[IpNet]) ->
     Ok(())
 }
 
+/// Whether one of the settings' subnets and a network that a link of the host is in have addresses in common.
+pub(crate) fn overlap_with_host(config: &NetworkConfig) -> Result<bool> {
+    let failed = |source| Error::Bridge { bridge: config.bridge.clone(), source };
+    let told = HostLinks::open().and_then(|host| list_addresses(&host)).map_err(failed)?;
+    let messages = told.iter().filter_map(|body| AddressMessage::parse(body).ok());
+    let networks: Vec<IpNet> = messages.filter_map(|message| address_of(&message)).collect();
+    Ok(config.subnets.iter().any(|subnet| networks.iter().any(|network| overlap(subnet, network))))
+}
+
+fn overlap(one: &IpNet, other: &IpNet) -> bool {
+    one.contains(&other.network()) || other.contains(&one.network())
+}
+
 /// A bridge that has been deleted left its pods' links behind; one that was never away keeps its ports by this.
 fn take_ports_back(host: &HostLinks, name: &IfName, index: u32) -> std::result::Result<(), NetlinkError> {
     for link in host.list()? {
@@ -200,6 +213,21 @@ fn address_of(message: &AddressMessage) -> Option<IpNet> {
 mod tests {
     use super::*;
     use netlink_packet_core::NetlinkSerializable;
+
+    #[test]
+    fn networks_overlap_when_one_is_in_the_other() {
+        for (one, other, expected) in [
+            ("10.130.4.0/24", "10.130.4.9/24", true),
+            ("10.130.4.0/24", "10.128.0.7/9", true),
+            ("10.130.0.0/16", "10.130.4.9/32", true),
+            ("10.130.4.0/24", "10.130.5.9/24", false),
+            ("fd62::/64", "10.130.4.9/24", false),
+            ("fd62::/64", "fd62::7/128", true),
+        ] {
+            let (one, other): (IpNet, IpNet) = (one.parse().unwrap(), other.parse().unwrap());
+            assert_eq!((overlap(&one, &other), overlap(&other, &one)), (expected, expected), "{one} {other}");
+        }
+    }
 
     #[test]
     fn addresses_of_the_bridge_are_told_from_others() {

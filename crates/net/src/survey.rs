@@ -38,6 +38,14 @@ impl Survey {
         &self.config.subnets
     }
 
+    /// Whether one of these subnets and a network that the host is in have addresses in common; its own bridge counts,
+    /// too.
+    ///
+    /// Errors: the kernel does not tell.
+    pub fn overlaps_host(&self) -> Result<bool> {
+        bridge::overlap_with_host(&self.config)
+    }
+
     /// Whether the bridge is there; one that is not ours is not.
     ///
     /// Errors: the kernel does not tell.
