@@ -112,11 +112,6 @@ impl LogFile {
         self.last_error.map(io::Error::from)
     }
 
-    /// The path that was opened.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Writes all of `bytes`, or says how many of them are missing.
     fn write_all(&mut self, mut bytes: &[u8]) -> Result<(), usize> {
         while !bytes.is_empty() {

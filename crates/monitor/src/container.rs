@@ -154,14 +154,15 @@ impl Container {
     }
 
     /// Logs and shows what is left of the output and closes streams, log and gate; returns how many bytes the log has
-    /// lost. Who was attached is still to be told.
-    pub(crate) fn finish_output(&mut self, buffers: &mut Buffers) -> u64 {
+    /// lost, and why. Who was attached is still to be told.
+    pub(crate) fn finish_output(&mut self, buffers: &mut Buffers) -> (u64, Option<String>) {
         for output in self.outputs.iter_mut().filter_map(Option::as_mut) {
             output.finish(&mut self.sinks, buffers);
         }
         self.outputs = [None, None];
-        let dropped_bytes = self.sinks.log.as_ref().map_or(0, LogFile::dropped_bytes);
-        (self.stdin, self.sinks.log, self.gate) = (None, None, None);
-        dropped_bytes
+        (self.stdin, self.gate) = (None, None);
+        let log = self.sinks.log.take();
+        let error = log.as_ref().and_then(LogFile::last_error).map(|error| error.to_string());
+        (log.as_ref().map_or(0, LogFile::dropped_bytes), error)
     }
 }

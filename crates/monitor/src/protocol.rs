@@ -247,6 +247,9 @@ pub struct Exit {
     /// Bytes of log records that could not be written, as on a full disk.
     #[serde(default)]
     pub dropped_log_bytes: u64,
+    /// Why not, the last time.
+    #[serde(default)]
+    pub log_error: Option<String>,
 }
 
 /// News.

@@ -310,8 +310,8 @@ impl Driver {
             return;
         };
         if exit.dropped_log_bytes > 0 {
-            let bytes = exit.dropped_log_bytes;
-            tracing::warn!(pod.id = %self.id, container.id = %id, bytes, "log could not be written");
+            let (bytes, error) = (exit.dropped_log_bytes, exit.log_error.as_deref());
+            tracing::warn!(pod.id = %self.id, container.id = %id, bytes, error, "log could not be written");
         }
         let ended = ended(workload.started_at_ns(), exit);
         tracing::info!(
@@ -401,7 +401,7 @@ impl Driver {
 
 /// What a monitor's word on an exit means to a client.
 pub(crate) fn ended(started_at_ns: Option<i64>, exit: Exit) -> Ended {
-    let Exit { code, at_ns, oom_killed, start_error, dropped_log_bytes: _ } = exit;
+    let Exit { code, at_ns, oom_killed, start_error, dropped_log_bytes: _, log_error: _ } = exit;
     let (reason, message) = match (start_error, oom_killed, code) {
         (Some(error), _, _) => (Reason::StartError, error),
         (None, _, 0) => (Reason::Completed, String::new()),
@@ -444,6 +444,7 @@ mod tests {
             oom_killed,
             start_error: start_error.map(str::to_owned),
             dropped_log_bytes: 0,
+            log_error: None,
         };
         for (exit, reason) in [
             (exit(0, false, None), "Completed"),

@@ -134,9 +134,10 @@ impl Monitor {
         if container.pid_namespace != PidNamespace::Own {
             let _ = berth_cgroup::kill_all(&container.cgroup);
         }
-        let dropped_log_bytes = container.finish_output(&mut self.buffers);
+        let (dropped_log_bytes, log_error) = container.finish_output(&mut self.buffers);
         let (cut, viewers) = (std::mem::take(&mut container.sinks.cut), container.sinks.viewers.end());
-        let mut exit = Exit { code, at_ns: now_ns(), oom_killed, start_error: None, dropped_log_bytes };
+        let start_error = None;
+        let mut exit = Exit { code, at_ns: now_ns(), oom_killed, start_error, dropped_log_bytes, log_error };
         let (started_at_ns, answer) = match container.phase.clone() {
             // It never reached its gate: there has been no container.
             Phase::Launching { reply } => return self.forget_failed(id, reply, died_early()),
