@@ -184,8 +184,25 @@ fn attend(
     limit: Duration,
     leash: Option<BorrowedFd<'_>>,
 ) -> io::Result<(Option<ExitStatus>, Vec<u8>)> {
-    let pid = Pid::from_child(child);
-    let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+    let (watched, status) = end_after(child, |child| watch(child, limit, leash))?;
+    let (ended, words) = watched?;
+    Ok((ended.then_some(status), words))
+}
+
+/// Kills a hook with its group and reaps it when `watch` returns, whatever that says.
+fn end_after<T>(
+    child: &mut Child,
+    watch: impl FnOnce(&mut Child) -> io::Result<T>,
+) -> io::Result<(io::Result<T>, ExitStatus)> {
+    let watched = watch(child);
+    // While it is not waited for, its number can't be another's.
+    let _ = kill_process_group(Pid::from_child(child), Signal::KILL);
+    Ok((watched, child.wait()?))
+}
+
+/// Reads what a hook has to say until it has ended, its time is up or it is not wanted any more. Whether it has ended.
+fn watch(child: &mut Child, limit: Duration, leash: Option<BorrowedFd<'_>>) -> io::Result<(bool, Vec<u8>)> {
+    let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
     let mut stderr = child.stderr.take();
     if let Some(stderr) = &stderr {
         ioctl_fionbio(stderr, true)?;
@@ -198,10 +215,7 @@ fn attend(
             stderr = None;
         }
         if ended || left.is_zero() || leash.is_some_and(outside::is_let_go) {
-            // While it is not waited for, its number can't be another's.
-            let _ = kill_process_group(pid, Signal::KILL);
-            let status = child.wait()?;
-            return Ok((ended.then_some(status), words));
+            return Ok((ended, words));
         }
     }
 }
@@ -292,6 +306,15 @@ mod tests {
         assert_eq!(run("kill -9 $$", POINT_LIMIT).unwrap_err(), "signal: 9 (SIGKILL)");
         let long = run("head -c 1000000 /dev/zero | tr '\\0' x >&2; exit 1", POINT_LIMIT).unwrap_err();
         assert_eq!(long.len(), "exit status: 1: ".len() + MAX_WORDS);
+    }
+
+    #[test]
+    fn a_hook_that_can_not_be_watched_is_killed() {
+        let mut child = Command::new("sleep").arg("1000").process_group(0).spawn().unwrap();
+        let (watched, status) =
+            end_after(&mut child, |_| Err::<(), _>(io::Error::from(Errno::MFILE))).unwrap();
+        assert_eq!(watched.unwrap_err().raw_os_error(), Some(Errno::MFILE.raw_os_error()));
+        assert_eq!(status.to_string(), "signal: 9 (SIGKILL)");
     }
 
     #[test]

@@ -91,6 +91,8 @@ pub(crate) struct Monitor {
     listener: OwnedFd,
     /// SIGTERM, to be read.
     termination: OwnedFd,
+    /// Until when the listener is not watched, since nobody could be accepted.
+    deaf_until: Option<Instant>,
     clients: BTreeMap<u64, OwnedFd>,
     containers: BTreeMap<ContainerId, Container>,
     sessions: BTreeMap<u64, Session>,
@@ -133,6 +135,7 @@ impl Monitor {
             poller,
             listener,
             termination,
+            deaf_until: None,
             clients: BTreeMap::new(),
             containers: BTreeMap::new(),
             sessions: BTreeMap::new(),
@@ -157,6 +160,7 @@ impl Monitor {
                     self.handle(token, source);
                 }
             }
+            self.listen_again();
             self.end_with_the_node();
         }
         self.take_leave();

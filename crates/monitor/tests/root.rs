@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 #![allow(clippy::wildcard_enum_match_arm, reason = "a test names the one message that it wants")]
 
+#[path = "root/connections.rs"]
+mod connections;
 #[path = "root/dying.rs"]
 mod dying;
 #[path = "root/node_end.rs"]

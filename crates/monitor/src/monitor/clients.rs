@@ -1,6 +1,7 @@
 //! Connections: who comes, who is told what, who has gone.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use berth_sys::packet;
 use rustix::io::Errno;
@@ -12,10 +13,28 @@ use crate::container::ReplyTo;
 use crate::fork::memfd_of;
 use crate::protocol::{Answer, ContainerReport, Event, FEATURES, Failure, Hello, Message, Request, VERSION};
 
+/// How long nobody is accepted once that has failed.
+const DEAF_TIME: Duration = Duration::from_secs(1);
+
 impl Monitor {
     pub(super) fn accept(&mut self) {
-        if let Ok(client) = accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-            self.greet(client);
+        match accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok(client) => self.greet(client),
+            // Who came has left again.
+            Err(Errno::AGAIN | Errno::CONNABORTED | Errno::INTR) => {}
+            // For want of descriptors, most likely. Who came stays in the queue, of which epoll would tell without end.
+            Err(_) => {
+                self.poller.forget(|_, source| *source == Source::Listener);
+                self.deaf_until = Some(Instant::now() + DEAF_TIME);
+            }
+        }
+    }
+
+    /// Listens again after a pause.
+    pub(super) fn listen_again(&mut self) {
+        if self.deaf_until.is_some_and(|until| until <= Instant::now()) {
+            let watched = self.poller.watch(&self.listener, Source::Listener);
+            self.deaf_until = watched.is_err().then(|| Instant::now() + DEAF_TIME);
         }
     }
 

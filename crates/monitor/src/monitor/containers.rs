@@ -3,13 +3,15 @@
 use std::os::fd::OwnedFd;
 
 use berth_logs::Stream;
+use rustix::io::Errno;
 
-use super::{Monitor, Source, died_early, now_ns, reap};
+use super::{Monitor, Source, died_early, now_ns, other, reap};
 use crate::container::{Container, Phase, ReplyTo};
 use crate::fork::{Heard, hear};
 use crate::id::ContainerId;
 use crate::output::{Output, Pumped};
 use crate::plan::PidNamespace;
+use crate::poller::Poller;
 use crate::protocol::{Answer, AttachEnd, Event, Exit, Failure, ResolvedUser, exit_record_path};
 
 impl Monitor {
@@ -71,14 +73,20 @@ impl Monitor {
         let Phase::Launching { reply } = container.phase else {
             return;
         };
-        container.phase = Phase::AtGate;
-        container.user = user.clone();
         if let Some(master) = terminal.into_iter().next() {
-            let _ = rustix::io::ioctl_fionbio(&master, true);
-            let _ = self.poller.watch(&master, Source::Output(id.clone(), 0));
-            container.stdin = rustix::io::fcntl_dupfd_cloexec(&master, 3).ok();
+            let stdin = match watch_terminal(&mut self.poller, id, &master) {
+                Ok(stdin) => stdin,
+                // Nobody would read what it prints, and it would wait for that once the terminal is full.
+                Err(errno) => {
+                    container.kill();
+                    return self.container_failed(id, other("watch the container's terminal")(errno));
+                }
+            };
+            container.stdin = Some(stdin);
             container.outputs = [Some(Output::new(master, Stream::Stdout, container.log_line_bytes)), None];
         }
+        container.phase = Phase::AtGate;
+        container.user = user.clone();
         let pid = container.pid();
         self.reply(reply, Ok(Answer::Launched { pid, user, warnings }));
     }
@@ -209,4 +217,11 @@ impl Monitor {
         self.containers.values().filter(|container| container.is_alive()).for_each(Container::kill);
         self.announce(Event::PauseExited);
     }
+}
+
+/// Has the poller tell of what a terminal has to say; returns the way to write to it.
+fn watch_terminal(poller: &mut Poller<Source>, id: &ContainerId, master: &OwnedFd) -> Result<OwnedFd, Errno> {
+    rustix::io::ioctl_fionbio(master, true)?;
+    poller.watch(master, Source::Output(id.clone(), 0))?;
+    rustix::io::fcntl_dupfd_cloexec(master, 3)
 }

@@ -30,8 +30,8 @@ const INIT: u32 = 1;
 /// What a monitor that has been shut down waits for is bounded.
 #[derive(Debug)]
 pub(super) struct Leaving {
-    /// Who is told when it goes, if anybody has asked for it.
-    reply: Option<ReplyTo>,
+    /// Who is told when it goes: all that have asked for it.
+    replies: Vec<ReplyTo>,
     until: Instant,
 }
 
@@ -43,9 +43,8 @@ impl Monitor {
         if let Some(pause) = &self.pause {
             let _ = pidfd_send_signal(&pause.pidfd, Signal::KILL);
         }
-        let until =
-            self.leaving.as_ref().map_or_else(|| Instant::now() + LEAVING_LIMIT, |before| before.until);
-        self.leaving = Some(Leaving { reply, until });
+        let begin = || Leaving { replies: Vec::new(), until: Instant::now() + LEAVING_LIMIT };
+        self.leaving.get_or_insert_with(begin).replies.extend(reply);
     }
 
     /// Whether the monitor has been shut down, and nothing is left that would have been cut off.
@@ -62,14 +61,15 @@ impl Monitor {
     }
 
     pub(super) fn take_leave(&mut self) {
-        if let Some(reply) = self.leaving.take().and_then(|leaving| leaving.reply) {
+        for reply in self.leaving.take().into_iter().flat_map(|leaving| leaving.replies) {
             self.reply(reply, Ok(Answer::Done));
         }
     }
 
     /// How long to wait for news at most.
     pub(super) fn time_left(&self) -> Option<Duration> {
-        let until = self.leaving.as_ref().map(|leaving| leaving.until).or(self.grace_until);
+        let end = self.leaving.as_ref().map(|leaving| leaving.until).or(self.grace_until);
+        let until = end.into_iter().chain(self.deaf_until).min();
         until.map(|until| until.saturating_duration_since(Instant::now()))
     }
 
