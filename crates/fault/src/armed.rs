@@ -15,7 +15,7 @@ pub use linkme;
 /// Names the file that says which point is broken.
 pub const VARIABLE: &str = "BERTH_FAULT";
 
-/// More than an action and a name take.
+/// More than a few actions with their names take.
 const MAX_BYTES: usize = 256;
 
 #[doc(hidden)]
@@ -37,7 +37,7 @@ pub(crate) enum Action {
     Kill,
 }
 
-/// What is to happen at this point, if anything; it is disarmed by that.
+/// What is to happen at this point, if anything. That disarms it, and arms what the next line says.
 pub(crate) fn take(point: &str) -> Option<Action> {
     static OPENED: Mutex<Option<(Pid, File)>> = Mutex::new(None);
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -50,9 +50,11 @@ pub(crate) fn take(point: &str) -> Option<Action> {
         *opened = Some((getpid(), fcntl_dupfd_cloexec(&file, 3).ok()?.into()));
     }
     let (_, file) = opened.as_ref()?;
-    let mut line = [0; MAX_BYTES];
-    let length = file.read_at(&mut line, 0).ok()?;
-    let (action, name) = std::str::from_utf8(&line[..length]).ok()?.trim_end().split_once(' ')?;
+    let mut text = [0; MAX_BYTES];
+    let length = file.read_at(&mut text, 0).ok()?;
+    let text = std::str::from_utf8(&text[..length]).ok()?;
+    let (line, rest) = text.split_once('\n').unwrap_or((text, ""));
+    let (action, name) = line.split_once(' ')?;
     if name != point {
         return None;
     }
@@ -63,6 +65,7 @@ pub(crate) fn take(point: &str) -> Option<Action> {
         _ => return None,
     };
     file.set_len(0).ok()?;
+    file.write_all_at(rest.as_bytes(), 0).ok()?;
     Some(action)
 }
 

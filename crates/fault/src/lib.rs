@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! test ──"fail make cgroup"──▶ file ◀──looked into at each point── agent, monitor, children
-//!                                  └── emptied by the one that strikes, so that it strikes once
+//!                                  └── loses its first line to the one that strikes, so that it strikes once
 //! ```
 //! Whoever writes a step gives it a [`Point`], for its name; that makes it breakable. With the feature `faults` each
 //! [`point!`] enters its name into a list of the program's own, so a test that asks for the list can't forget a step. The
-//! file is named by the environment variable `BERTH_FAULT`, which zygote and monitors inherit, and holds one line: the
-//! action and the point's name.
+//! file is named by the environment variable `BERTH_FAULT`, which zygote and monitors inherit. Each line is an action and a
+//! point's name; only the first is looked at, and the next when that one has struck.
 //!
 //! Without the feature a point is its name alone: passing it is no instruction, and a [`Fault`] can't exist.
 

@@ -30,6 +30,7 @@ use tokio::task::JoinHandle;
 use crate::error::{Error, Result};
 use crate::events::EventKind;
 use crate::host::{Host, STAGE_LIMIT};
+use crate::late::Late;
 use crate::link::{Link, News};
 use crate::record::{SandboxPhase, SandboxRecord};
 use crate::spec::{PodResources, SandboxSpec};
@@ -71,6 +72,8 @@ pub(crate) struct Monitor {
     pub(crate) news: mpsc::UnboundedReceiver<News>,
     pub(crate) pid: i32,
     pub(crate) pause_pid: Option<i32>,
+    /// Whether it has left an order to kill unanswered. The next one does not wait for it.
+    pub(crate) is_silent: bool,
 }
 
 /// One pod's owner.
@@ -85,9 +88,12 @@ pub(crate) struct Driver {
     pub(crate) resources: PodResources,
     pub(crate) timeline: Timeline,
     pub(crate) monitor: Option<Monitor>,
+    /// When to look again for a monitor that could not be reached but has not died.
+    pub(crate) reach_again: Option<Instant>,
     pub(crate) containers: BTreeMap<ContainerId, Workload>,
     /// The removal of the host's side of the network, under way.
     pub(crate) detaching: Option<JoinHandle<Result<()>>>,
+    pub(crate) late: Late,
     /// For exec sessions, which do not pass through the driver.
     pub(crate) shared_link: Arc<ArcSwapOption<Link>>,
 }
@@ -105,8 +111,10 @@ impl Driver {
             addresses: PodAddresses::default(),
             timeline: Timeline::default(),
             monitor: None,
+            reach_again: None,
             containers: BTreeMap::new(),
             detaching: None,
+            late: Late::default(),
             shared_link: Arc::default(),
         }
     }
@@ -121,7 +129,7 @@ impl Driver {
                     Then::End(reply) => return Some(reply),
                 },
                 news = next_news(&mut self.monitor) => self.hear(news).await,
-                () = until(deadline) => self.kill_overdue().await,
+                () = until(deadline) => self.meet_deadlines().await,
                 detached = finished(&mut self.detaching) => self.network_is_down(detached).await,
             }
         }
@@ -149,6 +157,9 @@ impl Driver {
 
     /// Takes in what the monitor says.
     pub(crate) async fn hear(&mut self, news: News) {
+        if let Some(monitor) = &mut self.monitor {
+            monitor.is_silent = false;
+        }
         match news {
             News::Exited(container, exit) => self.container_exited(&container, exit).await,
             News::PauseExited => {
@@ -184,6 +195,7 @@ impl Driver {
 
     /// Connects or disconnects the pod from its monitor, for exec sessions too.
     pub(crate) fn set_monitor(&mut self, monitor: Option<Monitor>) {
+        self.reach_again = None;
         self.shared_link.store(monitor.as_ref().map(|monitor| Arc::new(monitor.link.clone())));
         self.monitor = monitor;
     }
@@ -223,6 +235,19 @@ impl Driver {
         let result = tokio::time::timeout(STAGE_LIMIT, passing(step, work));
         let limited = async { result.await.unwrap_or(Err(Error::TooLong { limit: STAGE_LIMIT })) };
         self.note(step, object, limited).await
+    }
+
+    /// [`Driver::step`] for work that blocks, which goes on past the limit: see [`Late`].
+    pub(crate) async fn blocking_step<T: Send + 'static>(
+        &mut self,
+        step: Point,
+        object: &str,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let mut late = std::mem::take(&mut self.late);
+        let result = self.step(step, object, late.blocking(work)).await;
+        self.late = late;
+        result
     }
 
     /// [`Driver::step`] for work that goes on whether it is waited for or not, and whose outcome has to be known. What
@@ -282,7 +307,14 @@ impl Driver {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        self.containers.values().filter_map(Workload::deadline).min()
+        self.containers.values().filter_map(Workload::deadline).chain(self.reach_again).min()
+    }
+
+    async fn meet_deadlines(&mut self) {
+        if self.reach_again.is_some_and(|at| at <= Instant::now()) {
+            self.monitor_is_gone().await;
+        }
+        self.kill_overdue().await;
     }
 }
 

@@ -263,6 +263,12 @@ impl Error {
         matches!(self, Self::ImageVolume { .. })
     }
 
+    /// Whether a connection to a monitor that failed says that there is none. It may fail for the agent's own want, too.
+    pub(crate) fn says_that_nobody_listens(&self) -> bool {
+        use std::io::ErrorKind::{ConnectionRefused, NotFound};
+        matches!(self, Self::File { source, .. } if matches!(source.kind(), NotFound | ConnectionRefused))
+    }
+
     /// For `map_err`: what was attempted on which path.
     pub(crate) fn file(
         operation: &'static str,

@@ -44,6 +44,7 @@ mod exec;
 mod files;
 mod foreign;
 mod id_maps;
+mod late;
 mod layers;
 mod link;
 mod meters;

@@ -312,6 +312,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn no_monitor_is_told_apart_from_one_that_hangs_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let nobody = Link::connect(directory.path()).await.unwrap_err();
+        assert!(nobody.says_that_nobody_listens(), "{nobody:?}");
+        let listener = packet::listen_in(directory.path(), SOCKET_NAME, 1).unwrap();
+        let accept = tokio::task::spawn_blocking(move || drop(rustix::net::accept(&listener)));
+        let hung_up = Link::connect(directory.path()).await.unwrap_err();
+        assert!(!hung_up.says_that_nobody_listens(), "{hung_up:?}");
+        accept.await.unwrap();
+        let dead = Link::connect(directory.path()).await.unwrap_err();
+        assert!(dead.says_that_nobody_listens(), "{dead:?}");
+        assert!(!Error::TooLong { limit: GREETING_LIMIT }.says_that_nobody_listens());
+    }
+
+    #[tokio::test]
     async fn an_older_monitor_is_not_asked_for_what_it_would_leave_out() {
         let plan = plan_with_filter();
         let error = link_to(&[]).await.check_features(&plan).unwrap_err();

@@ -5,8 +5,8 @@
 //! only intended when the last agent died is taken down. Then whatever carries our names in kernel and on disk, but
 //! belongs to no pod on record, is removed (`inventory`).
 
-use std::io::ErrorKind;
 use std::sync::Arc;
+use std::time::Instant;
 
 use berth_monitor::id::ContainerId;
 use berth_monitor::protocol::ContainerReport;
@@ -16,11 +16,13 @@ use ipnet::IpNet;
 use tokio::task::JoinSet;
 
 use crate::driver::Driver;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::host::Host;
 use crate::link::Link;
 use crate::pins::pin_again;
 use crate::record::{ContainerRecord, NetworkRecord, SandboxPhase, SandboxRecord};
+use crate::registry::spawn_driver;
+use crate::sandbox::RETRY_PERIOD;
 use crate::view::ContainerState;
 use crate::workload::Workload;
 
@@ -114,12 +116,13 @@ async fn recover_pod(
     };
     match Link::connect(&host.pod_directory(&driver.id)).await {
         Ok((link, greeting, news)) => driver.take_over(link, greeting, news).await,
-        Err(error) if nobody_listens(&error) => driver.lose_monitor().await,
+        Err(error) if error.says_that_nobody_listens() => driver.lose_monitor().await,
         // It hangs, or speaks another language. Its containers may be well: whoever removes the pod ends them.
         Err(error) => {
             let error = with_causes(&error);
             tracing::error!(pod.id = %driver.id, error, "monitor can't be reached; its pod is left alone");
             driver.not_ready().await;
+            driver.reach_again = Some(Instant::now() + RETRY_PERIOD);
         }
     }
     if record.phase == SandboxPhase::Making {
@@ -129,12 +132,6 @@ async fn recover_pod(
     driver.save().await;
     tracing::info!(pod.id = %driver.id, ready = driver.phase == SandboxPhase::Ready, "pod found again");
     Some(driver)
-}
-
-/// Whether a failed connection says that there is no monitor.
-fn nobody_listens(error: &Error) -> bool {
-    let Error::File { source, .. } = error else { return false };
-    matches!(source.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused)
 }
 
 /// Takes a pod down that is on record and has no driver, as one that was only intended.
@@ -151,12 +148,14 @@ async fn take_down(mut driver: Driver) {
     for id in ids {
         let _ = driver.remove_container(&id).await;
     }
-    if let Err(error) = driver.tear_down().await {
-        tracing::error!(pod.id = %driver.id, error = %with_causes(&error), "half-made pod stays");
-    }
-    // What was done to it published it, and it has no driver that could be asked to remove it. If it stays, then for
-    // the next start; nobody has been told its id.
+    let torn = driver.tear_down().await;
+    // What was done to it published it, and nobody can ask for its removal: nobody has been told its id.
     driver.host.unpublish(&driver.id);
+    if let Err(error) = torn {
+        tracing::error!(pod.id = %driver.id, error = %with_causes(&error), "half-made pod stays for now");
+        driver.phase = SandboxPhase::Making;
+        spawn_driver(&driver.id.clone(), driver.finish_tear_down());
+    }
 }
 
 impl Driver {

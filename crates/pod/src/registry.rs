@@ -356,7 +356,7 @@ impl Pods {
 }
 
 /// Runs a driver's task in the span of its pod, whoever's call or start began it.
-fn spawn_driver(id: &PodId, life: impl Future<Output = ()> + Send + 'static) {
+pub(crate) fn spawn_driver(id: &PodId, life: impl Future<Output = ()> + Send + 'static) {
     let span = tracing::info_span!(parent: None, "pod", pod.id = %id);
     tokio::spawn(life.instrument(span));
 }

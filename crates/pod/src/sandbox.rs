@@ -13,8 +13,7 @@
 //! | record the readiness, publish: the commit | unpublish |
 
 use std::os::fd::AsFd;
-use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use berth_cgroup::{Cgroup, CgroupPath, Driver as CgroupDriver};
 use berth_fault::point;
@@ -41,8 +40,11 @@ const SHM_BYTES: u64 = 64 << 20;
 /// How long processes that were killed may take to die before it is an error.
 pub(crate) const DEATH_LIMIT: Duration = Duration::from_secs(10);
 
-/// Between two tries to take a half-made pod down.
-const RETRY_PERIOD: Duration = Duration::from_secs(10);
+/// Between two tries to take a half-made pod down, or to reach a monitor.
+pub(crate) const RETRY_PERIOD: Duration = Duration::from_secs(10);
+
+/// How long a monitor that dies may still be connected to.
+const DYING_TIME: Duration = Duration::from_secs(1);
 
 /// How long a monitor may take to answer when it is told to kill; after that the agent kills by itself.
 pub(crate) const KILL_ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -102,27 +104,33 @@ impl Driver {
         let intent = Change::new().put(&self.record())?;
         self.step(point!("record intent"), "", host.commit(intent)).await?;
 
-        let files = make_files(host.clone(), self.id.clone(), self.spec.clone(), self.addresses.clone());
-        self.step(point!("write the pod's files"), "", files).await?;
+        let (of, id) = (host.clone(), self.id.clone());
+        let (spec, addresses) = (self.spec.clone(), self.addresses.clone());
+        let files = move || make_files(&of, &id, &spec, &addresses);
+        self.blocking_step(point!("write the pod's files"), "", files).await?;
 
         let (all, path) = (host.cgroups.clone(), cgroups.sandbox.clone());
-        let cgroup = async { Ok(blocking(move || all.create(&path)).await??) };
-        let cgroup = self.step(point!("make cgroup"), cgroups.sandbox.as_str(), cgroup).await?;
+        let cgroup = move || Ok(all.create(&path)?);
+        let cgroup = self.blocking_step(point!("make cgroup"), cgroups.sandbox.as_str(), cgroup).await?;
 
-        let plan = self.sandbox_plan(&cgroup);
-        let monitor = start_monitor(host.clone(), plan);
-        let (monitor, greeting) = self.step(point!("start monitor and pause"), "", monitor).await?;
-        self.set_monitor(Some(monitor));
+        let (of, plan) = (host.clone(), self.sandbox_plan(&cgroup));
+        let spawn = move || of.zygote.spawn_monitor(&plan).map_err(Error::Spawn);
+        let socket = self.blocking_step(point!("start monitor and pause"), "", spawn).await?;
+        let greeted = Link::establish(socket);
+        let (link, greeting, news) = self.step(point!("hear the monitor's greeting"), "", greeted).await?;
+        let (pid, pause_pid) = (greeting.hello.pid, greeting.hello.pause_pid);
+        self.set_monitor(Some(Monitor { link, news, pid, pause_pid, is_silent: false }));
 
         if self.spec.net == Sharing::Own {
             let name = self.host_interface()?;
-            let attach = attach(host.clone(), self.id.to_string(), name, self.addresses.clone(), greeting);
-            self.step(point!("attach network"), "", attach).await?;
+            let (of, id, addresses) = (host.clone(), self.id.to_string(), self.addresses.clone());
+            let attach = move || attach(&of, &id, &name, &addresses, greeting);
+            self.blocking_step(point!("attach network"), "", attach).await?;
         }
         if !forwards.is_empty() {
             let (host, name) = (host.clone(), self.host_interface()?);
-            let open = async { Ok(blocking(move || host.network.forward(&name, &forwards)).await??) };
-            self.step(point!("open host ports"), "", open).await?;
+            let open = move || Ok(host.network.forward(&name, &forwards)?);
+            self.blocking_step(point!("open host ports"), "", open).await?;
         }
 
         // The commit: from here on the pod exists.
@@ -181,19 +189,20 @@ impl Driver {
     /// being taken down, but the record stays, so that it is tried again.
     pub(crate) async fn tear_down(&mut self) -> Result<()> {
         self.shut_monitor_down().await;
+        let late = self.late.end(DEATH_LIMIT).await;
         let ports = self.close_ports().await;
-        let cgroups = remove_cgroups(self.host.clone(), self.cgroups()?);
-        let cgroups = self.step(point!("remove cgroup"), "", cgroups).await;
+        let (host, own) = (self.host.clone(), self.cgroups()?.own);
+        let cgroups = move || Ok(host.cgroups.open(&own).remove(DEATH_LIMIT)?);
+        let cgroups = self.blocking_step(point!("remove cgroup"), "", cgroups).await;
         self.begin_detach();
         let network = match self.detaching.take() {
             Some(task) => task.await.unwrap_or(Err(Error::Abandoned)),
             None => Ok(()),
         };
         let (directory, files) = (self.host.pod_directory(&self.id), self.host.pod_files(&self.id));
-        let files =
-            async { blocking(move || remove_directory(&directory).and(remove_directory(&files))).await? };
-        let files = self.step(point!("remove the pod's files"), "", files).await;
-        cgroups.and(ports).and(network).and(files)?;
+        let files = move || remove_directory(&directory).and(remove_directory(&files));
+        let files = self.blocking_step(point!("remove the pod's files"), "", files).await;
+        late.and(cgroups).and(ports).and(network).and(files)?;
         let forget = Change::new().delete::<SandboxRecord>(self.id.to_string());
         let host = self.host.clone();
         self.step(point!("delete the pod's record"), "", host.commit(forget)).await?;
@@ -201,12 +210,16 @@ impl Driver {
         Ok(())
     }
 
-    /// Asks the monitor to kill pause and itself; one that is gone has done so.
+    /// Asks the monitor to kill pause and itself; one that is gone has done so, and one that can't be reached is killed.
     async fn shut_monitor_down(&mut self) {
+        let is_out_of_reach = self.reach_again.is_some();
         if let Some(monitor) = self.monitor.take() {
-            self.set_monitor(None);
             let shutdown = monitor.link.ask_within(KILL_ANSWER_LIMIT, MonitorOrder::Shutdown, &[]);
             let _ = passing(point!("shut the monitor down"), shutdown).await;
+        }
+        self.set_monitor(None);
+        if is_out_of_reach {
+            self.kill_own_processes().await;
         }
     }
 
@@ -218,8 +231,8 @@ impl Driver {
         // A pod that has lost its addresses has closed its ports before.
         if let Ok(forwards) = Forward::all(&self.spec.ports, &self.addresses) {
             let host = self.host.clone();
-            let close = async { Ok(blocking(move || host.network.unforward(&forwards)).await??) };
-            self.step(point!("close host ports"), "", close).await?;
+            let close = move || Ok(host.network.unforward(&forwards)?);
+            self.blocking_step(point!("close host ports"), "", close).await?;
         }
         self.host.ports().release(self.id.as_str());
         Ok(())
@@ -264,10 +277,17 @@ impl Driver {
         self.set_monitor(None);
         match Link::connect(&self.host.pod_directory(&self.id)).await {
             Ok((link, greeting, news)) => self.take_over(link, greeting, news).await,
-            Err(error) => {
+            Err(error) if error.says_that_nobody_listens() => {
                 let error = with_causes(&error);
                 tracing::warn!(pod.id = %self.id, error, "monitor has died; its pod is killed");
                 self.lose_monitor().await;
+            }
+            // It hangs, or the agent lacks something. The containers run on, and are killed without it if they must.
+            Err(error) => {
+                tracing::warn!(pod.id = %self.id, error = %with_causes(&error), "monitor can't be reached for now");
+                // One that has hung up in between is dying.
+                let wait = if matches!(error, Error::MonitorGone) { DYING_TIME } else { RETRY_PERIOD };
+                self.reach_again = Some(Instant::now() + wait);
             }
         }
     }
@@ -280,7 +300,7 @@ impl Driver {
         news: mpsc::UnboundedReceiver<News>,
     ) {
         let (pid, pause_pid) = (greeting.hello.pid, greeting.hello.pause_pid);
-        self.set_monitor(Some(Monitor { link, news, pid, pause_pid }));
+        self.set_monitor(Some(Monitor { link, news, pid, pause_pid, is_silent: false }));
         self.take_reports(&greeting.containers).await;
         if pause_pid.is_none() {
             self.not_ready().await;
@@ -292,12 +312,16 @@ impl Driver {
     pub(crate) async fn lose_monitor(&mut self) {
         self.set_monitor(None);
         self.lose_containers().await;
+        self.kill_own_processes().await;
+        self.not_ready().await;
+        self.publish();
+    }
+
+    async fn kill_own_processes(&self) {
         if let Ok(cgroups) = self.cgroups() {
             let entry = self.host.cgroups.open(&cgroups.own).entry();
             let _ = blocking(move || berth_cgroup::kill_all(&entry)).await;
         }
-        self.not_ready().await;
-        self.publish();
     }
 
     /// Where this pod's cgroups are, by its request alone.
@@ -344,63 +368,34 @@ pub(crate) fn cgroups_of(id: &PodId, spec: &SandboxSpec, root: &CgroupPath) -> R
     Ok(PodCgroups { sandbox: own.join("sandbox")?, base, own })
 }
 
-async fn make_files(
-    host: Arc<Host>,
-    id: PodId,
-    spec: Arc<SandboxSpec>,
-    addresses: PodAddresses,
-) -> Result<()> {
-    blocking(move || {
-        let (directory, files) = (host.pod_directory(&id), host.pod_files(&id));
-        for directory in [&directory, &files] {
-            std::fs::create_dir_all(directory).map_err(Error::file("create directory", directory))?;
-        }
-        point!("fill the pod's files").pass()?;
-        write_files(&files, &spec, &addresses)?;
-        spec.user_namespace.as_ref().map_or(Ok(()), |maps| give_files(&files, maps))?;
-        match &spec.log_directory {
-            Some(logs) => std::fs::create_dir_all(logs).map_err(Error::file("create log directory", logs)),
-            None => Ok(()),
-        }
-    })
-    .await?
-}
-
-async fn start_monitor(host: Arc<Host>, plan: SandboxPlan) -> Result<(Monitor, Greeting)> {
-    let socket = blocking(move || host.zygote.spawn_monitor(&plan)).await?.map_err(Error::Spawn)?;
-    let (link, greeting, news) =
-        passing(point!("hear the monitor's greeting"), Link::establish(socket)).await?;
-    let (pid, pause_pid) = (greeting.hello.pid, greeting.hello.pause_pid);
-    Ok((Monitor { link, news, pid, pause_pid }, greeting))
+fn make_files(host: &Host, id: &PodId, spec: &SandboxSpec, addresses: &PodAddresses) -> Result<()> {
+    let (directory, files) = (host.pod_directory(id), host.pod_files(id));
+    for directory in [&directory, &files] {
+        std::fs::create_dir_all(directory).map_err(Error::file("create directory", directory))?;
+    }
+    point!("fill the pod's files").pass()?;
+    write_files(&files, spec, addresses)?;
+    spec.user_namespace.as_ref().map_or(Ok(()), |maps| give_files(&files, maps))?;
+    match &spec.log_directory {
+        Some(logs) => std::fs::create_dir_all(logs).map_err(Error::file("create log directory", logs)),
+        None => Ok(()),
+    }
 }
 
 /// Takes the descriptors with it: held longer, they would keep the namespace alive after the pod.
-async fn attach(
-    host: Arc<Host>,
-    pod_id: String,
-    host_ifname: IfName,
-    addresses: PodAddresses,
+fn attach(
+    host: &Host,
+    pod_id: &str,
+    host_ifname: &IfName,
+    addresses: &PodAddresses,
     greeting: Greeting,
 ) -> Result<()> {
-    blocking(move || {
-        let [pod_socket, netns] = &greeting.handles[..] else {
-            return Err(Error::MonitorGone);
-        };
-        let attachment = Attachment {
-            pod_id: &pod_id,
-            netns: netns.as_fd(),
-            pod_socket: pod_socket.as_fd(),
-            host_ifname: &host_ifname,
-            addresses: &addresses,
-        };
-        host.network.attach(&attachment)?;
-        Ok(())
-    })
-    .await?
-}
-
-async fn remove_cgroups(host: Arc<Host>, cgroups: PodCgroups) -> Result<()> {
-    blocking(move || Ok(host.cgroups.open(&cgroups.own).remove(DEATH_LIMIT)?)).await?
+    let [pod_socket, netns] = &greeting.handles[..] else {
+        return Err(Error::MonitorGone);
+    };
+    let (netns, pod_socket) = (netns.as_fd(), pod_socket.as_fd());
+    host.network.attach(&Attachment { pod_id, netns, pod_socket, host_ifname, addresses })?;
+    Ok(())
 }
 
 /// Removes a directory with all below it; absent means done. Blocks.

@@ -82,15 +82,18 @@ impl Driver {
         }
     }
 
-    /// Kills a container through its monitor, and past it when there is none or it does not answer.
-    pub(crate) async fn kill(&self, id: &ContainerId) {
+    /// Kills a container through its monitor, and past it when there is none or it does not answer. One that has not
+    /// answered is not waited for again: a pod with many containers would take longer than whoever stops it waits.
+    pub(crate) async fn kill(&mut self, id: &ContainerId) {
         let order = MonitorOrder::Kill { container: id.clone() };
-        let killed = match &self.monitor {
-            Some(monitor) => {
+        let killed = match &mut self.monitor {
+            Some(monitor) if !monitor.is_silent => {
                 let ask = monitor.link.ask_within(KILL_ANSWER_LIMIT, order, &[]);
-                passing(point!("kill container"), ask).await
+                let killed = passing(point!("kill container"), ask).await;
+                monitor.is_silent = matches!(killed, Err(Error::TooLong { .. }));
+                killed
             }
-            None => Err(Error::MonitorGone),
+            Some(_) | None => Err(Error::MonitorGone),
         };
         if let (Err(_), Ok(cgroup)) = (killed, self.container_cgroup(id)) {
             let _ = blocking(move || berth_cgroup::kill_all(&cgroup.entry())).await;
@@ -102,6 +105,10 @@ impl Driver {
     async fn give_up(&mut self, id: &ContainerId) -> Result<()> {
         let cgroup = self.container_cgroup(id)?;
         let left = blocking(move || cgroup.procs()).await??;
+        if left.is_empty() && self.monitor.is_none() {
+            self.lose_container(id).await;
+            return Ok(());
+        }
         if left.is_empty() {
             tracing::warn!(pod.id = %self.id, "monitor hangs; it is killed with what is left of its pod");
             self.lose_monitor().await;
@@ -128,7 +135,7 @@ impl Driver {
         let deadline = tokio::time::Instant::now() + DEATH_LIMIT;
         while self.containers.get(id).is_some_and(Workload::is_alive) {
             let Some(monitor) = &mut self.monitor else {
-                self.lose_monitor().await;
+                self.lose_container(id).await;
                 break;
             };
             match tokio::time::timeout_at(deadline, monitor.news.recv()).await {

@@ -180,20 +180,18 @@ impl Driver {
 
         let (rootfs, for_cgroup) = (planned.launch.rootfs.clone(), host.clone());
         let device_rules = planned.device_rules;
-        let prepare = async {
-            blocking(move || {
-                make_directories(&rootfs)?;
-                point!("make cgroup of container").pass()?;
-                let cgroup = for_cgroup.cgroups.create(&path)?;
-                point!("limit container").pass()?;
-                if let Some(rules) = device_rules {
-                    cgroup.allow_devices(&rules)?;
-                }
-                Ok(cgroup.apply(&limits)?)
-            })
-            .await?
+        let prepare = move || {
+            make_directories(&rootfs)?;
+            point!("make cgroup of container").pass()?;
+            let cgroup = for_cgroup.cgroups.create(&path)?;
+            point!("limit container").pass()?;
+            if let Some(rules) = device_rules {
+                cgroup.allow_devices(&rules)?;
+            }
+            Ok(cgroup.apply(&limits)?)
         };
-        let left_out = self.step(point!("make directories and cgroup of container"), &name, prepare).await?;
+        let step = point!("make directories and cgroup of container");
+        let left_out = self.blocking_step(step, &name, prepare).await?;
 
         let plan = memfd_of(&planned.launch).map_err(Error::Spawn)?;
         let fds = [plan.as_fd()];
@@ -206,13 +204,14 @@ impl Driver {
             tracing::warn!(container.id = %id, warning, "container launched with a reservation");
         }
 
-        // The commit: from here on the container exists.
+        // The commit: from here on the container exists, and no sooner; one that could not be recorded is half made.
+        let mut record = self.workload_mut(id)?.record.clone();
+        (record.user, record.state) = (user, Some(ContainerState::Created));
+        let made = Change::new().put(&record)?;
+        self.step(point!("record container"), &name, host.commit(made)).await?;
         let workload = self.workload_mut(id)?;
-        workload.pid = Some(pid);
-        workload.record.user = user;
-        workload.record.state = Some(ContainerState::Created);
-        let made = Change::new().put(&workload.record)?;
-        self.step(point!("record container"), &name, host.commit(made)).await
+        (workload.pid, workload.record) = (Some(pid), record);
+        Ok(())
     }
 
     /// Opens the gate.
@@ -278,14 +277,15 @@ impl Driver {
         let cgroup = self.container_cgroup(id)?;
         let directory = self.host.container_directory(id);
         let exit_record = exit_record_path(&self.host.pod_directory(&self.id), id);
-        let remove = async { Ok(blocking(move || cgroup.remove(DEATH_LIMIT)).await??) };
-        self.step(point!("remove cgroup of container"), id.as_str(), remove).await?;
+        self.late.end(DEATH_LIMIT).await?;
+        let remove = move || Ok(cgroup.remove(DEATH_LIMIT)?);
+        self.blocking_step(point!("remove cgroup of container"), id.as_str(), remove).await?;
         self.forget_foreign(id).await;
-        let remove = blocking(move || {
+        let remove = move || {
             let _ = std::fs::remove_file(exit_record);
             remove_directory(&directory)
-        });
-        self.step(point!("remove directory of container"), id.as_str(), async { remove.await? }).await?;
+        };
+        self.blocking_step(point!("remove directory of container"), id.as_str(), remove).await?;
         let forget = Change::new().delete::<ContainerRecord>(id.to_string());
         let host = self.host.clone();
         self.step(point!("delete record of container"), id.as_str(), host.commit(forget)).await?;

@@ -17,6 +17,7 @@ mod client;
 mod images;
 mod pods;
 mod report;
+mod sequences;
 
 use std::fs;
 use std::time::Duration;
