@@ -50,7 +50,7 @@ impl Backend for Joiner {
 }
 
 fn ends(process: Process) -> Ends {
-    let Process { stdin, stdout, stderr, terminal, exit } = process;
+    let Process { stdin, stdout, stderr, terminal, exit, ends_with_stdin } = process;
     let resize = terminal.map(|terminal| {
         Box::new(move |size: TerminalSize| terminal.resize(size.width, size.height)) as Box<_>
     });
@@ -60,6 +60,7 @@ fn ends(process: Process) -> Ends {
         stderr: stderr.map(|output| Box::new(output) as Box<_>),
         resize,
         exit: Box::pin(async { exit.await.map_err(BackendError::from) }),
+        ends_with_stdin,
     }
 }
 

@@ -27,7 +27,16 @@ const BUFFER_BYTES: usize = 8 * 1024 * 1024;
 const READ_BYTES: usize = 64 * 1024;
 
 /// Attaches a client.
-pub(crate) async fn attach(link: &Link, container: &ContainerId, wanted: Wanted) -> Result<Process> {
+///
+/// A client that has closed its input leaves, as it does with the keys of its program for that: peers end the session then,
+/// and clients wait for it. Only with `stdin_once` and no terminal the input's end is the container's, which may have more
+/// to say.
+pub(crate) async fn attach(
+    link: &Link,
+    container: &ContainerId,
+    stdin_once: bool,
+    wanted: Wanted,
+) -> Result<Process> {
     let stream = |wanted: bool| wanted.then(stream).transpose();
     let (stdout, stderr) = (stream(wanted.stdout)?, stream(wanted.stderr)?);
     let writers = [&stdout, &stderr].map(|stream| stream.as_ref().map(|(_, writer)| writer.as_fd()));
@@ -50,7 +59,7 @@ pub(crate) async fn attach(link: &Link, container: &ContainerId, wanted: Wanted)
         }
     });
     let [stdout, stderr] = [stdout, stderr].map(|stream| stream.map(|(output, _)| output));
-    Ok(Process { stdin, stdout, stderr, terminal, exit })
+    Ok(Process { stdin, stdout, stderr, terminal, exit, ends_with_stdin: tty || !stdin_once })
 }
 
 /// A client's end of a stream, and the write side of the monitor's.

@@ -143,7 +143,7 @@ async fn start(
         let _unseen = unseen;
         code.await.map_err(|_| Error::MonitorGone)
     });
-    Ok((Process { stdin, stdout, stderr, terminal, exit }, watch))
+    Ok((Process { stdin, stdout, stderr, terminal, exit, ends_with_stdin: false }, watch))
 }
 
 /// The client's side of the streams.

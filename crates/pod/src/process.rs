@@ -37,6 +37,8 @@ pub struct Process {
     pub terminal: Option<Terminal>,
     /// Of an exec: the exit code, or 128 plus the signal. Of an attach: 0 when the container has ended.
     pub exit: Exit,
+    /// Whether the client has left when it has closed its input: of an attach, unless that is the container's own end.
+    pub ends_with_stdin: bool,
 }
 
 /// What comes of a process.
@@ -44,7 +46,7 @@ pub type Exit = Pin<Box<dyn Future<Output = Result<i32>> + Send>>;
 
 impl fmt::Debug for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { stdin, stdout, stderr, terminal, exit: _ } = self;
+        let Self { stdin, stdout, stderr, terminal, exit: _, ends_with_stdin: _ } = self;
         let mut shown = f.debug_struct("Process");
         shown.field("stdin", stdin).field("stdout", stdout).field("stderr", stderr);
         shown.field("terminal", terminal).finish_non_exhaustive()

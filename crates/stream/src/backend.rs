@@ -84,6 +84,10 @@ pub struct Process {
     /// Output is read on to its end after that, however long the client takes over it. Something left running in the
     /// background may hold that end open, so it counts as reached, too, when nothing has come for a second.
     pub exit: BoxFuture<'static, Result<i32, BackendError>>,
+    /// Whether the session is over when the client has closed its input, while the process goes on. From a terminal that
+    /// is at once; else what the process answers to the last of it is still sent, until nothing has come for a second, or
+    /// ten have passed.
+    pub ends_with_stdin: bool,
 }
 
 /// The size of a terminal in characters; neither is zero.

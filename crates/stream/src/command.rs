@@ -31,6 +31,9 @@ use crate::{BackendError, Process, TerminalSize};
 /// How long output may rest after the exit before it counts as all: something in the background may hold its end open.
 const REST: Duration = Duration::from_secs(1);
 
+/// How long a client that leaves may get answers to its input, however many there are.
+const FAREWELL: Duration = Duration::from_secs(10);
+
 const STDIN: &str = "stdin";
 const STDOUT: &str = "stdout";
 const STDERR: &str = "stderr";
@@ -220,14 +223,15 @@ impl Streams {
         }
     }
 
-    /// Pumps until the process has ended and its output has been sent.
+    /// Pumps until the process has ended, or the client has left it, and its output has been sent.
     async fn pump(&mut self, process: Process) -> Result<i32, BackendError> {
-        let Process { mut stdin, mut stdout, mut stderr, mut resize, exit } = process;
-        let exited = CancellationToken::new();
+        let Process { mut stdin, mut stdout, mut stderr, mut resize, mut exit, ends_with_stdin } = process;
+        let farewell = if resize.is_some() { Duration::ZERO } else { FAREWELL };
+        let (exited, left) = (CancellationToken::new(), CancellationToken::new());
         let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
         for (name, inlet, outlet) in &mut self.0 {
             match *name {
-                STDIN => inputs.push(Input::Bytes(stdin.take(), inlet)),
+                STDIN => inputs.push(Input::Bytes(stdin.take(), inlet, &left)),
                 RESIZE => inputs.push(Input::Sizes(resize.take(), inlet)),
                 STDOUT => outputs.push(drain(stdout.take(), outlet, &exited)),
                 STDERR => outputs.push(drain(stderr.take(), outlet, &exited)),
@@ -237,13 +241,18 @@ impl Streams {
         let input = futures_util::future::join_all(inputs.into_iter().map(Input::pump));
         let output = futures_util::future::join_all(outputs);
         let code = async {
-            let code = exit.await;
+            let code = tokio::select! {
+                // Not dropped when the client leaves: it holds the process's side of the session.
+                code = &mut exit => code,
+                () = left.cancelled(), if ends_with_stdin => Ok(0),
+            };
             exited.cancel();
             code
         };
         let ending = async { tokio::join!(code, output) };
         tokio::select! {
             (code, _) = ending => code,
+            () = rest_after(&left, farewell), if ends_with_stdin => Ok(0),
             () = async { input.await; std::future::pending().await } => Ok(0),
         }
     }
@@ -251,7 +260,8 @@ impl Streams {
 
 /// What comes from the client.
 enum Input<'a> {
-    Bytes(Option<Box<dyn AsyncWrite + Send + Unpin>>, &'a mut Inlet),
+    /// The token says that the client has closed its end.
+    Bytes(Option<Box<dyn AsyncWrite + Send + Unpin>>, &'a mut Inlet, &'a CancellationToken),
     Sizes(Option<Box<dyn Fn(TerminalSize) + Send + Sync>>, &'a mut Inlet),
 }
 
@@ -259,9 +269,9 @@ impl Input<'_> {
     /// Pumps to the client's end. What the process does not take is dropped: it must not hold up the connection.
     async fn pump(self) {
         let rest = match self {
-            Self::Bytes(to, inlet) => {
+            Self::Bytes(to, inlet, left) => {
                 if let Some(to) = to {
-                    feed(to, inlet).await;
+                    feed(to, inlet, left).await;
                 }
                 inlet
             }
@@ -277,13 +287,14 @@ impl Input<'_> {
 }
 
 /// Writes what the client sends to the process, until either closes its end.
-async fn feed(mut to: Box<dyn AsyncWrite + Send + Unpin>, inlet: &mut Inlet) {
+async fn feed(mut to: Box<dyn AsyncWrite + Send + Unpin>, inlet: &mut Inlet, left: &CancellationToken) {
     while let Some(bytes) = inlet.next().await {
         if to.write_all(&bytes).await.is_err() || to.flush().await.is_err() {
             return;
         }
     }
     let _ = to.shutdown().await;
+    left.cancel();
 }
 
 async fn follow(set: &(dyn Fn(TerminalSize) + Send + Sync), inlet: &mut Inlet) {
@@ -310,7 +321,7 @@ async fn drain(
         let read = tokio::select! {
             biased;
             read = from.read_buf(&mut buffer) => read,
-            () = rest_after(exited) => break,
+            () = rest_after(exited, REST) => break,
         };
         // A terminal whose last process has gone gives an error.
         if !matches!(read, Ok(1..)) || outlet.send(buffer.split().freeze()).await.is_err() {
@@ -322,9 +333,9 @@ async fn drain(
     outlet.finish().await;
 }
 
-async fn rest_after(exited: &CancellationToken) {
-    exited.cancelled().await;
-    let _ = timeout(REST, std::future::pending::<()>()).await;
+async fn rest_after(over: &CancellationToken, rest: Duration) {
+    over.cancelled().await;
+    let _ = timeout(rest, std::future::pending::<()>()).await;
 }
 
 /// Refuses what the client opens beyond the streams of its session; ends when the client has gone.

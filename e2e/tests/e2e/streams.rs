@@ -282,6 +282,11 @@ fn attached_clients_see_what_comes_and_can_write() {
         pod.await_line(&name, "and hello");
         first.kill().unwrap();
         first.wait().unwrap();
+        // So does one that closes its own, when it has heard the answer; all the others stay.
+        let mut second = attach(&node, transport, &["-i"], &id);
+        let second = second.stdin(words_of("short\n")).output().unwrap();
+        assert!(second.status.success(), "{transport}: {second:?}");
+        assert_eq!(words(&text(&second.stdout)), ["got short"]);
         let mut last = attach(&node, transport, &["-i"], &id);
         let last = last.stdin(words_of("more\nlast\n")).output().unwrap();
         assert!(last.status.success(), "{transport}: {last:?}");
@@ -291,7 +296,16 @@ fn attached_clients_see_what_comes_and_can_write() {
         let seen = watcher.output();
         let mut seen = words(&seen);
         seen.sort_unstable();
-        let all = ["and hello", "and last", "and more", "got hello", "got last", "got more"];
+        let all = [
+            "and hello",
+            "and last",
+            "and more",
+            "and short",
+            "got hello",
+            "got last",
+            "got more",
+            "got short",
+        ];
         assert!(ended.success() && seen == all, "{transport}: {ended} {seen:?}");
         assert_eq!(pod.end_of(&id).exit_code, 4);
     }
@@ -337,8 +351,10 @@ fn an_attached_client_can_have_the_containers_terminal() {
             one.type_text("stty size\r");
             one.screen().contains("\r\n33 101\r\n").then_some(())
         });
-        // A terminal stays when its first client has left.
-        drop(one);
+        // It can leave, and the terminal stays.
+        one.type_text("\x10\x11");
+        let (_, screen) = one.end();
+        assert!(screen.contains("33 101"), "{transport}: {screen}");
         let mut other = Terminal::start(&command, 80, 24);
         eventually("a second client", PATIENCE, || {
             other.type_text("echo tw''o\r");

@@ -33,7 +33,7 @@ fn a_container_that_is_neither_recorded_nor_undone_is_none() {
     pod.try_create(shell("main", "exit 5")).unwrap_err();
     assert!(all_broken(&node));
     let known: Vec<_> = node.cri().containers().into_iter().map(|container| container.id).collect();
-    assert_eq!(known, [beside.clone()]);
+    assert_eq!(known, std::slice::from_ref(&beside));
     // The same again is another one, which can be used as any.
     let id = pod.shell("main", "exit 5");
     assert_eq!(pod.end_of(&id).exit_code, 5);

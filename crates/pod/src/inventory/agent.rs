@@ -43,12 +43,9 @@ impl Pods {
     /// Pods on record without a driver take the way down of all pods; what has no record is taken away thing by thing.
     async fn repair(&self, host: &Arc<Host>, judged: &[Judged]) -> Result<Vec<Option<String>>> {
         let is_left = |id: &str| {
-            judged.iter().any(|found| match &found.object.grip {
-                Grip::Row(row) => {
-                    found.standing == Standing::Left && row.table == "sandboxes" && row.key == id
-                }
-                _ => false,
-            })
+            let is_its_row =
+                |grip: &Grip| matches!(grip, Grip::Row(row) if row.table == "sandboxes" && row.key == id);
+            judged.iter().any(|found| found.standing == Standing::Left && is_its_row(&found.object.grip))
         };
         let rows = Rows::read(&host.store).await?;
         for record in rows.sandboxes.into_iter().filter(|record| is_left(record.id.as_str())) {

@@ -212,10 +212,19 @@ where
     if suspects.is_empty() {
         return Ok(first);
     }
-    tokio::time::sleep(SETTLE).await;
+    settle().await;
     let mut second = pass().await?;
     second.retain(|judged| !judged.is_suspect() || suspects.contains(&judged.key()));
     Ok(second)
+}
+
+/// Lets what is under way come to an end, which nobody reports.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "there is no event to wait for: whatever is left stays as it is"
+)]
+async fn settle() {
+    tokio::time::sleep(SETTLE).await;
 }
 
 /// Whether a text is an id of 64 hexadecimal digits.

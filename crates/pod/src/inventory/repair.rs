@@ -55,9 +55,9 @@ pub(crate) fn settled(
     after: &[Judged],
 ) -> Vec<Option<String>> {
     let stays: BTreeSet<_> = after.iter().map(Judged::key).collect();
-    let settle = |(found, outcome): (&Judged, Option<String>)| match found.standing {
-        Standing::Left if !stays.contains(&found.key()) => Some(super::REMOVED.to_owned()),
-        _ => outcome,
+    let settle = |(found, outcome): (&Judged, Option<String>)| {
+        let is_gone = found.standing == Standing::Left && !stays.contains(&found.key());
+        if is_gone { Some(super::REMOVED.to_owned()) } else { outcome }
     };
     judged.iter().zip(outcomes).map(settle).collect()
 }

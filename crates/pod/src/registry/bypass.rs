@@ -50,7 +50,7 @@ impl Pods {
     pub async fn attach(&self, id: &str, wanted: Wanted) -> Result<Process> {
         let container = self.running_container(id)?;
         let link = self.link(&container.pod).ok_or_else(|| not_running(id))?;
-        attach(&link, &container.id, wanted).await
+        attach(&link, &container.id, container.spec.stdin_once, wanted).await
     }
 
     /// Connects to a port on the loopback of a pod.

@@ -67,6 +67,7 @@ impl Fake {
             stderr: stderr.then(|| Box::new(error.0) as _),
             resize: tty.then(|| Box::new(move |size| set.send(size).unwrap_or_default()) as _),
             exit: exit.boxed(),
+            ends_with_stdin: false,
         }
     }
 }
