@@ -21,12 +21,18 @@ use crate::sysctl;
 
 /// Makes the bridge ready with a gateway for each of `subnets`, and returns its index.
 ///
-/// Errors: exists, for an interface that is not ours; it is not touched.
+/// Errors: exists, for an interface that is not ours; it is not touched. Wrong state, for a subnet that the host is in by
+/// another link; one whose gateway the bridge has already is not asked about, since pods may be in it.
 pub(crate) fn ensure(config: &NetworkConfig, subnets: &[IpNet]) -> Result<u32> {
     let name = &config.bridge;
     let failed = |source| Error::Bridge { bridge: name.clone(), source };
     let host = HostLinks::open().map_err(failed)?;
-    if host.find(name).map_err(failed)?.is_none() {
+    let found = host.find(name).map_err(failed)?.map(|_| find_own(&host, name)).transpose()?;
+    let index = found.as_ref().map(|bridge| bridge.index);
+    let present = index.map_or(Ok(Vec::new()), |index| gateways(&host, index)).map_err(failed)?;
+    let is_new = |subnet: &&IpNet| !present.iter().any(|address| address.addr() == gateway(subnet));
+    check_beside(&host, config, index, subnets.iter().filter(is_new))?;
+    if found.is_none() {
         create(&host, name, subnets).map_err(failed)?;
     }
     let bridge = find_own(&host, name)?;
@@ -90,13 +96,23 @@ pub(crate) fn check_host_addresses(config: &NetworkConfig, subnets: &[IpNet]) ->
     let name = &config.bridge;
     let host = HostLinks::open().map_err(|source| Error::Bridge { bridge: name.clone(), source })?;
     let bridge = find_own(&host, name)?.index;
-    let told = list_addresses(&host).map_err(|source| Error::Bridge { bridge: name.clone(), source })?;
-    for address in told.iter().filter_map(|body| address_beside(body, bridge)) {
-        if let Some(subnet) = subnets.iter().find(|subnet| subnet.contains(&address.addr())) {
-            return Err(Error::SubnetOfHost { subnet: *subnet, address: address.addr() });
-        }
-    }
-    Ok(())
+    check_beside(&host, config, Some(bridge), subnets.iter())
+}
+
+fn check_beside<'a>(
+    host: &HostLinks,
+    config: &NetworkConfig,
+    bridge: Option<u32>,
+    mut subnets: impl Iterator<Item = &'a IpNet>,
+) -> Result<()> {
+    let failed = |source| Error::Bridge { bridge: config.bridge.clone(), source };
+    let told = list_addresses(host).map_err(failed)?;
+    let beside: Vec<_> = told.iter().filter_map(|body| address_beside(body, bridge)).collect();
+    let clash = subnets.find_map(|subnet| {
+        let address = beside.iter().find(|address| subnet.contains(&address.addr()))?;
+        Some(Error::SubnetOfHost { subnet: *subnet, address: address.addr() })
+    });
+    clash.map_or(Ok(()), Err)
 }
 
 /// Whether one of the settings' subnets and a network that a link of the host is in have addresses in common.
@@ -190,8 +206,8 @@ fn address_on(body: &[u8], index: u32) -> Option<IpNet> {
 }
 
 /// The same for every link but this one.
-fn address_beside(body: &[u8], index: u32) -> Option<IpNet> {
-    address_of(&AddressMessage::parse(body).ok().filter(|message| message.header.index != index)?)
+fn address_beside(body: &[u8], index: Option<u32>) -> Option<IpNet> {
+    address_of(&AddressMessage::parse(body).ok().filter(|message| Some(message.header.index) != index)?)
 }
 
 fn address_of(message: &AddressMessage) -> Option<IpNet> {

@@ -100,6 +100,26 @@ fn changed_settings_replace_the_old_addresses_and_rules() {
 
 #[test]
 #[ignore = "needs root: makes network namespaces"]
+fn a_subnet_that_the_host_is_in_is_refused_unless_pods_may_be_in_it() {
+    on_fresh_host("a_subnet_that_the_host_is_in_is_refused_unless_pods_may_be_in_it", || {
+        run("ip", &["link", "add", "uplink", "type", "dummy"]);
+        run("ip", &["address", "add", "10.88.7.7/24", "dev", "uplink"]);
+        let refused = Network::open(NetworkConfig::default()).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "give pods subnet 10.88.0.0/16: the host has address 10.88.7.7 in it, on another link than the bridge"
+        );
+        assert!(!links().iter().any(|link| link == "berth0"), "{:?}", links());
+        run("ip", &["link", "delete", "uplink"]);
+        open();
+        run("ip", &["link", "add", "uplink", "type", "dummy"]);
+        run("ip", &["address", "add", "10.88.7.7/24", "dev", "uplink"]);
+        open();
+    });
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
 fn foreign_interface_of_the_bridges_name_is_refused_and_left() {
     on_fresh_host("foreign_interface_of_the_bridges_name_is_refused_and_left", || {
         for kind in ["bridge", "veth"] {

@@ -23,6 +23,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 /// All settings of one agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -271,7 +272,13 @@ impl Settings {
         // sockaddr_un, unix(7): 108 bytes with the closing NUL.
         expect(socket.as_os_str().len() < 108, "cri.socket", &socket, "be shorter than 108 bytes");
         let level = &self.log.level;
-        expect(EnvFilter::try_new(level).is_ok(), "log.level", level, "be a severity or a list of them");
+        // A word that is no severity would be taken for the name of a part that logs all, and all others nothing.
+        let is_severity = |word: &str| word.contains(['=', '[']) || word.parse::<LevelFilter>().is_ok();
+        let known =
+            EnvFilter::try_new(level).is_ok() && level.split(',').all(|word| is_severity(word.trim()));
+        const SEVERITY: &str =
+            "be off, error, warn, info, debug or trace, or a list of these and part=severity";
+        expect(known, "log.level", level, SEVERITY);
         let import = self.images.import.as_deref();
         expect(
             import.is_none_or(is_plain_absolute),
@@ -356,6 +363,8 @@ mod tests {
         check(&format!("cri.socket = '/{}'", "a".repeat(108)), &["cri.socket"]);
         check("streaming.tls_cert_file = '/x'", &["streaming.tls_key_file"]);
         check("log.level = 'berth=loud'", &["log.level"]);
+        check("log.level = 'loud'", &["log.level"]);
+        check("log.level = 'warn,berth_pod=debug'", &[]);
         check("images.import = 'images'", &["images.import"]);
         check("cgroup.root = '/'", &["cgroup.root"]);
         check("devices.cdi_directories = ['cdi']", &["devices.cdi_directories"]);
