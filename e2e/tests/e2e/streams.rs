@@ -242,6 +242,15 @@ fn the_agent_gives_back_what_input_that_nobody_reads_has_taken() {
     eventually("the agent is small again", 3 * PATIENCE, || (taken() < 30).then_some(()));
 }
 
+/// What sleeps from its start on, so that a look at the processes sees it under no other name.
+fn sleeper(name: &str) -> ContainerConfig {
+    ContainerConfig {
+        command: vec!["sleep".to_owned(), "1000".to_owned()],
+        args: Vec::new(),
+        ..shell(name, "")
+    }
+}
+
 /// For containers that tell clients when they are attached, all the time.
 const TICK: &str = "(while :; do echo tick; usleep 20000; done) &";
 
@@ -524,7 +533,7 @@ fn a_command_has_the_rights_of_its_container() {
 fn a_client_that_vanishes_leaves_no_command_behind() {
     let node = Node::start();
     let pod = node.pod("vanish");
-    let id = pod.shell("main", "exec sleep 1000");
+    let id = pod.start(sleeper("main"));
     let before = node.baseline();
     for transport in TRANSPORTS {
         let script = "trap '' HUP PIPE; echo begun >/proc/1/fd/1; sleep 4321";
@@ -546,9 +555,7 @@ fn a_client_that_vanishes_leaves_no_command_behind() {
 fn a_hundred_sessions_leave_no_descriptor_behind() {
     let node = Node::start();
     let pod = node.pod("hundred");
-    let mut config = shell("main", "exec sleep 1000");
-    config.stdin = true;
-    let id = pod.start(config);
+    let id = pod.start(ContainerConfig { stdin: true, ..sleeper("main") });
     let monitor = pod.monitor_pid();
     let descriptors = || fs::read_dir(format!("/proc/{monitor}/fd")).unwrap().count();
     output(&mut exec(&node, "spdy", &[], &id, &["true"]));

@@ -52,12 +52,12 @@ impl Monitor {
         let Ok(reports) = memfd_of(&reports) else { return };
         let handles: Vec<BorrowedFd<'_>> =
             std::iter::once(&reports).chain(&self.handles).map(AsFd::as_fd).collect();
+        // Who has been greeted is heard: what can't be watched, for want of descriptors say, gets no greeting.
+        let Ok(token) = self.poller.watch(&client, Source::Client) else { return };
         if rustix::io::ioctl_fionbio(&client, true).is_err() || send(&client, &hello, &handles).is_err() {
-            return;
+            return self.poller.forget(|other, _| other == token);
         }
-        if let Ok(token) = self.poller.watch(&client, Source::Client) {
-            self.clients.insert(token, client);
-        }
+        self.clients.insert(token, client);
     }
 
     /// Reads and answers one request.

@@ -15,7 +15,10 @@ fn ticks(pid: i32) -> u64 {
 #[ignore = "needs root: makes namespaces and mounts"]
 fn who_comes_while_there_are_no_descriptors_waits_and_costs_nothing() {
     let host = Host::new();
-    let pod = host.pod(1, |_| {});
+    let mut pod = host.pod(1, |_| {});
+    // Once it has answered, it holds nothing any more but what it keeps.
+    let unknown = host.plan(1, "").container.clone();
+    pod.ask(Order::Kill { container: unknown }, &[]).unwrap_err();
     let (pid, number) = (Pid::from_raw(pod.hello.pid).unwrap(), pod.hello.pid);
     let is_free = |fd: &u64| !Path::new(&format!("/proc/{number}/fd/{fd}")).exists();
     let free = (0..).find(is_free).unwrap();
