@@ -42,6 +42,13 @@ pub(crate) fn live(node: &Node, life: &dyn Life, efforts: &mut Efforts) -> Resul
     lived
 }
 
+/// Between a call that failed and the next: a kubelet does not ask at once, and an agent may take a second to find out what
+/// has become of a monitor.
+#[allow(clippy::disallowed_methods, reason = "a kubelet's patience, not a wait for a state")]
+fn pause() {
+    std::thread::sleep(std::time::Duration::from_millis(100));
+}
+
 /// Makes one call after the other until the goal is reached.
 fn drive(node: &Node, life: &dyn Life, goal: Goal, efforts: &mut Efforts) -> Result<(), String> {
     let mut errors = Vec::new();
@@ -54,6 +61,7 @@ fn drive(node: &Node, life: &dyn Life, goal: Goal, efforts: &mut Efforts) -> Res
                 efforts.retries += 1;
                 errors.push(format!("{:?}: {}", status.code(), status.message()));
                 efforts.restarts += usize::from(node.revive() == Revived::Restarted);
+                pause();
             }
         }
     }
