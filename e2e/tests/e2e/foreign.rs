@@ -55,7 +55,7 @@ fn a_container_of_another_runtime_lives_as_one_of_ours() {
         let before = node.baseline();
         let pod = pod(node, "guest", handler);
         assert_eq!(node.cri().sandbox(&pod.id).unwrap().runtime_handler, handler);
-        let script = "echo out; echo err >&2; trap 'echo bye; exit 3' TERM; while :; do sleep 0.1; done";
+        let script = "trap 'echo bye; exit 3' TERM; echo out; echo err >&2; while :; do sleep 0.1; done";
         let id = pod.shell("main", script);
         assert!(is_listed(node, &pod, handler, &id));
         pod.await_line("main", "out");

@@ -60,7 +60,8 @@ fn requests_for_the_same_container_get_the_same_container() {
 fn what_is_gone_can_be_stopped_and_removed_again() {
     let node = Node::start();
     let pod = node.pod("gone");
-    let id = pod.shell("main", "trap 'exit 4' TERM; while :; do sleep 1 & wait; done");
+    let id = pod.shell("main", "trap 'exit 4' TERM; echo ready; while :; do sleep 1 & wait; done");
+    pod.await_line("main", "ready");
     let cri = node.cri();
     let stop = || cri.stop_container(StopContainerRequest { container_id: id.clone(), timeout: 5 });
     let remove = || cri.remove_container(RemoveContainerRequest { container_id: id.clone() });

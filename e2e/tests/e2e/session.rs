@@ -63,7 +63,7 @@ fn run(node: &Node) -> (String, String) {
         "metadata": {"name": "greeter", "attempt": 2},
         "image": {"image": IMAGE},
         "command": ["sh", "-c"],
-        "args": ["echo hello, $WHOM; echo oops >&2; trap 'echo bye; exit 3' TERM; while :; do sleep 1 & wait; done"],
+        "args": ["trap 'echo bye; exit 3' TERM; echo hello, $WHOM; echo oops >&2; while :; do sleep 1 & wait; done"],
         "envs": [{"key": "WHOM", "value": "world"}],
         "labels": {"tier": "front"},
         "log_path": "greeter.log",
