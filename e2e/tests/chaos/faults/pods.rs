@@ -8,7 +8,7 @@ use berth_e2e::{Cri, Node, requests};
 
 use tonic::Status;
 
-use crate::client::{Goal, Life};
+use super::client::{Goal, Life};
 
 /// A pod by its identity.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use berth_cri_proto::v1::*;
 use berth_e2e::cri::Answer;
 use berth_e2e::{Cri, REGISTRY};
 
-use crate::client::{Goal, Life};
+use super::client::{Goal, Life};
 
 /// An image of the registry's.
 #[derive(Debug)]
