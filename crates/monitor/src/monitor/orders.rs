@@ -82,7 +82,11 @@ impl Monitor {
         let container = self.find_mut(id)?;
         match (&container.phase, &container.gate) {
             (Phase::AtGate, Some(gate)) => {
-                open_gate(gate).map_err(other("open the container's gate"))?;
+                open_gate(gate).map_err(|error| match error {
+                    // It was killed there, and its end has not come to this monitor yet.
+                    Errno::PIPE | Errno::CONNRESET => wrong_state("has exited"),
+                    error => other("open the container's gate")(error),
+                })?;
                 container.phase = Phase::Starting { reply, at_ns: now_ns() };
                 Ok(None)
             }
