@@ -97,3 +97,25 @@ fn a_command_is_refused_as_for_one_that_has_exited_when_the_containers_pid_names
     drop(frozen);
     assert_eq!(pod.exit(&plan).code, 137);
 }
+
+/// The gate closes a moment before the monitor can hear of the end; a start in that moment is one of many here.
+#[test]
+#[ignore = "needs root: makes namespaces and mounts"]
+fn a_start_is_refused_when_the_container_was_killed_at_its_gate() {
+    use rustix::process::{Pid, Signal, kill_process};
+    let host = Host::new();
+    let mut pod = host.pod(41, |_| {});
+    let plan = host.plan(41, "true");
+    for _ in 0..100 {
+        let Ok(Answer::Launched { pid, .. }) = pod.launch(&plan) else { panic!("it can be made") };
+        kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+        match pod.ask(Order::Start { container: plan.container.clone() }, &[]) {
+            Err(Failure::WrongState { state }) => assert_eq!(state, "has exited"),
+            // It came by the gate before the signal came to it.
+            Ok(Answer::Started { .. }) => {}
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(pod.exit(&plan).code, 137);
+        pod.ask(Order::Forget { container: plan.container.clone() }, &[]).unwrap();
+    }
+}
