@@ -223,6 +223,11 @@ impl Node {
     /// Starts the agent, if it does not run, and waits until it serves.
     #[track_caller]
     pub fn restart(&self) {
+        assert!(self.try_restart(), "the agent does not come up:\n{}", self.journal());
+    }
+
+    /// Starts the agent, if it does not run, and waits until it serves; whether it does.
+    fn try_restart(&self) -> bool {
         let spawn = || spawn(&mut self.berth(&["serve"]), &self.dir.join("agent.log"));
         self.agent.lock().unwrap().get_or_insert_with(spawn);
         // Without the lock: a test that fails here still has to clean up.
@@ -232,7 +237,7 @@ impl Node {
             let served = Cri::connect(&self.socket()).is_some_and(answers);
             (served || gone).then_some(served)
         });
-        assert_eq!(served, Some(true), "the agent does not come up:\n{}", self.journal());
+        served == Some(true)
     }
 
     /// After an error that may mean the agent's end: waits until it answers or has ended, and starts it again in that case.
@@ -246,8 +251,12 @@ impl Node {
         if !ended {
             return Revived::Lived;
         }
+        // One that is broken on its way up is started once more.
         drop(self.agent.lock().unwrap().take());
-        self.restart();
+        if !self.try_restart() {
+            drop(self.agent.lock().unwrap().take());
+            self.restart();
+        }
         Revived::Restarted
     }
 

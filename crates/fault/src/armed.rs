@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{Pid, Signal, getpid, kill_process};
@@ -69,11 +70,22 @@ pub(crate) fn take(point: &str) -> Option<Action> {
     Some(action)
 }
 
-/// Until the process ends.
-pub(crate) fn hang() -> ! {
-    loop {
-        std::thread::park();
-    }
+/// How long a point hangs: past every limit of an agent in such a build.
+const HANG: Duration = Duration::from_secs(8);
+
+/// The longest limit that an agent in such a build has.
+pub(crate) const LONGEST_LIMIT: Duration = Duration::from_secs(5);
+
+/// Holds the thread up.
+#[allow(clippy::disallowed_methods, reason = "not a wait for a state, but what waits for nothing")]
+pub(crate) fn hang() {
+    std::thread::sleep(HANG);
+}
+
+/// Holds the task up.
+#[allow(clippy::disallowed_methods, reason = "not a wait for a state, but what waits for nothing")]
+pub(crate) async fn hang_in_task() {
+    tokio::time::sleep(HANG).await;
 }
 
 /// Ends this process with nothing cleaned up.

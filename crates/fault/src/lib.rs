@@ -7,7 +7,8 @@
 //! Whoever writes a step gives it a [`Point`], for its name; that makes it breakable. With the feature `faults` each
 //! [`point!`] enters its name into a list of the program's own, so a test that asks for the list can't forget a step. The
 //! file is named by the environment variable `BERTH_FAULT`, which zygote and monitors inherit. Each line is an action and a
-//! point's name; only the first is looked at, and the next when that one has struck.
+//! point's name; only the first is looked at, and the next when that one has struck. What hangs goes on after a while, as
+//! what a dead disk or server holds up does: after every [`limit`], so that nobody waits for it any more.
 //!
 //! Without the feature a point is its name alone: passing it is no instruction, and a [`Fault`] can't exist.
 
@@ -58,6 +59,18 @@ macro_rules! point {
     }};
 }
 
+/// The limit of a step that may hang. Tests that have one hang can't wait for as long as a node does.
+#[cfg(feature = "faults")]
+pub const fn limit(ordinary: std::time::Duration) -> std::time::Duration {
+    if ordinary.as_secs() > armed::LONGEST_LIMIT.as_secs() { armed::LONGEST_LIMIT } else { ordinary }
+}
+
+/// The limit of a step that may hang.
+#[cfg(not(feature = "faults"))]
+pub const fn limit(ordinary: std::time::Duration) -> std::time::Duration {
+    ordinary
+}
+
 impl Point {
     #[doc(hidden)]
     pub const fn new(name: &'static str) -> Self {
@@ -78,7 +91,10 @@ impl Point {
         match armed::take(self.0) {
             None => Ok(()),
             Some(armed::Action::Fail) => Err(self.fault()),
-            Some(armed::Action::Hang) => armed::hang(),
+            Some(armed::Action::Hang) => {
+                armed::hang();
+                Ok(())
+            }
             Some(armed::Action::Kill) => armed::die(),
         }
     }
@@ -92,7 +108,10 @@ impl Point {
         match armed::take(self.0) {
             None => Ok(()),
             Some(armed::Action::Fail) => Err(self.fault()),
-            Some(armed::Action::Hang) => std::future::pending().await,
+            Some(armed::Action::Hang) => {
+                armed::hang_in_task().await;
+                Ok(())
+            }
             Some(armed::Action::Kill) => armed::die(),
         }
     }

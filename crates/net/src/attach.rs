@@ -16,6 +16,7 @@
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
+use berth_fault::point;
 use berth_store::with_causes;
 use ipnet::IpNet;
 
@@ -97,7 +98,10 @@ impl<'a> Wiring<'a> {
         let settle = Batch::default()
             .route("settle bridge port", Mode::Plain, &link::settle_carrier(attached.host_index))
             .route("settle bridge", Mode::Plain, &link::settle_carrier(bridge_index));
-        let configured = self.pod_batch(attached.pod_index).send(self.attachment.pod_socket);
+        let configured = point!("configure the pod's link")
+            .pass()
+            .map_err(NetlinkError::from)
+            .and_then(|()| self.pod_batch(attached.pod_index).send(self.attachment.pod_socket));
         match configured.and_then(|_| host.send(settle)) {
             Ok(_) => Ok(attached),
             Err(error) => {

@@ -255,6 +255,9 @@ pub enum NetlinkError {
         #[source]
         source: io::Error,
     },
+    /// A test has broken the step.
+    #[error(transparent)]
+    Broken(#[from] berth_fault::Fault),
     /// The kernel refused one request. Those after it may have been carried out, but for nftables, where all
     /// or nothing happens.
     #[error("{step}{}", hint.as_ref().map(|hint| format!(" (kernel: {hint})")).unwrap_or_default())]
@@ -279,7 +282,7 @@ impl NetlinkError {
     pub(crate) fn refusal(&self) -> Option<rustix::io::Errno> {
         match self {
             Self::Refused { source, .. } => rustix::io::Errno::from_io_error(source),
-            Self::Open(_) | Self::Send { .. } | Self::Receive { .. } => None,
+            Self::Open(_) | Self::Send { .. } | Self::Receive { .. } | Self::Broken(_) => None,
         }
     }
 

@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
+use berth_fault::point;
 use ipnet::IpNet;
 use rustix::io::Errno;
 
@@ -289,6 +290,7 @@ impl Network {
         ports: &HashSet<Forward>,
         change: impl Fn() -> std::result::Result<(), NetlinkError>,
     ) -> Result<()> {
+        point!("change rules of the pod network").pass().map_err(|error| self.table_error(error.into()))?;
         let changed = change().or_else(|error| match error.refusal() {
             Some(Errno::NOENT) => {
                 let table = &self.config.nft_table;

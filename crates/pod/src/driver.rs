@@ -232,9 +232,7 @@ impl Driver {
         object: &str,
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        let result = tokio::time::timeout(STAGE_LIMIT, passing(step, work));
-        let limited = async { result.await.unwrap_or(Err(Error::TooLong { limit: STAGE_LIMIT })) };
-        self.note(step, object, limited).await
+        self.note(step, object, limited(passing(step, work))).await
     }
 
     /// [`Driver::step`] for work that blocks, which goes on past the limit: see [`Late`].
@@ -245,7 +243,11 @@ impl Driver {
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let mut late = std::mem::take(&mut self.late);
-        let result = self.step(step, object, late.blocking(work)).await;
+        let work = late.blocking(move || {
+            step.pass()?;
+            work()
+        });
+        let result = self.note(step, object, limited(work)).await;
         self.late = late;
         result
     }
@@ -316,6 +318,12 @@ impl Driver {
         }
         self.kill_overdue().await;
     }
+}
+
+/// Waits for `work` no longer than a stage may take.
+async fn limited<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let too_long = |_| Err(Error::TooLong { limit: STAGE_LIMIT });
+    tokio::time::timeout(STAGE_LIMIT, work).await.unwrap_or_else(too_long)
 }
 
 /// Does `work`, unless a test has it fail.

@@ -34,7 +34,7 @@ use crate::zygote::Zygote;
 
 /// The longest that one step of a create or a stop may take: below the two minutes that a kubelet waits, so that it
 /// hears which step it was.
-pub(crate) const STAGE_LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const STAGE_LIMIT: Duration = berth_fault::limit(Duration::from_secs(60));
 
 /// Where pods live on this node.
 #[derive(Debug, Clone)]

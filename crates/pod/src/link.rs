@@ -31,7 +31,7 @@ use crate::host::STAGE_LIMIT;
 pub(crate) use holds::{Attached, Session, Started};
 
 /// How long a monitor may take to greet: it greets before it does anything else.
-const GREETING_LIMIT: Duration = Duration::from_secs(20);
+const GREETING_LIMIT: Duration = berth_fault::limit(Duration::from_secs(20));
 
 /// What a driver hears unasked.
 #[derive(Debug)]

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use berth_fault::point;
 use berth_monitor::id::ContainerId;
 use berth_monitor::protocol::ContainerReport;
 use berth_net::{Forward, Inherited, ServedSubnets};
@@ -15,7 +16,7 @@ use berth_store::{Loaded, Quarantined, Store, with_causes};
 use ipnet::IpNet;
 use tokio::task::JoinSet;
 
-use crate::driver::Driver;
+use crate::driver::{Driver, passing};
 use crate::error::Result;
 use crate::host::Host;
 use crate::link::Link;
@@ -114,7 +115,7 @@ async fn recover_pod(
         SandboxPhase::Ready => SandboxPhase::Ready,
         SandboxPhase::Making | SandboxPhase::NotReady => SandboxPhase::NotReady,
     };
-    match Link::connect(&host.pod_directory(&driver.id)).await {
+    match passing(point!("reach the monitor again"), Link::connect(&host.pod_directory(&driver.id))).await {
         Ok((link, greeting, news)) => driver.take_over(link, greeting, news).await,
         Err(error) if error.says_that_nobody_listens() => driver.lose_monitor().await,
         // It hangs, or speaks another language. Its containers may be well: whoever removes the pod ends them.
@@ -148,7 +149,7 @@ async fn take_down(mut driver: Driver) {
     for id in ids {
         let _ = driver.remove_container(&id).await;
     }
-    let torn = driver.tear_down().await;
+    let torn = passing(point!("take down what was intended"), driver.tear_down()).await;
     // What was done to it published it, and nobody can ask for its removal: nobody has been told its id.
     driver.host.unpublish(&driver.id);
     if let Err(error) = torn {

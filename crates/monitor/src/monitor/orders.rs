@@ -150,7 +150,8 @@ fn step_of(order: &Order) -> Option<Point> {
         Order::Forget { .. } => Some(point!("carry out forget")),
         Order::Exec => Some(point!("carry out exec")),
         Order::Shutdown => Some(point!("carry out shutdown")),
-        Order::KillExec { .. } | Order::Attach { .. } | Order::Detach { .. } | Order::OpenNetwork => None,
+        Order::KillExec { .. } => Some(point!("carry out kill of command")),
+        Order::Attach { .. } | Order::Detach { .. } | Order::OpenNetwork => None,
     }
 }
 

@@ -5,12 +5,15 @@
 
 use std::sync::Arc;
 
+use berth_fault::point;
+
 use super::look::object;
 use super::owners::{Known, Rows};
 use super::repair::{remove_from_host, repair, settled};
 use super::{Cure, Grip, Item, Judged, Keeper, Kind, Owners, Places, Standing, inspect, judge, look};
 use berth_store::with_causes;
 
+use crate::driver::passing;
 use crate::error::Result;
 use crate::host::{Host, blocking};
 use crate::recover::take_down_record;
@@ -91,7 +94,7 @@ impl Pods {
 
     /// Removes what belongs to no pod, neither known nor on record, before anything new is made.
     pub(crate) async fn remove_orphans(&self) {
-        match self.try_remove_orphans().await {
+        match passing(point!("remove what has no owner"), self.try_remove_orphans()).await {
             Ok(()) => {}
             Err(error) => tracing::error!(error = with_causes(&error), "orphans not removed"),
         }

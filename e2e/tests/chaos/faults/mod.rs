@@ -7,6 +7,7 @@
 
 mod client;
 mod images;
+mod ordeals;
 mod pods;
 mod report;
 mod sequences;
@@ -19,6 +20,7 @@ use berth_e2e::{Node, REGISTRY, repository, requests, run, start_registry};
 
 use client::{Efforts, Life, live};
 use images::PulledImage;
+use ordeals::{WithDeadAgent, WithSlowCommand};
 use pods::MadePod;
 use report::Trial;
 use rustix::process::Signal;
@@ -26,8 +28,17 @@ use rustix::process::Signal;
 use crate::bystander::Bystander;
 use crate::tally::short_or_long;
 
-/// What is done at a point; as the file for it has it. A short pass does the last of it.
-const ACTIONS: [&str; 2] = ["fail", "kill"];
+/// One way to break a step: what is done there, as the file for it has it, and whether the pods have users of their own.
+type Way = (&'static str, bool);
+
+/// A step that hangs takes longer than all that waits for it, so this takes its time.
+const LONG: &[Way] = &[("fail", false), ("kill", false), ("hang", false), ("fail", true), ("kill", true)];
+
+/// One for each step, in turn.
+const SHORT: &[Way] = &[("kill", false), ("fail", true)];
+
+/// What has to break before some steps are come by.
+const BEFORE: &[(&str, &str)] = &[("take down what was intended", "kill record readiness")];
 
 /// The other runtime that makes a container.
 const HANDLER: &str = "runc";
@@ -47,16 +58,17 @@ fn whatever_step_breaks_a_retry_succeeds_and_nothing_is_left() {
     let points: Vec<&str> = points.lines().filter(|point| point.contains(&only)).collect();
     assert!(points.windows(2).all(|pair| pair[0] != pair[1]), "two steps have one name: {points:?}");
     // What an agent makes with its first pod and keeps is no leftover.
-    for life in lives(&node, "first") {
-        live(&node, &*life, &mut Efforts::default()).expect("with no step broken");
+    for life in lives(&node, "first", LONG[0]).iter().chain(&lives(&node, "second", LONG[3])) {
+        live(&node, &**life, &mut Efforts::default()).expect("with no step broken");
     }
     print!("{}", report::HEAD);
     let mut bystander = Bystander::start(&node);
     let mut trials = Vec::new();
     for (number, point) in points.iter().enumerate() {
-        for action in short_or_long(&ACTIONS[1..], &ACTIONS) {
-            let lives = lives(&node, &format!("{action}-{number}"));
-            let trial = break_once(&node, &mut bystander, point, action, &lives);
+        let ways = short_or_long(&SHORT[number % SHORT.len()..][..1], LONG);
+        for (turn, way) in ways.iter().enumerate() {
+            let lives = lives(&node, &format!("p{number}-{turn}"), *way);
+            let trial = break_once(&node, &mut bystander, point, *way, &lives);
             print!("{trial}");
             trials.push(trial);
         }
@@ -72,11 +84,17 @@ fn whatever_step_breaks_a_retry_succeeds_and_nothing_is_left() {
 }
 
 /// What comes by steps: most of them by those of the first.
-fn lives(node: &Node, name: &str) -> [Box<dyn Life>; 3] {
+fn lives<'a>(node: &'a Node, name: &str, (_, own_users): Way) -> [Box<dyn Life + 'a>; 5] {
+    let pod = |kind: &str| {
+        let pod = MadePod::new(node, &format!("{name}-{kind}"), "");
+        if own_users { pod.in_user_namespace() } else { pod }
+    };
     [
-        Box::new(MadePod::new(node, name, "")),
+        Box::new(pod("pod")),
         Box::new(PulledImage),
         Box::new(MadePod::new(node, &format!("{name}-{HANDLER}"), HANDLER)),
+        Box::new(WithSlowCommand(pod("slow"))),
+        Box::new(WithDeadAgent::new(node, pod("left"))),
     ]
 }
 
@@ -85,11 +103,14 @@ fn break_once(
     node: &Node,
     bystander: &mut Bystander<'_>,
     point: &str,
-    action: &str,
-    lives: &[Box<dyn Life>],
+    (action, own_users): Way,
+    lives: &[Box<dyn Life + '_>],
 ) -> Trial {
     let before = node.baseline();
-    fs::write(node.fault(), format!("{action} {point}")).unwrap();
+    let first = BEFORE.iter().find(|(later, _)| *later == point);
+    let lines =
+        first.map(|(_, first)| format!("{first}\n")).unwrap_or_default() + &format!("{action} {point}");
+    fs::write(node.fault(), lines).unwrap();
     let is_broken = || fs::read_to_string(node.fault()).unwrap().is_empty();
     let (mut efforts, mut problems) = (Efforts::default(), Vec::new());
     for life in lives {
@@ -105,5 +126,5 @@ fn break_once(
     problems.extend(bystander.check().err());
     let leftovers = node.lasting_changes(&before.with_agent_of(&node.snapshot()));
     let Efforts { retries, restarts } = efforts;
-    Trial { point: point.to_owned(), action: action.to_owned(), retries, restarts, problems, leftovers }
+    Trial { point: point.to_owned(), action, own_users, retries, restarts, problems, leftovers }
 }

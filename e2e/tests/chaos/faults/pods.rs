@@ -34,6 +34,23 @@ impl MadePod {
         Self { config, container, handler: handler.into() }
     }
 
+    /// The same, with users of its own.
+    pub(crate) fn in_user_namespace(mut self) -> Self {
+        let users = vec![IdMapping { host_id: 1 << 20, container_id: 0, length: 1 << 16 }];
+        let users = UserNamespace { mode: NamespaceMode::Pod.into(), uids: users.clone(), gids: users };
+        requests::sandbox_namespaces(&mut self.config).userns_options = Some(users.clone());
+        let options = requests::security(&mut self.container).namespace_options.as_mut().unwrap();
+        options.userns_options = Some(users);
+        self
+    }
+
+    /// Its one container, once it serves.
+    pub(crate) fn container_id(&self, cri: &Cri) -> Answer<String> {
+        let gone = || Status::not_found("the container has gone");
+        let sandbox = self.sandbox(cri)?.ok_or_else(gone)?;
+        Ok(self.container(cri, &sandbox)?.ok_or_else(gone)?.id)
+    }
+
     /// One step towards a pod that serves; whether it does.
     fn serve(&self, cri: &Cri) -> Answer<bool> {
         let Some(sandbox) = self.sandbox(cri)? else {

@@ -8,7 +8,9 @@ use crate::tally::Tally;
 #[derive(Debug)]
 pub(crate) struct Trial {
     pub(crate) point: String,
-    pub(crate) action: String,
+    pub(crate) action: &'static str,
+    /// Whether the pods had users of their own.
+    pub(crate) own_users: bool,
     /// Calls that failed on the way.
     pub(crate) retries: usize,
     /// Times that the agent was started again.
@@ -21,12 +23,13 @@ pub(crate) struct Trial {
 
 /// The first line of the table.
 pub(crate) const HEAD: &str =
-    "point                                         action  retries  restarts  leftovers\n";
+    "point                                         action users  retries  restarts  leftovers\n";
 
 impl fmt::Display for Trial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { point, action, retries, restarts, problems, leftovers } = self;
-        writeln!(f, "{point:45} {action:6} {retries:8} {restarts:9} {:10}", leftovers.len())?;
+        let Self { point, action, own_users, retries, restarts, problems, leftovers } = self;
+        let users = if *own_users { "own" } else { "host" };
+        writeln!(f, "{point:45} {action:6} {users:5} {retries:8} {restarts:9} {:10}", leftovers.len())?;
         problems.iter().chain(leftovers).try_for_each(|line| writeln!(f, "    {line}"))
     }
 }
