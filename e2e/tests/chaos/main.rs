@@ -12,4 +12,5 @@
 
 mod bystander;
 mod faults;
+mod model;
 mod tally;

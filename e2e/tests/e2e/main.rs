@@ -10,8 +10,8 @@
 )]
 
 mod bad_input;
-mod chaos;
 mod churn;
+mod contested;
 mod credentials;
 mod devices;
 mod events;

@@ -4,6 +4,7 @@
 use std::thread;
 
 use berth_cri_proto::v1::*;
+use berth_dice::Dice;
 use berth_e2e::cri::Answer;
 use berth_e2e::requests::shell;
 use berth_e2e::{Cri, Node};
@@ -24,7 +25,7 @@ fn calls_in_any_order_get_an_honest_answer_and_leave_nothing() {
         for client in 0..CLIENTS {
             let (cri, configs) = (node.cri(), &configs);
             scope.spawn(move || {
-                let mut dice = Dice(client + 1);
+                let mut dice = Dice::new(client + 1);
                 for _ in 0..CALLS {
                     call(&cri, configs, &mut dice);
                 }
@@ -47,8 +48,8 @@ fn calls_in_any_order_get_an_honest_answer_and_leave_nothing() {
 /// Makes one call about something that may or may not be there.
 fn call(cri: &Cri, configs: &[PodSandboxConfig], dice: &mut Dice) {
     let config = &configs[dice.below(PODS)];
-    let pod_sandbox_id = dice.one_of(cri.sandboxes()).map(|pod| pod.id).unwrap_or_default();
-    let container_id = dice.one_of(cri.containers()).map(|container| container.id).unwrap_or_default();
+    let pod_sandbox_id = one_of(dice, &cri.sandboxes()).map(|pod| pod.id).unwrap_or_default();
+    let container_id = one_of(dice, &cri.containers()).map(|container| container.id).unwrap_or_default();
     match dice.below(12) {
         0..3 => {
             let request = RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };
@@ -95,17 +96,6 @@ fn allow<T>(call: &str, answer: Answer<T>, more: &[Code]) {
     }
 }
 
-/// Numbers that look random and are the same in each run.
-struct Dice(u64);
-
-impl Dice {
-    /// One of the numbers below `limit`. Source: Knuth's MMIX generator.
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % limit
-    }
-
-    fn one_of<T>(&mut self, mut all: Vec<T>) -> Option<T> {
-        if all.is_empty() { None } else { Some(all.swap_remove(self.below(all.len()))) }
-    }
+fn one_of<T: Clone>(dice: &mut Dice, all: &[T]) -> Option<T> {
+    (!all.is_empty()).then(|| dice.one_of(all))
 }
