@@ -17,6 +17,7 @@ use crate::{
     Error, Result,
     catalog::Catalog,
     layer::{IngestDirectory, Layout},
+    removal::remove_tree,
 };
 
 /// Removes those of the candidates that nobody needs, with those that an earlier collection could not remove, and counts
@@ -64,9 +65,7 @@ fn take_out(layout: &Layout, path: &Path) -> Result<Option<IngestDirectory>> {
 pub(crate) fn reconcile(layout: &Layout, catalog: &Catalog) -> Result<()> {
     // Leftovers first: they may be what keeps the disk full.
     for path in entries(&layout.ingest)? {
-        let removed =
-            if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
-        removed.map_err(Error::io("delete", &path))?;
+        remove_tree(&path).map_err(Error::io("delete", &path))?;
         debug!(path = %path.display(), "leftover removed");
     }
     let candidates = [entries(&layout.layers)?, entries(&layout.blobs)?].concat();

@@ -23,6 +23,7 @@ use tempfile::TempDir;
 use crate::{
     ChainId, Digest, Error, Image, LayerInfo, Result,
     blob::{self, Expected},
+    removal::remove_tree,
     rootfs,
     tap::RECORD,
     tree::{self, Found},
@@ -44,9 +45,9 @@ pub(crate) struct Layout {
 /// A directory in `ingest` that goes when it is dropped.
 #[derive(Debug)]
 pub(crate) struct IngestDirectory {
-    /// Absent once it has been renamed away or removed.
-    directory: Option<TempDir>,
     path: PathBuf,
+    /// Not once it has been renamed away or removed.
+    is_there: bool,
     in_work: Arc<Mutex<HashSet<PathBuf>>>,
 }
 
@@ -214,9 +215,9 @@ impl Layout {
         let mut in_work = self.in_work.lock().unwrap_or_else(PoisonError::into_inner);
         let directory =
             TempDir::new_in(&self.ingest).map_err(Error::io("make directory in", &*self.ingest))?;
-        let path = directory.path().to_owned();
+        let path = directory.keep();
         in_work.insert(path.clone());
-        Ok(IngestDirectory { directory: Some(directory), path, in_work: self.in_work.clone() })
+        Ok(IngestDirectory { path, is_there: true, in_work: self.in_work.clone() })
     }
 
     /// Removes what lies in `ingest`, unless somebody works on it; absent means done.
@@ -227,11 +228,7 @@ impl Layout {
         }
         // A directory that is made from now on has another name.
         drop(in_work);
-        let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-        match removed {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("delete", path)(error)),
-            _ => Ok(()),
-        }
+        remove_tree(path).map_err(Error::io("delete", path))
     }
 
     /// What of `ingest` somebody works on.
@@ -261,18 +258,21 @@ impl IngestDirectory {
 
     /// Removes it, and says how that went.
     pub(crate) fn close(mut self) -> io::Result<()> {
-        self.directory.take().map_or(Ok(()), TempDir::close)
+        self.is_there = false;
+        remove_tree(&self.path)
     }
 
     /// It has got another place, and there is nothing to remove any more.
     fn renamed(mut self) {
-        let _ = self.directory.take().map(TempDir::keep);
+        self.is_there = false;
     }
 }
 
 impl Drop for IngestDirectory {
     fn drop(&mut self) {
-        drop(self.directory.take());
+        if self.is_there {
+            let _ = remove_tree(&self.path);
+        }
         self.in_work.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.path);
     }
 }

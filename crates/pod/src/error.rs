@@ -44,9 +44,9 @@ pub enum Error {
         name: String,
     },
     /// Something is mounted in a directory that should go.
-    #[error("{} is mounted", point.display())]
+    #[error("something is mounted at or below {}", point.display())]
     Mounted {
-        /// Where.
+        /// Where, or the directory that it is below.
         point: PathBuf,
     },
     /// Nobody can tell what is owned.

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use berth_cgroup::{Cgroup, CgroupPath, Driver as CgroupDriver};
 use berth_fault::point;
+use berth_image::remove_tree;
 use berth_monitor::id::PodId;
 use berth_monitor::plan::{SandboxPlan, Sharing};
 use berth_monitor::protocol::Order as MonitorOrder;
@@ -398,12 +399,11 @@ fn attach(
     Ok(())
 }
 
-/// Removes a directory with all below it; absent means done. Blocks.
+/// Removes a directory with all below it; absent means done. Below a mount lies what belongs to somebody else. Blocks.
 pub(crate) fn remove_directory(directory: &std::path::Path) -> Result<()> {
-    match std::fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::file("remove directory", directory)(error))
-        }
-        _ => Ok(()),
+    let is_mounted = |error: &std::io::Error| error.kind() == std::io::ErrorKind::CrossesDevices;
+    match remove_tree(directory) {
+        Err(error) if is_mounted(&error) => Err(Error::Mounted { point: directory.into() }),
+        removed => removed.map_err(Error::file("remove directory", directory)),
     }
 }

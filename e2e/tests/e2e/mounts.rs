@@ -207,6 +207,44 @@ fn nothing_of_volumes_is_left_on_the_host() {
     assert_eq!(table(), before);
 }
 
+#[test]
+#[ignore = "needs root and the test images"]
+fn what_somebody_mounted_in_a_pods_directory_outlives_the_pod() {
+    let node = Node::start();
+    let pod = node.pod("host-of-others");
+    let kept = made(node.dir().join("kept"));
+    std::fs::write(kept.join("file"), "precious").unwrap();
+    let point = made(node.dir().join("state/pods").join(&pod.id).join("stray"));
+    run(Command::new("mount").arg("--bind").args([&kept, &point]));
+    let cri = node.cri();
+    cri.stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: pod.id.clone() }).unwrap();
+    let remove = || cri.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: pod.id.clone() });
+    let refused = remove().unwrap_err();
+    assert!(refused.message().contains("mounted at or below"), "{refused}");
+    assert_eq!(std::fs::read_to_string(kept.join("file")).unwrap(), "precious");
+    run(Command::new("umount").arg(&point));
+    remove().unwrap();
+    assert_eq!(std::fs::read_to_string(kept.join("file")).unwrap(), "precious");
+}
+
+#[test]
+#[ignore = "needs root and the test images"]
+fn directories_in_each_other_are_removed_however_deep_they_are() {
+    let node = Node::start();
+    node.pod("first").take_down();
+    let before = node.baseline();
+    let pod = node.pod("digger");
+    let hundred = "d/".repeat(100);
+    let dig = format!(
+        "cd /tmp; i=0; while [ $i -lt 40 ]; do mkdir -p {hundred} && cd {hundred}; i=$((i+1)); done; echo $i"
+    );
+    let container = pod.shell("main", &dig);
+    pod.end_of(&container);
+    pod.await_line("main", "40");
+    pod.take_down();
+    node.assert_as_before(&before);
+}
+
 fn volume(source: &Path, target: &str) -> Mount {
     Mount { host_path: source.to_str().unwrap().into(), container_path: target.into(), ..Mount::default() }
 }
