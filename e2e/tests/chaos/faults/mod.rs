@@ -83,6 +83,20 @@ fn whatever_step_breaks_a_retry_succeeds_and_nothing_is_left() {
     assert!(tally.is_clean(), "see the table above");
 }
 
+#[test]
+#[ignore = "needs the program that hack/chaos builds"]
+fn a_program_that_is_shipped_has_no_step_to_break() {
+    // target/PROFILE/deps/TEST
+    let test = std::env::current_exe().unwrap();
+    let programs = test.ancestors().nth(2).unwrap();
+    let names_the_file = |program: &str| {
+        let bytes = fs::read(programs.join(program)).unwrap();
+        bytes.windows(11).any(|window| window == b"BERTH_FAULT")
+    };
+    assert!(names_the_file("berth-faults"));
+    assert!(!names_the_file("berth"));
+}
+
 /// What comes by steps: most of them by those of the first.
 fn lives<'a>(node: &'a Node, name: &str, (_, own_users): Way) -> [Box<dyn Life + 'a>; 5] {
     let pod = |kind: &str| {
