@@ -18,6 +18,7 @@ pub type Answer<T> = Result<T, Status>;
 /// One connection to an agent.
 #[derive(Debug)]
 pub struct Cri {
+    deadline: Duration,
     thread: Runtime,
     runtime: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
@@ -47,7 +48,7 @@ macro_rules! calls {
             #[allow(clippy::result_large_err, reason = "the caller looks into it")]
             pub fn $call(&self, request: $request) -> Answer<$reply> {
                 let mut request = Request::new(request);
-                request.set_timeout(DEADLINE);
+                request.set_timeout(self.deadline);
                 let mut client = self.$service.clone();
                 self.thread.block_on(client.$call(request)).map(Response::into_inner)
             }
@@ -137,10 +138,16 @@ impl Cri {
         let channel = thread.block_on(berth_cri_proto::connect(socket)).ok()?;
         let max = berth_cri_proto::MAX_MESSAGE_BYTES;
         Some(Self {
+            deadline: DEADLINE,
             thread,
             runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(max),
             images: ImageServiceClient::new(channel).max_decoding_message_size(max),
         })
+    }
+
+    /// Gives up on calls after so long from now on.
+    pub fn set_deadline(&mut self, deadline: Duration) {
+        self.deadline = deadline;
     }
 
     /// Asks for a sandbox and hangs up after `patience`, as a kubelet does that has given up.

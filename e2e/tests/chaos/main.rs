@@ -14,3 +14,4 @@ mod bystander;
 mod faults;
 mod model;
 mod tally;
+mod wire;
