@@ -71,6 +71,19 @@ pub const fn limit(ordinary: std::time::Duration) -> std::time::Duration {
     ordinary
 }
 
+/// What a test has this process say of itself in place of the truth: the value of the environment variable.
+#[cfg(feature = "faults")]
+pub fn pretence(variable: &str) -> Option<String> {
+    std::env::var(variable).ok()
+}
+
+/// What a test has this process say of itself in place of the truth: nothing in this build.
+#[cfg(not(feature = "faults"))]
+#[inline(always)]
+pub fn pretence(_variable: &str) -> Option<String> {
+    None
+}
+
 impl Point {
     #[doc(hidden)]
     pub const fn new(name: &'static str) -> Self {

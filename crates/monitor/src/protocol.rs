@@ -14,10 +14,15 @@
 //! says; the answer to `OpenNetwork` brings the pod's network namespace. An order that a monitor does not know is
 //! answered with a failure.
 //!
-//! Versions: a monitor keeps running under a newer agent. Adding a field with a default or a request keeps
-//! [`VERSION`]; an agent refuses to drive a monitor of a version that it does not know, but still reports it. A plan's
-//! field that a monitor must not pass over, because the workload would be less confined than it says, belongs to a
-//! feature: the monitor's [`Hello`] lists its [`FEATURES`], and an agent sends it no plan that needs another.
+//! Versions: a monitor keeps running under newer agents, and after a downgrade under older ones. Adding a field with a
+//! default, a request or an event changes no version: who does not know it passes it over, or answers with a failure. A
+//! change of what there is raises the version, and both sides speak the one before too, for as long as pods of such builds
+//! may run ([`Versions`]). An agent does not drive a monitor with which it has no version in common, but says so, lists its
+//! pod and can remove it. A plan's field that a monitor must not pass over, because the workload would be less confined
+//! than it says, belongs to a feature: the monitor's [`Hello`] lists its [`FEATURES`], and an agent sends it no plan that
+//! needs another.
+
+mod versions;
 
 use std::path::PathBuf;
 
@@ -26,8 +31,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{ContainerId, PodId};
 use crate::stage::Stage;
 
-/// The protocol that this build speaks.
-pub const VERSION: u32 = 2;
+pub use versions::{Opening, Versions};
 
 /// What plans of this build may need of a monitor; see [`LaunchPlan::features`](crate::plan::LaunchPlan::features).
 pub const FEATURES: [&str; 6] = [SECCOMP, APPARMOR, SELINUX, HOOKS, OUTSIDE_HOOKS, FOREIGN];
@@ -206,8 +210,11 @@ impl Failure {
 /// Everything that a monitor knows, for an agent that has just connected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
-    /// [`VERSION`] of the monitor's build.
+    /// The protocol of the monitor's build.
     pub version: u32,
+    /// The oldest that it still speaks; see [`Opening`].
+    #[serde(default)]
+    pub oldest: Option<u32>,
     /// Whose monitor it is.
     pub pod: PodId,
     /// The monitor's own process.

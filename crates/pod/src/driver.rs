@@ -17,7 +17,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::ArcSwap;
 use berth_cgroup::Limits;
 use berth_container::spec::ContainerSpec;
 use berth_fault::{Point, point};
@@ -31,7 +31,7 @@ use crate::error::{Error, Result};
 use crate::events::EventKind;
 use crate::host::{Host, STAGE_LIMIT};
 use crate::late::Late;
-use crate::link::{Link, News};
+use crate::link::{Link, News, Reach};
 use crate::record::{SandboxPhase, SandboxRecord};
 use crate::spec::{PodResources, SandboxSpec};
 use crate::timeline::Timeline;
@@ -95,7 +95,7 @@ pub(crate) struct Driver {
     pub(crate) detaching: Option<JoinHandle<Result<()>>>,
     pub(crate) late: Late,
     /// For exec sessions, which do not pass through the driver.
-    pub(crate) shared_link: Arc<ArcSwapOption<Link>>,
+    pub(crate) reach: Arc<ArcSwap<Reach>>,
 }
 
 impl Driver {
@@ -115,7 +115,7 @@ impl Driver {
             containers: BTreeMap::new(),
             detaching: None,
             late: Late::default(),
-            shared_link: Arc::default(),
+            reach: Arc::default(),
         }
     }
 
@@ -196,8 +196,23 @@ impl Driver {
     /// Connects or disconnects the pod from its monitor, for exec sessions too.
     pub(crate) fn set_monitor(&mut self, monitor: Option<Monitor>) {
         self.reach_again = None;
-        self.shared_link.store(monitor.as_ref().map(|monitor| Arc::new(monitor.link.clone())));
+        let reach = monitor.as_ref().map_or(Reach::Gone, |monitor| Reach::Open(monitor.link.clone()));
+        self.reach.store(Arc::new(reach));
         self.monitor = monitor;
+    }
+
+    /// There is a monitor, which hangs or can't be talked to, or the agent lacks something: it is tried again later. The
+    /// containers may be well, and are killed without it if they must.
+    pub(crate) fn out_of_reach(&mut self, error: &Error, wait: Duration) {
+        let why = with_causes(error);
+        // Told once, not with every try.
+        if !matches!(&**self.reach.load(), Reach::Blocked(before) if *before == why) {
+            tracing::warn!(pod.id = %self.id, error = why, "monitor can't be reached for now");
+            self.timeline.push("reach the monitor", Duration::ZERO, Some(why.clone()));
+        }
+        self.set_monitor(None);
+        self.reach.store(Arc::new(Reach::Blocked(why)));
+        self.reach_again = Some(Instant::now() + wait);
     }
 
     /// Records and publishes the pod as it is now. A database that refuses does not stop a pod: memory and kernel have

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berth_cgroup::CgroupError;
-use berth_monitor::protocol::Failure;
+use berth_monitor::protocol::{Failure, Versions};
 use berth_monitor::stage::Stage as LaunchStage;
 use berth_store::ErrorKind;
 
@@ -174,6 +174,24 @@ pub enum Error {
         /// What the plan needs.
         feature: &'static str,
     },
+    /// The monitor and the agent have no version of their protocol in common.
+    #[error(
+        "the pod's monitor speaks {monitor} of the protocol, and the agent {agent}: the pod can only be removed"
+    )]
+    OtherProtocol {
+        /// What the monitor speaks.
+        monitor: Versions,
+        /// What the agent does.
+        agent: Versions,
+    },
+    /// The monitor hangs, or can't be talked to.
+    #[error("the monitor of pod sandbox {pod} can't be reached: {why}")]
+    OutOfReach {
+        /// Whose.
+        pod: String,
+        /// What came of the last try.
+        why: String,
+    },
     /// The zygote can't be started or asked.
     #[error("start a monitor")]
     Spawn(#[source] std::io::Error),
@@ -223,7 +241,9 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NoPod { .. } | Self::NoContainer { .. } | Self::NoImage { .. } => ErrorKind::NotFound,
-            Self::WrongState { .. } | Self::OldMonitor { .. } => ErrorKind::WrongState,
+            Self::WrongState { .. } | Self::OldMonitor { .. } | Self::OtherProtocol { .. } => {
+                ErrorKind::WrongState
+            }
             Self::Taken { .. } | Self::Mounted { .. } => ErrorKind::Busy,
             Self::NoDatabase { .. } => ErrorKind::NotFound,
             Self::Exists { .. } => ErrorKind::Exists,
@@ -236,7 +256,9 @@ impl Error {
             }
             Self::Plan(error) => error.kind(),
             Self::Monitor(failure) => failure_kind(failure),
-            Self::MonitorGone | Self::Spawn(_) | Self::Connect { .. } => ErrorKind::Unavailable,
+            Self::MonitorGone | Self::OutOfReach { .. } | Self::Spawn(_) | Self::Connect { .. } => {
+                ErrorKind::Unavailable
+            }
             Self::TooSlow => ErrorKind::Exhausted,
             Self::Image(error) => error.kind(),
             Self::Network(error) => error.kind(),

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use berth_monitor::plan::LaunchPlan;
 use berth_monitor::protocol::{
-    Answer, AttachEnd, ContainerReport, Event, Exit, Failure, Hello, Message, Order, Request, SOCKET_NAME,
-    VERSION,
+    Answer, AttachEnd, ContainerReport, Event, Exit, Failure, Hello, Message, Opening, Order, Request,
+    SOCKET_NAME, Versions,
 };
 use berth_net::PodLinks;
 use berth_sys::packet::{self, Blocking, Packet};
@@ -42,6 +42,17 @@ pub(crate) enum News {
     PauseExited,
     /// The monitor has died, or closed the connection.
     Gone,
+}
+
+/// Whether a pod's monitor can be asked.
+#[derive(Debug, Default)]
+pub(crate) enum Reach {
+    /// There is none.
+    #[default]
+    Gone,
+    Open(Link),
+    /// There is one, which hangs or can't be talked to; why.
+    Blocked(String),
 }
 
 /// A monitor's greeting with its descriptors.
@@ -198,11 +209,15 @@ async fn receive(socket: &AsyncFd<OwnedFd>) -> Option<Packet> {
 
 async fn receive_greeting(socket: &AsyncFd<OwnedFd>) -> Result<Greeting> {
     let packet = receive(socket).await.ok_or(Error::MonitorGone)?;
+    if let Ok(opening) = serde_json::from_slice::<Opening>(&packet.bytes) {
+        let (monitor, agent) = (opening.versions(), Versions::spoken());
+        monitor.common(agent).ok_or(Error::OtherProtocol { monitor, agent })?;
+    }
     match serde_json::from_slice(&packet.bytes) {
-        Ok(Message::Hello(hello)) if hello.version == VERSION => greeting(hello, packet.fds),
+        Ok(Message::Hello(hello)) => greeting(hello, packet.fds),
         Ok(Message::Reply { result: Err(failure), .. }) => Err(Error::Monitor(failure)),
         Ok(_) | Err(_) => {
-            let detail = format!("the monitor speaks another version than {VERSION} of the protocol");
+            let detail = "the monitor's greeting is not understood".to_owned();
             Err(Error::Monitor(Failure::Other { detail }))
         }
     }
@@ -281,7 +296,8 @@ mod tests {
     async fn link_to(features: &[&str]) -> Link {
         let (ours, theirs) = packet::pair(Blocking::No).unwrap();
         let hello = Message::Hello(Hello {
-            version: VERSION,
+            version: Versions::spoken().newest,
+            oldest: None,
             pod: PodId::from_random([7; 32]),
             pid: 1,
             pause_pid: None,
@@ -324,6 +340,42 @@ mod tests {
         let dead = Link::connect(directory.path()).await.unwrap_err();
         assert!(dead.says_that_nobody_listens(), "{dead:?}");
         assert!(!Error::TooLong { limit: GREETING_LIMIT }.says_that_nobody_listens());
+    }
+
+    /// What becomes of a connection to somebody who says this.
+    async fn told(said: &[serde_json::Value]) -> Result<(Link, Greeting, mpsc::UnboundedReceiver<News>)> {
+        let (ours, theirs) = packet::pair(Blocking::No).unwrap();
+        let reports = memfd_of(&Vec::<ContainerReport>::new()).unwrap();
+        for message in said {
+            packet::send(&theirs, message.to_string().as_bytes(), &[reports.as_fd()]).unwrap();
+        }
+        Link::establish(ours).await
+    }
+
+    #[tokio::test]
+    async fn a_monitor_of_a_newer_build_is_driven_where_it_still_speaks_our_version() {
+        let ours = Versions::spoken().newest;
+        let hello = json!({ "Hello": {
+            "version": ours + 1, "oldest": ours, "pod": PodId::from_random([7; 32]), "pid": 1,
+            "pause_pid": null, "features": ["unheard-of"], "new": { "to": "us" },
+        }});
+        let news = [json!({ "Event": { "UnheardOf": {} } }), json!({ "Unheard": "of" })];
+        let (_, greeting, mut inbox) =
+            told(&[&[hello][..], &news, &[json!({ "Event": "PauseExited" })]].concat()).await.unwrap();
+        assert_eq!(greeting.hello.version, ours + 1);
+        assert!(matches!(inbox.recv().await, Some(News::PauseExited)));
+    }
+
+    #[tokio::test]
+    async fn a_monitor_that_is_too_far_off_is_told_from_one_that_makes_no_sense() {
+        let ours = Versions::spoken().newest;
+        for opening in [json!({ "version": ours + 2, "oldest": ours + 1 }), json!({ "version": ours - 1 })] {
+            let error = told(&[json!({ "Hello": opening })]).await.unwrap_err();
+            assert!(matches!(error, Error::OtherProtocol { .. }), "{error}");
+            assert!(error.to_string().contains(&format!("the agent version {ours}")), "{error}");
+        }
+        let error = told(&[json!({ "Hello": { "version": ours } })]).await.unwrap_err();
+        assert!(error.to_string().contains("not understood"), "{error}");
     }
 
     #[tokio::test]

@@ -6,7 +6,6 @@
 //! belongs to no pod on record, is removed (`inventory`).
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use berth_fault::point;
 use berth_monitor::id::ContainerId;
@@ -118,12 +117,10 @@ async fn recover_pod(
     match passing(point!("reach the monitor again"), Link::connect(&host.pod_directory(&driver.id))).await {
         Ok((link, greeting, news)) => driver.take_over(link, greeting, news).await,
         Err(error) if error.says_that_nobody_listens() => driver.lose_monitor().await,
-        // It hangs, or speaks another language. Its containers may be well: whoever removes the pod ends them.
+        // It hangs, or speaks another language: whoever removes the pod ends it.
         Err(error) => {
-            let error = with_causes(&error);
-            tracing::error!(pod.id = %driver.id, error, "monitor can't be reached; its pod is left alone");
+            driver.out_of_reach(&error, RETRY_PERIOD);
             driver.not_ready().await;
-            driver.reach_again = Some(Instant::now() + RETRY_PERIOD);
         }
     }
     if record.phase == SandboxPhase::Making {

@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::ArcSwap;
 use berth_cgroup::Limits;
 use berth_container::spec::ContainerSpec;
 use berth_monitor::id::{ContainerId, PodId};
@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::events::{Events, ListenerId};
 use crate::host::Host;
 use crate::layers::{Walking, start_walking};
-use crate::link::Link;
+use crate::link::Reach;
 use crate::recover::{self, Records};
 use crate::spec::{PodIdentity, PodResources, SandboxSpec};
 use crate::view::{ContainerView, PodState, Snapshot};
@@ -53,7 +53,7 @@ struct Handle {
     orders: mpsc::Sender<Order>,
     spec: Arc<SandboxSpec>,
     made: watch::Receiver<Option<Made>>,
-    link: Arc<ArcSwapOption<Link>>,
+    reach: Arc<ArcSwap<Reach>>,
 }
 
 /// The outcome of making a pod, for all who asked.
@@ -368,8 +368,7 @@ impl Drivers {
         made: watch::Receiver<Option<Made>>,
     ) -> (Handle, mpsc::Receiver<Order>) {
         let (sender, orders) = mpsc::channel(INBOX);
-        let handle =
-            Handle { orders: sender, spec: driver.spec.clone(), made, link: driver.shared_link.clone() };
+        let handle = Handle { orders: sender, spec: driver.spec.clone(), made, reach: driver.reach.clone() };
         self.by_identity.insert(driver.spec.identity.clone(), driver.id.clone());
         self.by_id.insert(driver.id.clone(), handle.clone());
         (handle, orders)

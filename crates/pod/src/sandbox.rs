@@ -13,7 +13,7 @@
 //! | record the readiness, publish: the commit | unpublish |
 
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use berth_cgroup::{Cgroup, CgroupPath, Driver as CgroupDriver};
 use berth_fault::point;
@@ -275,7 +275,9 @@ impl Driver {
     /// The connection has ended. A monitor that has only lost its patience with us is found again, and tells what
     /// happened meanwhile; one that has died took pause with it.
     pub(crate) async fn monitor_is_gone(&mut self) {
-        self.set_monitor(None);
+        if self.monitor.is_some() {
+            self.set_monitor(None);
+        }
         match Link::connect(&self.host.pod_directory(&self.id)).await {
             Ok((link, greeting, news)) => self.take_over(link, greeting, news).await,
             Err(error) if error.says_that_nobody_listens() => {
@@ -283,12 +285,10 @@ impl Driver {
                 tracing::warn!(pod.id = %self.id, error, "monitor has died; its pod is killed");
                 self.lose_monitor().await;
             }
-            // It hangs, or the agent lacks something. The containers run on, and are killed without it if they must.
             Err(error) => {
-                tracing::warn!(pod.id = %self.id, error = %with_causes(&error), "monitor can't be reached for now");
                 // One that has hung up in between is dying.
                 let wait = if matches!(error, Error::MonitorGone) { DYING_TIME } else { RETRY_PERIOD };
-                self.reach_again = Some(Instant::now() + wait);
+                self.out_of_reach(&error, wait);
             }
         }
     }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::{Monitor, Source};
 use crate::container::ReplyTo;
 use crate::fork::memfd_of;
-use crate::protocol::{Answer, ContainerReport, Event, FEATURES, Failure, Hello, Message, Request, VERSION};
+use crate::protocol::{Answer, ContainerReport, Event, FEATURES, Failure, Hello, Message, Request, Versions};
 
 /// How long nobody is accepted once that has failed.
 const DEAF_TIME: Duration = Duration::from_secs(1);
@@ -40,8 +40,10 @@ impl Monitor {
 
     /// Tells a new client everything, then listens to it.
     pub(super) fn greet(&mut self, client: OwnedFd) {
+        let Versions { oldest, newest } = Versions::spoken();
         let hello = Message::Hello(Hello {
-            version: VERSION,
+            version: newest,
+            oldest: Some(oldest),
             pod: self.plan.pod.clone(),
             pid: rustix::process::getpid().as_raw_nonzero().get(),
             pause_pid: self.pause.as_ref().map(|pause| pause.pid.as_raw_nonzero().get()),

@@ -11,7 +11,7 @@ use super::Pods;
 use crate::attach::attach;
 use crate::error::{Error, Result};
 use crate::exec::{Command, ExecOutput, exec, exec_sync};
-use crate::link::Link;
+use crate::link::{Link, Reach};
 use crate::port_forward::connect;
 use crate::process::{Process, Wanted};
 use crate::view::{ContainerState, ContainerView, PodState, PodView};
@@ -28,7 +28,7 @@ impl Pods {
         limit: Option<Duration>,
     ) -> Result<ExecOutput> {
         let container = self.running_container(id)?;
-        let link = self.link(&container.pod).ok_or_else(|| not_running(id))?;
+        let link = self.reach(&container.pod, || not_running(id))?;
         exec_sync(&link, &container.id, args, limit, self.0.host.settings.exec_output_bytes).await
     }
 
@@ -38,7 +38,7 @@ impl Pods {
     /// `WrongState` unless the container runs; the program can't be executed.
     pub async fn exec(&self, id: &str, command: Command) -> Result<Process> {
         let container = self.running_container(id)?;
-        let link = self.link(&container.pod).ok_or_else(|| not_running(id))?;
+        let link = self.reach(&container.pod, || not_running(id))?;
         exec(&link, &container.id, command).await
     }
 
@@ -49,7 +49,7 @@ impl Pods {
     /// `WrongState` unless the container runs, or if it has as many clients as it can have.
     pub async fn attach(&self, id: &str, wanted: Wanted) -> Result<Process> {
         let container = self.running_container(id)?;
-        let link = self.link(&container.pod).ok_or_else(|| not_running(id))?;
+        let link = self.reach(&container.pod, || not_running(id))?;
         attach(&link, &container.id, container.spec.stdin_once, wanted).await
     }
 
@@ -59,7 +59,7 @@ impl Pods {
     /// `WrongState` unless the pod is ready; `Connect` when nobody listens.
     pub async fn port_forward(&self, id: &str, port: u16) -> Result<TcpStream> {
         let pod = self.ready_pod(id)?;
-        let link = self.link(&pod.id).ok_or_else(|| not_ready(id))?;
+        let link = self.reach(&pod.id, || not_ready(id))?;
         connect(&link, port).await
     }
 
@@ -88,8 +88,17 @@ impl Pods {
     }
 
     /// The connection to a pod's monitor, while there is one.
-    pub(crate) fn link(&self, pod: &PodId) -> Option<Arc<Link>> {
-        self.handle(pod)?.link.load_full()
+    pub(crate) fn link(&self, pod: &PodId) -> Option<Link> {
+        self.reach(pod, || Error::MonitorGone).ok()
+    }
+
+    /// The connection to a pod's monitor; `gone` says what it means that there is none.
+    fn reach(&self, pod: &PodId, gone: impl Fn() -> Error) -> Result<Link> {
+        match &**self.handle(pod).ok_or_else(&gone)?.reach.load() {
+            Reach::Open(link) => Ok(link.clone()),
+            Reach::Gone => Err(gone()),
+            Reach::Blocked(why) => Err(Error::OutOfReach { pod: pod.to_string(), why: why.clone() }),
+        }
     }
 }
 
