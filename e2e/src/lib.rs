@@ -34,7 +34,7 @@ mod tools;
 pub use cri::{Cri, EventStream};
 pub use leftovers::Snapshot;
 pub use log::{Line, read_log, whole_lines};
-pub use node::{Node, Revived};
+pub use node::{Build, Node, Revived};
 pub use pod::Pod;
 pub use registry::{REGISTRY, start_registry};
 pub use site::Site;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use berth_cri_proto::v1::{PodSandboxConfig, VersionRequest};
+use berth_cri_proto::v1::{ImageSpec, PodSandboxConfig, RemoveImageRequest, VersionRequest};
 use rustix::process::Signal;
 
 use crate::cri::Cri;
@@ -34,6 +34,19 @@ pub enum Revived {
     Restarted,
 }
 
+/// Which program is the agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Build {
+    /// The one that is shipped.
+    Ordinary,
+    /// The one whose steps can be broken, which `hack/chaos` builds.
+    Breakable,
+    /// The same, which passes for a build that speaks these versions of the protocol between agent and monitors: `2-3`.
+    Speaking(&'static str),
+    /// Any other.
+    At(PathBuf),
+}
+
 /// An agent, and what it needs.
 #[derive(Debug)]
 pub struct Node {
@@ -42,8 +55,7 @@ pub struct Node {
     number: u32,
     cgroup: String,
     bridge: String,
-    /// Which of the programs, and what builds it.
-    program: (&'static str, &'static str),
+    build: Mutex<Build>,
     agent: Mutex<Option<Running>>,
     fresh: Mutex<Snapshot>,
 }
@@ -82,8 +94,8 @@ impl Node {
     /// As [`Node::start_empty`], with an agent whose steps can be broken: `hack/chaos` builds it.
     #[track_caller]
     pub fn start_breakable(settings: &str) -> Self {
-        let mut node = Self::prepare(Arc::new(Site::new()), settings);
-        node.program = ("berth-faults", "hack/chaos");
+        let node = Self::prepare(Arc::new(Site::new()), settings);
+        node.replace_program(Build::Breakable);
         fs::write(node.fault(), "").unwrap();
         node.started()
     }
@@ -109,7 +121,7 @@ impl Node {
             number,
             cgroup: format!("/berth-e2e-{process}-{number}"),
             bridge: format!("be2e{number}"),
-            program: ("berth", "cargo build -p berth"),
+            build: Mutex::new(Build::Ordinary),
             agent: Mutex::default(),
             fresh: Mutex::default(),
         };
@@ -214,10 +226,30 @@ impl Node {
 
     /// A command of berth's that finds this agent.
     pub fn berth(&self, args: &[&str]) -> Command {
-        let (program, how) = self.program;
-        let mut command = self.site.command(binary(program, how));
+        let build = self.build.lock().unwrap().clone();
+        let program = match &build {
+            Build::Ordinary => binary("berth", "cargo build -p berth"),
+            Build::Breakable | Build::Speaking(_) => binary("berth-faults", "hack/chaos"),
+            Build::At(path) => path.clone(),
+        };
+        let mut command = self.site.command(program);
+        if let Build::Speaking(versions) = build {
+            command.env("BERTH_PROTOCOL", versions);
+        }
         command.env("BERTH_FAULT", self.fault()).arg("--config").arg(self.dir.join("config.toml")).args(args);
         command
+    }
+
+    /// The agent that is started next is of this build, as after an upgrade or a downgrade.
+    pub fn replace_program(&self, build: Build) {
+        *self.build.lock().unwrap() = build;
+    }
+
+    /// Starts the agent, if it does not run.
+    #[track_caller]
+    pub fn launch(&self) {
+        let spawn = || spawn(&mut self.berth(&["serve"]), &self.dir.join("agent.log"));
+        self.agent.lock().unwrap().get_or_insert_with(spawn);
     }
 
     /// Starts the agent, if it does not run, and waits until it serves.
@@ -228,8 +260,7 @@ impl Node {
 
     /// Starts the agent, if it does not run, and waits until it serves; whether it does.
     fn try_restart(&self) -> bool {
-        let spawn = || spawn(&mut self.berth(&["serve"]), &self.dir.join("agent.log"));
-        self.agent.lock().unwrap().get_or_insert_with(spawn);
+        self.launch();
         // Without the lock: a test that fails here still has to clean up.
         let served = poll(START, || {
             let gone = self.ended();
@@ -276,6 +307,13 @@ impl Node {
     #[track_caller]
     pub fn agent_pid(&self) -> u32 {
         self.agent.lock().unwrap().as_ref().unwrap().pid()
+    }
+
+    /// Removes an image.
+    #[track_caller]
+    pub fn remove_image(&self, image: &str) {
+        let image = Some(ImageSpec { image: image.into(), ..Default::default() });
+        self.cri().remove_image(RemoveImageRequest { image }).unwrap();
     }
 
     /// Sends the agent a signal.

@@ -13,5 +13,6 @@
 mod bystander;
 mod faults;
 mod model;
+mod restarts;
 mod tally;
 mod wire;
