@@ -4,8 +4,8 @@
 //! line is lost or doubled, no exit code lost, and no call fails but for want of an agent. Then the machine is started
 //! anew: all that was is known and can be removed.
 //!
-//! `MODEL_SEED` gives other moments, `CHAOS_PODS` another number of pods, and `CHAOS_BUILD` names a program that becomes
-//! the agent now and then besides: an earlier build, say.
+//! `MODEL_SEED` gives other moments, `CHAOS_PODS` another number of pods, and `CHAOS_BUILD` names the program that
+//! takes turns with this build: an earlier one, say, in the place of one that passes for the next.
 
 mod load;
 mod outages;
@@ -148,10 +148,10 @@ impl Trial<'_> {
         }
     }
 
-    /// All blows; returns after how many of them all was well. The next version's first agent gets `more` pods.
+    /// All blows; returns after how many of them all was well. The other build's first agent gets `more` pods.
     fn go_through(&mut self, rounds: usize, more: usize) -> usize {
-        let other = std::env::var_os("CHAOS_BUILD").map(|path| Build::At(path.into()));
-        let builds = [Build::Ordinary, NEXT, other.unwrap_or(Build::Ordinary), NEXT, Build::Ordinary];
+        let other = std::env::var_os("CHAOS_BUILD").map_or(NEXT, |path| Build::At(path.into()));
+        let builds = [Build::Ordinary, other.clone(), Build::Ordinary, other, Build::Ordinary];
         let each = rounds / builds.len();
         let mut survived = 0;
         for (turn, build) in builds.into_iter().enumerate() {

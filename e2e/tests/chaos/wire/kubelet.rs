@@ -4,6 +4,7 @@
 //! higher. Source: the kubelet's SyncPod and computePodActions, its container and sandbox garbage collection.
 
 use std::collections::HashMap;
+use std::sync::RwLock;
 use std::time::Duration;
 
 use berth_cri_proto::v1::*;
@@ -33,6 +34,7 @@ const SCRIPT: &str = "trap 'exit 0' TERM; echo started; sleep 1000 & wait";
 pub(crate) struct Kubelet<'a> {
     cri: Cri,
     wire: &'a Wire,
+    presence: &'a RwLock<()>,
     config: PodSandboxConfig,
     /// Calls that failed.
     pub(crate) retries: usize,
@@ -44,12 +46,12 @@ pub(crate) struct Kubelet<'a> {
 type Failed = (&'static str, Status);
 
 impl<'a> Kubelet<'a> {
-    pub(crate) fn new(wire: &'a Wire, mut config: PodSandboxConfig) -> Self {
+    pub(crate) fn new(wire: &'a Wire, presence: &'a RwLock<()>, mut config: PodSandboxConfig) -> Self {
         let mut cri = Cri::connect(wire.socket()).expect("the wire listens");
         cri.set_deadline(DEADLINE);
         let uid = config.metadata.as_ref().unwrap().uid.clone();
         config.labels = HashMap::from([(UID.to_owned(), uid)]);
-        Self { cri, wire, config, retries: 0, errors: Vec::new() }
+        Self { cri, wire, presence, config, retries: 0, errors: Vec::new() }
     }
 
     /// Brings the pod up, with its container running and probed.
@@ -81,6 +83,8 @@ impl<'a> Kubelet<'a> {
     fn note(&mut self, call: &str, status: &Status) {
         self.retries += 1;
         self.errors.push(format!("{call}: {:?}: {}", status.code(), status.message()));
+        // It does not ask again and again while there is no agent.
+        drop(self.presence.read().unwrap());
         // A start is looked after when minutes have passed, in which it has long been carried out.
         if call == "StartContainer" {
             eventually("the start to be answered", PATIENCE, || self.wire.is_idle().then_some(()));

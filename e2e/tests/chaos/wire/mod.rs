@@ -1,6 +1,7 @@
 //! Between kubelet and agent lies a wire that loses calls and answers, repeats them, and breaks off. A kubelet does not know
 //! which of its calls was carried out, and goes on by what it sees: each pod comes to be once, with one container that
-//! runs once, and goes without a trace. No call fails for another reason than the wire.
+//! runs once, and goes without a trace. No call fails for another reason than the wire. So it
+//! is where the agent is killed now and then besides.
 //!
 //! Fates are drawn from a seed, for each pod by itself. `MODEL_SEED` gives another; a test that fails prints its own.
 
@@ -9,15 +10,15 @@ mod kubelet;
 mod proxy;
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, RwLock};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use berth_cri_proto::v1::*;
 use berth_dice::{Dice, seed_or};
-use berth_e2e::{Node, run, whole_lines};
-use tokio::runtime::Handle;
+use berth_e2e::{Node, eventually, repository, requests, run, whole_lines};
+use tokio::runtime::Runtime;
 use tonic::Code;
 
 use kubelet::Kubelet;
@@ -28,6 +29,9 @@ use crate::tally::{Tally, short_or_long};
 /// Pods that are on their way at the same time.
 const LANES: usize = 8;
 
+/// For all that must come some time.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// What came of one pod.
 #[derive(Debug, Default)]
 struct Life {
@@ -37,73 +41,127 @@ struct Life {
     problems: Vec<String>,
 }
 
+/// What becomes of the agent meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Agent {
+    Stays,
+    IsKilled,
+}
+
+/// What all lives share.
+#[derive(Debug)]
+struct Trial {
+    node: Node,
+    runtime: Runtime,
+    seed: u64,
+    /// Who looks at the agent over a good wire holds this, so that it is there; who kills it, alone.
+    presence: RwLock<()>,
+}
+
 #[test]
 #[ignore = "needs root and the test images"]
 fn a_pod_comes_to_be_once_and_goes_whatever_the_wire_loses_or_repeats() {
+    check_all("pods over a bad wire", Agent::Stays, short_or_long(60, 1000));
+}
+
+#[test]
+#[ignore = "needs root and the test images"]
+fn a_pod_comes_to_be_once_and_goes_although_agents_are_killed_too() {
+    check_all("pods over a bad wire, agents killed", Agent::IsKilled, short_or_long(30, 500));
+}
+
+fn check_all(what: &'static str, agent: Agent, pods: usize) {
     let seed = seed_or(1);
     println!("MODEL_SEED={seed}");
-    let node = Node::start();
+    let node = Node::start_empty("");
+    run(node.berth(&["image", "import"]).arg(repository().join("hack/images/out/busybox")));
     // What an agent makes with its first pod and keeps is no leftover.
     node.pod("first").take_down();
     let before = node.baseline();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let (pods, next, lives) = (short_or_long(60, 1000), AtomicUsize::new(0), Mutex::new(Vec::new()));
-    let begun = Instant::now();
-    thread::scope(|scope| {
+    let trial = Trial { node, runtime, seed, presence: RwLock::default() };
+    let (next, lives, begun) = (AtomicUsize::new(0), Mutex::new(Vec::new()), Instant::now());
+    let restarts = thread::scope(|scope| {
         for _ in 0..LANES {
             scope.spawn(|| {
                 let numbers = std::iter::repeat_with(|| next.fetch_add(1, Ordering::SeqCst));
                 for number in numbers.take_while(|number| *number < pods) {
-                    let life = live(&node, runtime.handle(), number, seed);
+                    let life = trial.live(number);
                     lives.lock().unwrap().push(life);
                 }
             });
         }
+        let is_over = || next.load(Ordering::SeqCst) >= pods;
+        if agent == Agent::IsKilled { trial.kill_agents(is_over) } else { 0 }
     });
     let took = begun.elapsed();
     let lives = lives.into_inner().unwrap();
     for problem in lives.iter().flat_map(|life| &life.problems) {
         println!("    {problem}");
     }
+    let node = trial.node;
     let cri = node.cri();
     assert_eq!((cri.sandboxes().len(), cri.containers().len()), (0, 0));
     let sum = |of: fn(&Life) -> usize| lives.iter().map(of).sum::<usize>();
     let refusals = by_kind(lives.iter().flat_map(|life| &life.refusals));
     let tally = Tally {
-        what: "pods over a bad wire",
+        what,
         tried: lives.len(),
         survived: lives.iter().filter(|life| life.problems.is_empty()).count(),
         retries: sum(|life| life.retries),
-        leftovers: node.lasting_changes(&before),
+        restarts,
+        leftovers: node.lasting_changes(&before.with_agent_of(&node.snapshot())),
         remarks: format!("{} mishaps in {} s; {refusals}", sum(|life| life.mishaps), took.as_secs()),
-        ..Default::default()
     };
     run(&mut node.berth(&["check", "--leaks"]));
+    node.remove_image(requests::BUSYBOX);
     tally.enter();
     assert!(tally.is_clean() && tally.tried == pods, "see above; MODEL_SEED={seed} fails so again");
 }
 
-/// One pod, from nothing to nothing.
-fn live(node: &Node, handle: &Handle, number: usize, seed: u64) -> Life {
-    let path = node.dir().join(format!("wire-{number}.sock"));
-    let wire = Wire::lay(handle, path, &node.socket(), Dice::new(seed << 32 | number as u64));
-    let config = node.sandbox(&format!("pod-{number}"));
-    let mut kubelet = Kubelet::new(&wire, config.clone());
-    let mut life = Life::default();
-    let came = kubelet.bring_up();
-    if came.is_ok() {
-        life.problems.extend(check(node, &kubelet, &config));
+impl Trial {
+    /// Kills the agent and starts it again until it is over; how often.
+    fn kill_agents(&self, is_over: impl Fn() -> bool) -> usize {
+        let mut dice = Dice::new(self.seed);
+        let mut kills = 0;
+        while !is_over() {
+            let moment = Instant::now() + Duration::from_millis(200 + dice.below(1500) as u64);
+            eventually("the moment", PATIENCE, || (Instant::now() > moment).then_some(()));
+            let _alone = self.presence.write().unwrap();
+            self.node.kill9();
+            self.node.restart();
+            kills += 1;
+        }
+        kills
     }
-    life.problems.extend(came.err());
-    life.problems.extend(kubelet.take_down().err());
-    life.problems.extend(remains(node, &kubelet));
-    let _ = std::fs::remove_dir_all(&config.log_directory);
-    (life.retries, life.mishaps) = (kubelet.retries, wire.mishaps());
-    life.refusals = wire.take_refusals();
-    let undue = life.refusals.iter().filter(|refusal| !is_due(refusal));
-    life.problems.extend(undue.map(|refusal| format!("the agent refused {refusal:?}")));
-    life.problems.iter_mut().for_each(|problem| problem.insert_str(0, &format!("pod {number}: ")));
-    life
+
+    /// One pod, from nothing to nothing.
+    fn live(&self, number: usize) -> Life {
+        let Self { node, runtime, seed, presence } = self;
+        let path = node.dir().join(format!("wire-{number}.sock"));
+        let dice = Dice::new(seed << 32 | number as u64);
+        let wire = Wire::lay(runtime.handle(), path, &node.socket(), dice);
+        let config = node.sandbox(&format!("pod-{number}"));
+        let mut kubelet = Kubelet::new(&wire, presence, config.clone());
+        let mut life = Life::default();
+        let came = kubelet.bring_up();
+        if came.is_ok() {
+            let _there = presence.read().unwrap();
+            life.problems.extend(check(node, &kubelet, &config));
+        }
+        life.problems.extend(came.err());
+        life.problems.extend(kubelet.take_down().err());
+        let there = presence.read().unwrap();
+        life.problems.extend(remains(node, &kubelet));
+        drop(there);
+        let _ = std::fs::remove_dir_all(&config.log_directory);
+        (life.retries, life.mishaps) = (kubelet.retries, wire.mishaps());
+        life.refusals = wire.take_refusals();
+        let undue = life.refusals.iter().filter(|refusal| !is_due(refusal));
+        life.problems.extend(undue.map(|refusal| format!("the agent refused {refusal:?}")));
+        life.problems.iter_mut().for_each(|problem| problem.insert_str(0, &format!("pod {number}: ")));
+        life
+    }
 }
 
 /// What is wrong with a pod that is up: over a good wire.
