@@ -53,14 +53,32 @@ pub struct Quarantined {
     pub version: u32,
     /// Why it could not be read.
     pub reason: String,
+    /// Its key as it is, which need not be text.
+    pub(crate) raw_key: Vec<u8>,
 }
 
-/// A row as it lies in the database.
+/// A row in the `quarantine` table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetAside {
+    /// The table that it was in.
+    pub table: String,
+    /// Its key there.
+    pub key: String,
+    /// What was in it, as far as it is text.
+    pub text: String,
+    /// Why it could not be read.
+    pub reason: String,
+}
+
+/// A row as it lies in the database, which somebody else may have written.
 #[derive(Debug)]
 pub(crate) struct StoredRow {
     pub(crate) key: String,
-    pub(crate) version: u32,
-    pub(crate) body: String,
+    pub(crate) raw_key: Vec<u8>,
+    /// `None` for what is no version.
+    pub(crate) version: Option<u32>,
+    /// `None` for what is no text.
+    pub(crate) body: Option<String>,
 }
 
 impl Change {
@@ -91,16 +109,26 @@ impl Change {
 impl StoredRow {
     /// The record in this row, or why there is none.
     pub(crate) fn parse<R: Record>(&self) -> std::result::Result<R, Quarantined> {
-        let parsed = if self.version == R::VERSION {
-            serde_json::from_str(&self.body).map_err(|error| error.to_string())
-        } else {
-            Err(format!("version {} is not {}, the one known", self.version, R::VERSION))
+        let parsed = match (self.version, &self.body) {
+            (Some(version), Some(body)) if version == R::VERSION => {
+                serde_json::from_str::<R>(body).map_err(|error| error.to_string())
+            }
+            (Some(version), Some(_)) => {
+                Err(format!("version {version} is not {}, the one known", R::VERSION))
+            }
+            (_, None) => Err("it is no text".to_owned()),
+            (None, _) => Err("its version is no number".to_owned()),
         };
-        parsed.map_err(|reason| Quarantined {
+        let agreeing = parsed.and_then(|record| match record.key() == self.key {
+            true => Ok(record),
+            false => Err(format!("it is the record of {}", record.key())),
+        });
+        agreeing.map_err(|reason| Quarantined {
             table: R::TABLE,
             key: self.key.clone(),
-            version: self.version,
+            version: self.version.unwrap_or_default(),
             reason,
+            raw_key: self.raw_key.clone(),
         })
     }
 }

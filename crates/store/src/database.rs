@@ -2,23 +2,26 @@
 //!
 //! Write-ahead log, because a commit is then one append that survives the death of the process without a flush,
 //! and a power cut can lose the last commits but never tear the file. The log is copied into the database at quiet
-//! moments ([`Database::settle`]), so that a commit does not pay for it.
+//! moments ([`Database::settle`]), so that a commit does not pay for it. `room` keeps blocks for both on a disk that
+//! others may fill; `ruin` is for a file that can't be read.
 
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::{
     fmt,
     fs::{File, OpenOptions},
-    io::{Read, Write},
-    path::Path,
+    io::Read,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, ErrorCode, params, types::ValueRef};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::{
-    Error, Quarantined, Result,
+    Error, Quarantined, Result, SetAside,
     change::{Row, StoredRow},
+    room::{self, Room},
+    ruin::{self, Fault, Ruin},
 };
 
 /// What a committed change survives.
@@ -48,6 +51,9 @@ impl fmt::Display for RowKey {
     }
 }
 
+/// A header and the smallest page. Source: the SQLite database file format.
+const LEAST_BYTES: u64 = 512;
+
 const SCHEMA_VERSION: u32 = 1;
 const SCHEMA: &str = "
     CREATE TABLE records (tab TEXT NOT NULL, key TEXT NOT NULL, version INTEGER NOT NULL, body TEXT NOT NULL,
@@ -60,9 +66,10 @@ const SCHEMA: &str = "
 /// checkpoint is only the backstop behind `settle`.
 const SETTINGS: &str = "
     PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -256; PRAGMA mmap_size = 0;
-    PRAGMA wal_autocheckpoint = 4000; PRAGMA journal_size_limit = 4194304;";
+    PRAGMA wal_autocheckpoint = 1500; PRAGMA journal_size_limit = 8388608;";
 
-/// A few MiB of log. Settling takes milliseconds, and the commit that comes next may have to wait for it.
+/// A few MiB of log, less than the room that is kept for it. Settling takes milliseconds, and the commit that comes next
+/// may have to wait for it.
 const COMMITS_BEFORE_SETTLING: u32 = 512;
 
 /// An open database and the lock that keeps other agents out of it.
@@ -70,48 +77,57 @@ pub(crate) struct Database {
     connection: Connection,
     durability: Durability,
     unsettled_commits: u32,
-    /// Declared last, so that it is released after the connection is closed.
+    root: PathBuf,
+    /// Declared after the connection, so that it is closed after it.
+    room: Room,
+    /// Declared last, so that it is released after all others.
     _lock: File,
 }
 
-/// Makes the root directory for root alone, and the database file too where it does not exist: records hold containers'
-/// environments, and the layers beside them files with set-user-id bits (CVE-2021-41103).
-fn make_private(root: &Path) -> std::io::Result<()> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root)?;
-    // SQLite gives its other files the mode of this one.
-    std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(root.join("berth.db"))?;
-    Ok(())
-}
-
 impl Database {
-    /// Opens or makes the database in a root directory, made when missing.
-    pub(crate) fn open(root: &Path) -> Result<Self> {
-        make_private(root).map_err(|source| Error::Directory { path: root.to_owned(), source })?;
+    /// Opens or makes the database in a root directory, made when missing, for root alone: records hold containers'
+    /// environments, and the layers beside them files with set-user-id bits (CVE-2021-41103). One that can't be read is
+    /// set aside, which is told, and a new one made.
+    pub(crate) fn open(root: &Path) -> Result<(Self, Option<Ruin>)> {
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root);
+        made.map_err(|source| Error::Directory { path: root.to_owned(), source })?;
         let lock = lock(root)?;
+        room::give_reserve_up(root);
         let path = root.join("berth.db");
-        let open = |source| Error::Open { path: path.clone(), source };
-        let connection = Connection::open(&path).map_err(open)?;
-        connection.busy_timeout(Duration::from_secs(5)).map_err(open)?;
-        connection.execute_batch(SETTINGS).map_err(open)?;
-        let found = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(open)?;
-        match found {
-            0 => connection.execute_batch(&format!("BEGIN; {SCHEMA} COMMIT;")).map_err(open)?,
-            SCHEMA_VERSION => {}
-            _ => {
-                return Err(Error::NewerSchema { path, found, known: SCHEMA_VERSION });
+        let (connection, mut room, ruin) = match connect(&path) {
+            Ok((connection, room)) => (connection, room, None),
+            Err(Error::Ruined { reason, .. }) => {
+                let aside = |source| Error::Directory { path: path.clone(), source };
+                let ruined = ruin::set_aside(root).map_err(aside)?;
+                let (connection, room) = connect(&path)?;
+                let salvaged = ruin::salvage(&ruined, &connection);
+                (connection, room, Some(Ruin { path: ruined, reason, salvaged }))
             }
-        }
-        Ok(Self { connection, durability: Durability::Process, unsettled_commits: 0, _lock: lock })
+            Err(error) => return Err(error),
+        };
+        room.furnish(&root.join("berth.db-wal"));
+        let (durability, unsettled_commits, root) = (Durability::Process, 0, root.to_owned());
+        Ok((Self { connection, durability, unsettled_commits, root, room, _lock: lock }, ruin))
     }
 
-    /// Applies all rows in one transaction, or none.
+    /// Closes the file, and keeps room for whoever opens it next.
+    pub(crate) fn close(self) {
+        let Self { connection, root, room, _lock, .. } = self;
+        drop(connection);
+        drop(room);
+        room::make_reserve(&root);
+    }
+
+    /// Applies all rows in one transaction, or none. On a full disk, the log is begun anew first.
     pub(crate) fn commit(&mut self, rows: &[Row], durability: Durability) -> Result<()> {
-        self.try_commit(rows, durability).map_err(|source| Error::Commit { rows: rows.len(), source })?;
+        let mut committed = self.try_commit(rows, durability);
+        if let Err(error) = &committed
+            && error.sqlite_error_code() == Some(ErrorCode::DiskFull)
+        {
+            self.copy_log();
+            committed = self.try_commit(rows, durability);
+        }
+        committed.map_err(|source| Error::Commit { rows: rows.len(), source })?;
         self.unsettled_commits += 1;
         Ok(())
     }
@@ -123,7 +139,7 @@ impl Database {
                 .connection
                 .prepare_cached("SELECT key, version, body FROM records WHERE tab = ?1 ORDER BY key")?;
             let rows = statement.query_map([table], |row| {
-                Ok(StoredRow { key: row.get(0)?, version: row.get(1)?, body: row.get(2)? })
+                Ok(StoredRow::new(row.get_ref(0)?, row.get_ref(1)?, row.get_ref(2)?))
             })?;
             rows.collect()
         };
@@ -137,38 +153,81 @@ impl Database {
                 "SELECT tab, key, 0 FROM records UNION ALL SELECT tab, key, 1 FROM quarantine ORDER BY 3, 1, 2",
             )?;
             let rows = statement.query_map([], |row| {
-                Ok(RowKey { table: row.get(0)?, key: row.get(1)?, set_aside: row.get(2)? })
+                let (table, key) = (shown(row.get_ref(0)?), shown(row.get_ref(1)?));
+                Ok(RowKey { table, key, set_aside: row.get(2)? })
             })?;
             rows.collect()
         };
         read().map_err(|source| Error::Load { table: "records", source })
     }
 
+    /// Every row that was moved out of its table.
+    pub(crate) fn set_aside(&self) -> Result<Vec<SetAside>> {
+        let read = || -> rusqlite::Result<Vec<SetAside>> {
+            let mut statement = self
+                .connection
+                .prepare_cached("SELECT tab, key, body, reason FROM quarantine ORDER BY tab, key")?;
+            let rows = statement.query_map([], |row| {
+                Ok(SetAside {
+                    table: shown(row.get_ref(0)?),
+                    key: shown(row.get_ref(1)?),
+                    text: shown(row.get_ref(2)?),
+                    reason: shown(row.get_ref(3)?),
+                })
+            })?;
+            rows.collect()
+        };
+        read().map_err(|source| Error::Load { table: "quarantine", source })
+    }
+
     /// Moves rows out of their tables, with the reason and their text as it is.
     pub(crate) fn quarantine(&mut self, rows: &[Quarantined]) -> Result<()> {
         let mut set_aside = || {
             let transaction = self.connection.transaction()?;
-            for Quarantined { table, key, reason, .. } in rows {
+            for Quarantined { table, raw_key, reason, .. } in rows {
+                // A table with one row would otherwise fill this one, a row for each start.
+                transaction.execute(
+                    "DELETE FROM quarantine WHERE tab = ?1 AND CAST(key AS BLOB) = ?2",
+                    params![table, raw_key],
+                )?;
                 transaction.execute(
                     "INSERT INTO quarantine (tab, key, version, body, reason)
-                     SELECT tab, key, version, body, ?3 FROM records WHERE tab = ?1 AND key = ?2",
-                    params![table, key, reason],
+                     SELECT tab, key, version, body, ?3 FROM records WHERE tab = ?1 AND CAST(key AS BLOB) = ?2",
+                    params![table, raw_key, reason],
                 )?;
-                transaction
-                    .execute("DELETE FROM records WHERE tab = ?1 AND key = ?2", params![table, key])?;
+                transaction.execute(
+                    "DELETE FROM records WHERE tab = ?1 AND CAST(key AS BLOB) = ?2",
+                    params![table, raw_key],
+                )?;
             }
             transaction.commit()
         };
         set_aside().map_err(|source| Error::Commit { rows: rows.len(), source })
     }
 
+    /// Forgets a row, wherever it is and whatever is in it; absent means done.
+    pub(crate) fn discard(&mut self, row: &RowKey) -> Result<()> {
+        let statement = match row.set_aside {
+            true => "DELETE FROM quarantine WHERE tab = ?1 AND key = ?2",
+            false => "DELETE FROM records WHERE tab = ?1 AND key = ?2",
+        };
+        let deleted = self.connection.execute(statement, params![row.table, row.key]);
+        deleted.map(drop).map_err(|source| Error::Commit { rows: 1, source })
+    }
+
     /// Copies the log into the database file when enough has gathered; to be called when nobody waits.
     pub(crate) fn settle(&mut self) {
         if self.unsettled_commits >= COMMITS_BEFORE_SETTLING {
-            // A failure loses nothing: the log stays, and SQLite itself tries again when it grows.
-            let _ = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
-            self.unsettled_commits = 0;
+            self.copy_log();
+            self.room.keep();
         }
+    }
+
+    /// The next commit begins the log anew, unless somebody reads it. A failure loses nothing: the log stays, and SQLite
+    /// itself tries again when it grows.
+    fn copy_log(&mut self) {
+        let _ = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+        self.unsettled_commits = 0;
     }
 
     fn try_commit(&mut self, rows: &[Row], durability: Durability) -> rusqlite::Result<()> {
@@ -197,6 +256,68 @@ impl Database {
     }
 }
 
+/// Opens a file and makes sure that it can be read, whole. One that can't be is left as it is.
+fn connect(path: &Path) -> Result<(Connection, Room)> {
+    let failed = |source| Error::Directory { path: path.to_owned(), source };
+    let was_used = path.exists() && path.parent().is_some_and(ruin::has_company);
+    let room = Room::open(path).map_err(failed)?;
+    let ruined = |reason: String| Error::Ruined { path: path.to_owned(), reason };
+    // SQLite takes these for new databases, and throws their logs away.
+    let bytes = room.database_bytes().map_err(failed)?;
+    if was_used && bytes < LEAST_BYTES {
+        return Err(ruined(format!("it is cut short at {bytes} bytes")));
+    }
+    let opened = prepare(path).map_err(|fault| match fault {
+        Fault::Ruined(reason) => ruined(reason),
+        Fault::Failed(source) => Error::Open { path: path.to_owned(), source },
+    });
+    match opened? {
+        (connection, SCHEMA_VERSION) => Ok((connection, room)),
+        (_, found) => Err(Error::NewerSchema { path: path.to_owned(), found, known: SCHEMA_VERSION }),
+    }
+}
+
+/// Returns the version of the schema, too.
+fn prepare(path: &Path) -> std::result::Result<(Connection, u32), Fault> {
+    let connection = Connection::open(path)?;
+    ruin::leave_as_it_is(&connection, true)?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    connection.execute_batch(SETTINGS)?;
+    ruin::check(&connection)?;
+    let version = || connection.query_row("PRAGMA user_version", [], |row| row.get(0));
+    if version()? == 0 {
+        connection.execute_batch(&format!("BEGIN; {SCHEMA} COMMIT;"))?;
+    }
+    let version = version()?;
+    if version == SCHEMA_VERSION {
+        ruin::read_all(&connection)?;
+        ruin::leave_as_it_is(&connection, false)?;
+    }
+    Ok((connection, version))
+}
+
+/// What is in a column, whatever its type and encoding.
+fn shown(value: ValueRef<'_>) -> String {
+    match value {
+        ValueRef::Null => String::new(),
+        ValueRef::Integer(number) => number.to_string(),
+        ValueRef::Real(number) => number.to_string(),
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+    }
+}
+
+impl StoredRow {
+    fn new(key: ValueRef<'_>, version: ValueRef<'_>, body: ValueRef<'_>) -> Self {
+        let raw_key = match key.as_bytes() {
+            Ok(bytes) => bytes.to_vec(),
+            Err(_) => shown(key).into_bytes(),
+        };
+        let version = version.as_i64().ok().and_then(|number| u32::try_from(number).ok());
+        let body = body.as_str().ok().map(str::to_owned);
+        Self { key: shown(key), raw_key, version, body }
+    }
+}
+
 /// Takes the lock of a root directory, and writes our process id into it for the one who comes second.
 fn lock(root: &Path) -> Result<File> {
     let path = root.join("lock");
@@ -212,7 +333,8 @@ fn lock(root: &Path) -> Result<File> {
         }
         Err(errno) => return Err(failed(errno.into())),
     }
-    file.set_len(0).map_err(failed)?;
-    writeln!(file, "{}", std::process::id()).map_err(failed)?;
+    // A disk without room for a number is no reason not to start.
+    let holder = format!("{}\n", std::process::id());
+    let _ = file.write_all_at(holder.as_bytes(), 0).and_then(|()| file.set_len(holder.len() as u64));
     Ok(file)
 }

@@ -73,6 +73,14 @@ pub enum Error {
         #[source]
         source: rusqlite::Error,
     },
+    /// The database file can't be read, nor will it ever be.
+    #[error("open database {}: {reason}", path.display())]
+    Ruined {
+        /// The database file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The file was written by a later version of berth.
     #[error("open database {}: schema version {found} is newer than {known}, the newest known", path.display())]
     NewerSchema {
@@ -132,9 +140,14 @@ impl Error {
                     _ => ErrorKind::Internal,
                 }
             }
-            Self::Directory { .. } | Self::NewerSchema { .. } | Self::Encode { .. } | Self::Thread(_) => {
-                ErrorKind::Internal
+            Self::Directory { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                ErrorKind::Exhausted
             }
+            Self::Directory { .. }
+            | Self::Ruined { .. }
+            | Self::NewerSchema { .. }
+            | Self::Encode { .. }
+            | Self::Thread(_) => ErrorKind::Internal,
         }
     }
 }

@@ -6,7 +6,9 @@
 //! agent runs.
 //!
 //! A change is applied whole or not at all. How much it survives is chosen per change ([`Durability`]): the death
-//! of any process without a disk flush, or a power cut with one. The file is never torn by either.
+//! of any process without a disk flush, or a power cut with one. The file is never torn by either. One that can't be
+//! read for another reason is set aside ([`Ruin`]), as are single rows ([`SetAside`]): neither keeps a node from starting.
+//! A disk that others have filled does not keep an agent from recording what it ends (`room`).
 //!
 //! What is deliberately not here: queries. The agent holds its state in memory and reads the database only when it
 //! starts. [`ErrorKind`] and [`with_causes`] live here because this is the lowest crate that all who answer requests
@@ -15,9 +17,12 @@
 mod change;
 mod database;
 mod error;
+mod room;
+mod ruin;
 mod store;
 
-pub use change::{Change, Loaded, Quarantined, Record};
+pub use change::{Change, Loaded, Quarantined, Record, SetAside};
 pub use database::{Durability, RowKey};
 pub use error::{Error, ErrorKind, Result, with_causes};
+pub use ruin::{Ruin, remove_ruin, ruins};
 pub use store::Store;

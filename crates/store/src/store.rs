@@ -5,11 +5,12 @@
 //! the last handle is dropped or after [`Store::close`].
 
 use std::path::Path;
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    Change, Durability, Error, Loaded, Quarantined, Record, Result,
+    Change, Durability, Error, Loaded, Quarantined, Record, Result, Ruin, SetAside,
     change::{Row, StoredRow},
     database::{Database, RowKey},
 };
@@ -20,6 +21,7 @@ const QUEUED_REQUESTS: usize = 256;
 #[derive(Debug, Clone)]
 pub struct Store {
     requests: mpsc::Sender<Request>,
+    ruin: Option<Arc<Ruin>>,
 }
 
 /// What the database's thread can be asked; each answer goes to the sender in it.
@@ -29,11 +31,14 @@ enum Request {
     Rows { table: &'static str, answer: oneshot::Sender<Result<Vec<StoredRow>>> },
     Quarantine { rows: Vec<Quarantined>, answer: oneshot::Sender<Result<()>> },
     Keys { answer: oneshot::Sender<Result<Vec<RowKey>>> },
+    SetAside { answer: oneshot::Sender<Result<Vec<SetAside>>> },
+    Discard { row: RowKey, answer: oneshot::Sender<Result<()>> },
     Close { answer: oneshot::Sender<()> },
 }
 
 impl Store {
-    /// Opens or makes the database `berth.db` in a root directory, which is made when missing.
+    /// Opens or makes the database `berth.db` in a root directory, which is made when missing. One that can't be read is
+    /// set aside, see [`Store::ruin`].
     ///
     /// Errors: busy when another agent has the directory's lock.
     pub async fn open(root: &Path) -> Result<Self> {
@@ -43,8 +48,8 @@ impl Store {
         std::thread::Builder::new()
             .name("store".into())
             .spawn(move || match Database::open(&root) {
-                Ok(database) => {
-                    let _ = answer.send(Ok(()));
+                Ok((database, ruin)) => {
+                    let _ = answer.send(Ok(ruin));
                     serve(database, inbox);
                 }
                 Err(error) => {
@@ -52,8 +57,8 @@ impl Store {
                 }
             })
             .map_err(Error::Thread)?;
-        opened.await.map_err(|_| Error::Closed)??;
-        Ok(Self { requests })
+        let ruin = opened.await.map_err(|_| Error::Closed)??.map(Arc::new);
+        Ok(Self { requests, ruin })
     }
 
     /// As [`Store::open`], but makes nothing: `None` where no agent has made a database.
@@ -62,6 +67,11 @@ impl Store {
             true => Self::open(root).await.map(Some),
             false => Ok(None),
         }
+    }
+
+    /// The database that was set aside when this one was opened, if it was.
+    pub fn ruin(&self) -> Option<&Ruin> {
+        self.ruin.as_deref()
     }
 
     /// Applies a change in one transaction.
@@ -99,6 +109,16 @@ impl Store {
         self.ask(|answer| Request::Keys { answer }).await?
     }
 
+    /// Every row in the `quarantine` table.
+    pub async fn set_aside(&self) -> Result<Vec<SetAside>> {
+        self.ask(|answer| Request::SetAside { answer }).await?
+    }
+
+    /// Forgets a row that nobody understands; absent means done.
+    pub async fn discard(&self, row: RowKey) -> Result<()> {
+        self.ask(|answer| Request::Discard { row, answer }).await?
+    }
+
     /// Closes the database after all that was asked before, and releases its lock. Every handle is closed with it.
     pub async fn close(self) {
         // A store that is closed already needs no closing.
@@ -129,8 +149,14 @@ fn serve(mut database: Database, mut inbox: mpsc::Receiver<Request>) {
             Request::Quarantine { rows, answer } => {
                 let _ = answer.send(database.quarantine(&rows));
             }
+            Request::SetAside { answer } => {
+                let _ = answer.send(database.set_aside());
+            }
+            Request::Discard { row, answer } => {
+                let _ = answer.send(database.discard(&row));
+            }
             Request::Close { answer } => {
-                drop(database);
+                database.close();
                 let _ = answer.send(());
                 return;
             }
@@ -139,6 +165,7 @@ fn serve(mut database: Database, mut inbox: mpsc::Receiver<Request>) {
             database.settle();
         }
     }
+    database.close();
 }
 
 #[cfg(test)]
@@ -252,13 +279,5 @@ mod tests {
         store.clone().close().await;
         let error = store.load::<Pod>().await.unwrap_err();
         assert!(matches!(error, Error::Closed), "{error}");
-    }
-
-    #[tokio::test]
-    async fn a_file_that_is_no_database_is_refused() {
-        let root = tempfile::tempdir().unwrap();
-        std::fs::write(root.path().join("berth.db"), vec![b'x'; 8192]).unwrap();
-        let error = Store::open(root.path()).await.unwrap_err();
-        assert!(matches!(error, Error::Open { .. }), "{error}");
     }
 }
