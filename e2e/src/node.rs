@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use berth_cri_proto::v1::{ImageSpec, PodSandboxConfig, RemoveImageRequest, VersionRequest};
+use berth_cri_proto::v1::{ImageSpec, PodSandboxConfig, RemoveImageRequest, StatusRequest, VersionRequest};
 use rustix::process::Signal;
 
 use crate::cri::Cri;
@@ -194,6 +194,39 @@ impl Node {
     #[track_caller]
     pub fn cri(&self) -> Cri {
         Cri::connect(&self.socket()).expect("the agent answers")
+    }
+
+    /// Changes the agent's database behind its back, by SQL.
+    #[track_caller]
+    pub fn change_database(&self, statement: &str) {
+        let script = "import sqlite3, sys\n\
+                      database = sqlite3.connect(sys.argv[1])\n\
+                      changed = database.execute(sys.argv[2]).rowcount\n\
+                      database.commit()\n\
+                      print(changed)\n";
+        let path = self.dir.join("root/berth.db");
+        let changed = run(Command::new("python3").args(["-c", script]).arg(path).arg(statement));
+        assert_ne!(changed.trim(), "0", "{statement}");
+    }
+
+    /// What `berth check` finds that is not as it should be, as `STANDING KIND NAME`; `--leaks` or `--repair`, after which
+    /// what it has removed is not told.
+    #[track_caller]
+    pub fn check(&self, how: &str) -> Vec<String> {
+        let output = self.berth(&["check", how]).output().unwrap();
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(complaint.is_empty(), "{complaint}");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let lines = text.lines().filter(|line| !line.starts_with("ok: ") && !line.ends_with(" removed"));
+        lines.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+    }
+
+    /// One of the conditions in the agent's status: whether it is so, and if not, why.
+    #[track_caller]
+    pub fn condition(&self, name: &str) -> (bool, String) {
+        let status = self.cri().status(StatusRequest::default()).unwrap().status.unwrap();
+        let found = status.conditions.into_iter().find(|condition| condition.r#type == name).unwrap();
+        (found.status, found.message)
     }
 
     /// Runs the simplest of sandboxes.

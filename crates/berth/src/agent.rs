@@ -45,6 +45,8 @@ struct Parts {
     streaming: JoinHandle<()>,
     /// Removes the directories of detached pods.
     clearing: JoinHandle<()>,
+    /// Removes what nobody owns.
+    tidying: JoinHandle<()>,
 }
 
 impl Agent {
@@ -80,10 +82,11 @@ impl Agent {
             import_all(&images, directory).await;
         }
         let clearing = detached::clear_after(&pods, &settings.state);
+        let tidying = tokio::spawn(tidy(pods.clone(), settings.reconciliation.period_seconds));
         let edge = Edge::new(pods, images, streams.tickets(), shown(settings)?);
         let streaming = tokio::spawn(berth_cri::serve_streams(edge.clone(), streams));
         let serving = tokio::spawn(berth_cri::serve(edge.clone(), socket));
-        Ok(Parts { edge, store, serving, streaming, clearing })
+        Ok(Parts { edge, store, serving, streaming, clearing, tidying })
     }
 
     /// Waits until a part of the agent ends, which none does by itself unless something is broken. Dropping the future
@@ -99,6 +102,7 @@ impl Agent {
         parts.serving.await.context("serve")?.context("serve")?;
         parts.streaming.await.context("serve streams")?;
         parts.clearing.abort();
+        parts.tidying.abort();
         listener.remove().context("remove the socket")?;
         parts.store.close().await;
         Ok(())
@@ -111,7 +115,16 @@ impl Parts {
             served = &mut self.serving => served.context("serve")?.context("serve"),
             streamed = &mut self.streaming => streamed.context("serve streams"),
             cleared = &mut self.clearing => cleared.context("remove directories of detached pods"),
+            tidied = &mut self.tidying => tidied.context("remove what nobody owns"),
         }
+    }
+}
+
+/// Ends with the agent, also where it has nothing to do.
+async fn tidy(pods: Pods, period_seconds: u32) {
+    match period_seconds {
+        0 => std::future::pending().await,
+        seconds => pods.tidy_every(Duration::from_secs(seconds.into())).await,
     }
 }
 

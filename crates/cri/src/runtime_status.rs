@@ -1,7 +1,8 @@
 //! Status: whether pods can be run now, and what the runtime can do.
 //!
 //! An agent that answers has opened its database, images and cgroups. What may change meanwhile is looked at each time,
-//! with a deadline: whether anything can be written, and whether somebody has taken the bridge or its rules away.
+//! with a deadline: whether anything can be written, and whether somebody has taken the bridge or its rules away. The third
+//! condition is for people: it says that records can't be read, which keeps no pod from being run.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,13 +20,15 @@ use crate::{Edge, Failure};
 const CHECK_LIMIT: Duration = Duration::from_secs(5);
 
 pub(crate) async fn handle(edge: &Edge, request: StatusRequest) -> Result<StatusResponse, Failure> {
-    let (storage, network) = tokio::join!(
+    let (storage, network, records) = tokio::join!(
         checked("check storage", edge.pods.check_storage()),
         checked("check network", edge.pods.check_network()),
+        checked("check records", edge.pods.check_records()),
     );
     let conditions = vec![
         condition("RuntimeReady", "RuntimeNotReady", storage),
         condition("NetworkReady", "NetworkNotReady", network),
+        condition("RecordsReadable", "RecordsSetAside", records),
     ];
     let info = match request.verbose {
         true => HashMap::from([("config".to_owned(), edge.config_json.clone())]),

@@ -17,7 +17,7 @@ use tracing::warn;
 
 use crate::{
     ChainId, DiskUsage, Error, FsInfo, Image, ImageId, LayerInfo, Reference, Result, digest::is_hex,
-    layer::Layout,
+    layer::Layout, survey::files_of_unreadable,
 };
 
 /// The images at one moment, by id.
@@ -94,6 +94,13 @@ impl Catalog {
         let snapshot: Snapshot = whole.into_iter().map(|image| (image.id.clone(), Arc::new(image))).collect();
         let layers = snapshot.values().flat_map(|image| image.layers.iter());
         catalog.live().layers = layers.map(|layer| (layer.chain_id.clone(), layer.clone())).collect();
+        // Containers may be running from an image whose record can't be read; its files stay until an agent starts that
+        // finds no such record.
+        let set_aside = catalog.store.set_aside().await?;
+        for row in set_aside.iter().filter(|row| row.table == Image::TABLE) {
+            let files = files_of_unreadable(&catalog.layout.root, &row.key);
+            catalog.live().holds.extend(files.into_iter().map(|path| (path, 1)));
+        }
         catalog.snapshot.store(Arc::new(snapshot));
         Ok(catalog)
     }

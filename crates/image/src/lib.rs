@@ -64,5 +64,5 @@ pub use kept::KeptImages;
 pub use progress::PullProgress;
 pub use reference::Reference;
 pub use removal::remove_tree;
-pub use survey::{StoredKind, files_of_images, list_stored};
+pub use survey::{StoredKind, files_of_images, files_of_unreadable, list_stored};
 pub use usage::{DiskUsage, disk_usage};

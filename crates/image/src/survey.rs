@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{Error, Image, Result, layer::Layout};
+use crate::{ChainId, Digest, Error, Image, Result, layer::Layout, manifest::ConfigFile};
 
 /// What a path in the store's directory is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +44,19 @@ pub fn list_stored(root: &Path) -> Result<Vec<(StoredKind, PathBuf)>> {
         }
     }
     Ok(stored)
+}
+
+/// What an image whose record can't be read needs of the store, by the record's key: its config, which tells the layers.
+/// Nothing where there is no such config. Blocks.
+pub fn files_of_unreadable(root: &Path, key: &str) -> Vec<PathBuf> {
+    let layout = Layout::at(root);
+    let Some(id) = Digest::parse(key) else { return Vec::new() };
+    let config = layout.read_blob(&id).ok().filter(|bytes| Digest::of(bytes) == id);
+    let Some(config) = config.and_then(|bytes| serde_json::from_slice::<ConfigFile>(&bytes).ok()) else {
+        return Vec::new();
+    };
+    let layers = ChainId::stack(&config.rootfs.diff_ids);
+    layers.iter().map(|chain_id| layout.layer(chain_id)).chain([layout.blob(&id)]).collect()
 }
 
 /// What images need of the store in a directory.

@@ -215,6 +215,27 @@ pub enum Error {
         /// Full, or read-only.
         state: &'static str,
     },
+    /// Something of a pod or container whose record can't be read could not be taken away.
+    #[error("remove {id}, whose record can't be read: {what}")]
+    Kept {
+        /// The pod or container.
+        id: String,
+        /// The first thing that stays, and why.
+        what: String,
+    },
+    /// Records or whole databases that can't be read have been set aside.
+    #[error(
+        "read all records: {rows} and {ruins} files of ruined databases are set aside: {some} \
+             (berth check --leaks names all, --repair removes them)"
+    )]
+    SetAside {
+        /// How many records.
+        rows: usize,
+        /// How many files.
+        ruins: usize,
+        /// The first of them, and what is wrong with them.
+        some: String,
+    },
     /// A file or directory.
     #[error("{operation} {}", path.display())]
     File {
@@ -271,6 +292,7 @@ impl Error {
             }
             Self::Shared(error) => error.kind(),
             Self::Cgroup(_) | Self::File { .. } | Self::Fault(_) | Self::Abandoned => ErrorKind::Internal,
+            Self::Kept { .. } | Self::SetAside { .. } => ErrorKind::Internal,
         }
     }
 

@@ -39,6 +39,7 @@ mod attach;
 mod cdi;
 mod confinement;
 mod devices;
+mod doubt;
 mod driver;
 mod exec;
 mod files;

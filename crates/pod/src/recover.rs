@@ -3,7 +3,8 @@
 //! Each pod on record is matched with its monitor, all at the same time. A monitor that answers tells everything that
 //! happened meanwhile; one that does not means that the pod is dead (killed, or the machine was started anew). What was
 //! only intended when the last agent died is taken down. Then whatever carries our names in kernel and on disk, but
-//! belongs to no pod on record, is removed (`inventory`).
+//! belongs to no pod on record, is removed (`inventory`). A record that can't be read is set aside, and what it may name
+//! is left as it is (`doubt`).
 
 use std::sync::Arc;
 
@@ -11,10 +12,11 @@ use berth_fault::point;
 use berth_monitor::id::ContainerId;
 use berth_monitor::protocol::ContainerReport;
 use berth_net::{Forward, Inherited, ServedSubnets};
-use berth_store::{Loaded, Quarantined, Store, with_causes};
+use berth_store::{Loaded, Quarantined, Ruin, Store, with_causes};
 use ipnet::IpNet;
 use tokio::task::JoinSet;
 
+use crate::doubt::{self, Doubt};
 use crate::driver::{Driver, passing};
 use crate::error::Result;
 use crate::host::Host;
@@ -33,6 +35,7 @@ pub struct Records {
     sandboxes: Vec<SandboxRecord>,
     containers: Vec<ContainerRecord>,
     subnets: ServedSubnets,
+    doubts: Vec<Doubt>,
 }
 
 impl Records {
@@ -41,11 +44,17 @@ impl Records {
     /// # Errors
     /// The database can't be read.
     pub async fn read(store: &Store) -> Result<Self> {
+        if let Some(Ruin { path, reason, salvaged }) = store.ruin() {
+            let path = path.display();
+            tracing::error!(%path, reason, salvaged, "database ruined; it is set aside, and a new one begun");
+        }
         let mut networks = loaded(store.load::<NetworkRecord>().await?);
         Ok(Self {
             sandboxes: loaded(store.load::<SandboxRecord>().await?),
             containers: loaded(store.load::<ContainerRecord>().await?),
             subnets: networks.pop().map(|record| record.subnets).unwrap_or_default(),
+            // After all others: these may have been set aside just now.
+            doubts: store.set_aside().await?.iter().filter_map(Doubt::of_row).collect(),
         })
     }
 
@@ -53,8 +62,9 @@ impl Records {
     pub fn network(&self) -> Inherited {
         let ServedSubnets { current, mut retired } = self.subnets.clone();
         let leased = |subnet: &IpNet| {
-            let mut leased = self.sandboxes.iter().flat_map(|pod| pod.addresses.iter());
-            leased.any(|address| subnet.contains(&address))
+            let of_pods = self.sandboxes.iter().flat_map(|pod| pod.addresses.iter());
+            let in_doubt = self.doubts.iter().flat_map(|doubt| doubt.addresses().iter().collect::<Vec<_>>());
+            of_pods.chain(in_doubt).any(|address| subnet.contains(&address))
         };
         retired.retain(leased);
         let ready = self.sandboxes.iter().filter(|pod| pod.phase == SandboxPhase::Ready);
@@ -62,20 +72,28 @@ impl Records {
             let forwards = Forward::all(&pod.spec.ports, &pod.addresses).ok()?;
             (!forwards.is_empty()).then(|| (pod.id.to_string(), forwards))
         });
+        let in_doubt = self.doubts.iter().map(|doubt| (doubt.id.clone(), doubt.forwards()));
+        let forwards = forwards.chain(in_doubt.filter(|(_, forwards)| !forwards.is_empty()));
         Inherited { pod_cidr: current, retired, forwards: forwards.collect() }
     }
 }
 
 /// Brings every pod on record up to date; published when this returns.
 pub(crate) async fn find_pods(host: &Arc<Host>, records: Records) -> Result<Vec<Driver>> {
-    let Records { sandboxes, mut containers, .. } = records;
+    let Records { sandboxes, mut containers, doubts, .. } = records;
     let mut recovering = JoinSet::new();
     for record in sandboxes {
         let of_pod = containers.extract_if(.., |container| container.pod == record.id).collect();
         recovering.spawn(recover_pod(host.clone(), record, of_pod));
     }
     let drivers = recovering.join_all().await;
+    // Pods that are known come first.
+    doubt::reserve(host, &doubts);
     for orphan in containers {
+        if doubts.iter().any(|doubt| doubt.id == orphan.pod.as_str()) {
+            pin_again(&host.images, &orphan);
+            continue;
+        }
         tracing::warn!(container.id = %orphan.id, "container without a pod on record; it is forgotten");
         host.commit(berth_store::Change::new().delete::<ContainerRecord>(orphan.id.to_string())).await?;
     }
@@ -152,6 +170,7 @@ async fn take_down(mut driver: Driver) {
     if let Err(error) = torn {
         tracing::error!(pod.id = %driver.id, error = %with_causes(&error), "half-made pod stays for now");
         driver.phase = SandboxPhase::Making;
+        driver.host.half_made().insert(driver.id.clone());
         spawn_driver(&driver.id.clone(), driver.finish_tear_down());
     }
 }

@@ -176,7 +176,8 @@ impl Pods {
     /// # Errors
     /// A process that does not die.
     pub async fn stop_sandbox(&self, id: &str) -> Result<()> {
-        self.order_pod_if_known(id, Order::Stop).await
+        let Some(pod) = known(self.snapshot().pod(id).cloned())? else { return Ok(()) };
+        self.order(&pod.id, Order::Stop).await.unwrap_or(Ok(()))
     }
 
     /// Stops a pod and removes every trace of it; unknown means done.
@@ -184,7 +185,10 @@ impl Pods {
     /// # Errors
     /// What could not be removed; calling again goes on.
     pub async fn remove_sandbox(&self, id: &str) -> Result<()> {
-        self.order_pod_if_known(id, Order::Remove).await
+        match known(self.snapshot().pod(id).cloned())? {
+            Some(pod) => self.order(&pod.id, Order::Remove).await.unwrap_or(Ok(())),
+            None => self.remove_doubted(id).await,
+        }
     }
 
     /// Makes a container up to its start. The same request again gets the same container.
@@ -222,7 +226,7 @@ impl Pods {
     /// # Errors
     /// What could not be removed; calling again goes on.
     pub async fn remove_container(&self, id: &str) -> Result<()> {
-        let Some(container) = known(self.container(id))? else { return Ok(()) };
+        let Some(container) = known(self.container(id))? else { return self.remove_doubted(id).await };
         let order = |reply| Order::RemoveContainer(container.id.clone(), reply);
         self.order(&container.pod, order).await.unwrap_or(Ok(()))
     }
@@ -271,11 +275,6 @@ impl Pods {
 
     fn container(&self, id: &str) -> Result<Arc<ContainerView>> {
         self.snapshot().container(id).cloned()
-    }
-
-    async fn order_pod_if_known(&self, id: &str, order: fn(Reply<()>) -> Order) -> Result<()> {
-        let Some(pod) = known(self.snapshot().pod(id).cloned())? else { return Ok(()) };
-        self.order(&pod.id, order).await.unwrap_or(Ok(()))
     }
 
     /// Gives a driver an order and awaits the answer; `None` when the pod is gone.

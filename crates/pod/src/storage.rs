@@ -16,6 +16,9 @@ use crate::host::{Host, blocking};
 /// With less than this free, no pod's files can be made.
 const LEAST_FREE_BYTES: u64 = 1 << 20;
 
+/// The same of files and directories.
+const LEAST_FREE_INODES: u64 = 64;
+
 /// Written to see whether anything can be.
 #[derive(Debug, Serialize, Deserialize)]
 struct Probe {
@@ -43,6 +46,10 @@ fn check_file_system(directory: &Path) -> Result<()> {
     let state = match found {
         found if found.f_flag.contains(StatVfsMountFlags::RDONLY) => "read-only",
         found if found.f_bavail.saturating_mul(found.f_frsize) < LEAST_FREE_BYTES => "full",
+        // Some file systems count none: they make them as they need them.
+        found if found.f_files > 0 && found.f_favail < LEAST_FREE_INODES => {
+            "full of files, though not of bytes"
+        }
         _ => return Ok(()),
     };
     Err(Error::Storage { directory: directory.to_owned(), state })

@@ -24,5 +24,5 @@ mod store;
 pub use change::{Change, Loaded, Quarantined, Record, SetAside};
 pub use database::{Durability, RowKey};
 pub use error::{Error, ErrorKind, Result, with_causes};
-pub use ruin::{Ruin, remove_ruin, ruins};
+pub use ruin::{Ruin, ruins};
 pub use store::Store;

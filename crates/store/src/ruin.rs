@@ -98,27 +98,15 @@ pub(crate) fn set_aside(root: &Path) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// The databases that have been set aside in a root directory, by their paths.
+/// The files of databases that have been set aside in a root directory.
 pub fn ruins(root: &Path) -> Vec<PathBuf> {
     let is_ruin = |path: &PathBuf| {
-        let name = path.file_name().and_then(|name| name.to_str());
-        name.is_some_and(|name| name.starts_with(NAME.0) && name.ends_with(NAME.1))
+        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(NAME.0))
     };
     let mut found: Vec<_> =
         read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path()).filter(is_ruin).collect();
     found.sort();
     found
-}
-
-/// Removes one of them with its log; absent means done.
-pub fn remove_ruin(path: &Path) -> io::Result<()> {
-    for part in [with_suffix(path, "-wal"), with_suffix(path, "-shm"), path.to_owned()] {
-        match remove_file(part) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 /// Copies what can be read of a ruined database into a new one: from the first key on up to what is broken, and from the

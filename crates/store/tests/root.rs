@@ -53,7 +53,7 @@ impl Disk {
     }
 
     fn free_bytes(&self) -> u64 {
-        let found = statvfs(&self.root()).unwrap();
+        let found = statvfs(self.root()).unwrap();
         found.f_bavail * found.f_frsize
     }
 

@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use berth_store::{Change, Durability, Loaded, Record, Ruin, Store, remove_ruin, ruins};
+use berth_store::{Change, Durability, Loaded, Record, Ruin, Store, ruins};
 use serde::{Deserialize, Serialize};
 
 const COMMITS: u32 = 12;
@@ -191,9 +191,10 @@ async fn only_some_ruins_are_kept_and_they_can_be_removed() {
         Store::open(root.path()).await.unwrap().close().await;
     }
     let found = ruins(root.path());
-    assert_eq!(found.len(), 3, "{found:?}");
+    let databases = found.iter().filter(|path| path.extension().is_some_and(|end| end == "db"));
+    assert_eq!(databases.count(), 3, "{found:?}");
     assert_eq!(fs::read(&found[0]).unwrap(), b"garbage");
-    found.iter().for_each(|path| remove_ruin(path).unwrap());
+    found.iter().for_each(|path| fs::remove_file(path).unwrap());
     let left =
         fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut left: Vec<_> = left.collect();

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
-use berth_e2e::{Node, Running, run, spawn};
+use berth_e2e::{Node, Running, eventually, run, spawn};
 use serde_json::Value;
 
 const POD: &str = "deadbeef00000000deadbeef00000000deadbeef00000000deadbeef00000000";
@@ -81,7 +82,7 @@ fn copy_rows(node: &Node, table: &str, from: &[&str], to: &[&str]) {
                   \x20       'select key, version, body from records where tab = ?', (table,)).fetchall():\n\
                   \x20   for old, new in zip(ids[:half], ids[half:]):\n\
                   \x20       key, body = key.replace(old, new), body.replace(old, new)\n\
-                  \x20   database.execute('insert into records values (?, ?, ?, ?)', (table, key, version, body))\n\
+                  \x20   database.execute('insert or ignore into records values (?, ?, ?, ?)', (table, key, version, body))\n\
                   database.commit()\n";
     let path = node.dir().join("root/berth.db");
     run(Command::new("python3").args(["-c", script]).arg(path).arg(table).args(from).args(to));
@@ -155,7 +156,7 @@ fn every_kind_of_leftover_is_named_and_taken_away_and_nothing_else_is_touched() 
     assert_eq!(names(&done, "left"), expected);
     assert!(is_clean, "{done:#?}");
     assert_nothing_is_left(&node);
-    assert!(inside.wait(std::time::Duration::from_secs(5)).is_some());
+    assert!(inside.wait(Duration::from_secs(5)).is_some());
     assert_eq!(fs::read_to_string(precious.join("file")).unwrap(), "precious");
 
     assert!(outside.ended().is_none());
@@ -200,6 +201,76 @@ fn pods_that_come_and_go_are_no_leftovers_and_no_repair_harms_them() {
     });
     assert_eq!(pod.exec(&container, "echo fine"), "fine");
     assert_nothing_is_left(&node);
+}
+
+#[test]
+#[ignore = "needs root and the test images"]
+fn what_nobody_owns_goes_by_itself_while_pods_come_and_go() {
+    let node = Node::start_with("[reconciliation]\nperiod_seconds = 1");
+    let pod = node.pod("stays");
+    let container = pod.shell("main", "exec sleep 1000");
+    let (site, bridge) = (node.site(), node.bridge());
+    // What is the operator's, and what only looks like ours.
+    site.run("ip", &["address", "add", "10.99.0.1/24", "dev", bridge]);
+    let strangers =
+        ["state/pods/notes", "root/containers/notes", "root/notes"].map(|name| node.dir().join(name));
+    strangers.iter().for_each(|path| fs::create_dir(path).unwrap());
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for lane in 0..2 {
+            let (node, is_over) = (&node, &is_over);
+            scope.spawn(move || {
+                for round in 0.. {
+                    if is_over.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let passing = node.pod(&format!("passing-{lane}-{round}"));
+                    let id = passing.shell("main", "exec sleep 1000");
+                    assert_eq!(passing.exec(&id, "echo fine"), "fine");
+                    passing.take_down();
+                }
+            });
+        }
+        // The lanes end also when this fails.
+        let ended = Ended(&is_over);
+        for _ in 0..3 {
+            make_directories(&node);
+            let link = format!("bth{}", &POD[..12]);
+            site.run("ip", &["link", "add", &link, "type", "veth", "peer", "name", "peer"]);
+            site.run("ip", &["link", "set", &link, "master", bridge]);
+            let cgroups = cgroup_directories(&node, POD);
+            cgroups.iter().for_each(|directory| fs::create_dir(directory).unwrap());
+            copy_rows(&node, "sandboxes", &[&pod.id], &[ON_RECORD]);
+            let precious = node.dir().join("precious");
+            fs::create_dir_all(&precious).unwrap();
+            fs::write(precious.join("file"), "precious").unwrap();
+            let point = node.dir().join(format!("root/containers/{CONTAINER}/deeper"));
+            run(Command::new("mount").arg("--bind").arg(&precious).arg(&point));
+            assert!(names(&check(&node, &["--leaks"]).1, "left").len() > 8);
+            eventually("what was left to go by itself", Duration::from_secs(40), || {
+                let left = names(&check(&node, &["--leaks"]).1, "left");
+                (left == ["route 10.99.0.0/24".to_owned()].into()).then_some(())
+            });
+            assert_eq!(fs::read_to_string(precious.join("file")).unwrap(), "precious");
+            assert!(cgroups.iter().all(|directory| !directory.exists()));
+        }
+        drop(ended);
+    });
+    assert!(node.journal().contains("node tidied"));
+    assert!(strangers.iter().all(|path| path.is_dir()));
+    strangers.iter().for_each(|path| fs::remove_dir(path).unwrap());
+    site.run("ip", &["address", "del", "10.99.0.1/24", "dev", bridge]);
+    assert_eq!(pod.exec(&container, "echo fine"), "fine");
+    assert_nothing_is_left(&node);
+}
+
+/// Says so when it goes.
+struct Ended<'a>(&'a AtomicBool);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[test]

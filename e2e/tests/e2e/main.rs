@@ -30,6 +30,7 @@ mod namespaces;
 mod neighbours;
 mod network;
 mod ports;
+mod records;
 mod recovery;
 mod rights;
 mod seccomp;

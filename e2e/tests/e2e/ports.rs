@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use berth_cri_proto::v1::*;
-use berth_e2e::{Node, Pod, eventually};
+use berth_e2e::{Node, Pod, Running, eventually, spawn};
 
 const SERVE: &str = "exec httpd -f -p 8080 -h /etc";
 const SERVED: &str = "The base image's, removed by web.";
@@ -229,25 +229,38 @@ fn a_node_that_cannot_write_is_not_ready_and_says_why() {
 #[test]
 #[ignore = "needs root and the test images"]
 fn a_pod_cidr_that_could_not_be_recorded_is_recorded_by_the_next_call() {
-    let (node, root) = with_a_small_disk();
+    let node = Node::start();
     let set = || {
         let network_config = Some(NetworkConfig { pod_cidr: "10.202.7.0/24".into() });
         let runtime_config = Some(RuntimeConfig { network_config });
         node.cri().update_runtime_config(UpdateRuntimeConfigRequest { runtime_config })
     };
-    let ballast = root.join("ballast");
-    fill(&ballast);
+    let holder = hold_database(&node);
     let refused = set().unwrap_err();
-    assert_eq!(refused.code(), tonic::Code::ResourceExhausted, "{refused}");
-    std::fs::remove_file(&ballast).unwrap();
+    assert!(refused.message().contains("commit change of 1 rows"), "{refused}");
+    drop(holder);
     set().unwrap();
     node.kill9();
     node.restart();
     let pod = node.pod("new");
     assert!(pod.addresses()[0].starts_with("10.202.7."), "{:?}", pod.addresses());
     pod.take_down();
+    // Its rules are not those that it began with.
     node.stop();
-    assert!(Command::new("umount").arg(&root).status().unwrap().success());
+}
+
+/// Keeps the agent from writing to its database, by another program's transaction. A full disk does not.
+fn hold_database(node: &Node) -> Running {
+    let script = "import sqlite3, sys, time\n\
+                  database = sqlite3.connect(sys.argv[1], isolation_level=None)\n\
+                  database.execute('begin immediate')\n\
+                  print('held', flush=True)\n\
+                  time.sleep(60)\n";
+    let (path, output) = (node.dir().join("root/berth.db"), node.dir().join("holder.log"));
+    let holder = spawn(Command::new("python3").args(["-c", script]).arg(path), &output);
+    let held = || holder.output().contains("held").then_some(());
+    eventually("the database to be held", Duration::from_secs(10), held);
+    holder
 }
 
 /// A node with a disk of its own for its state, and where that is.

@@ -54,6 +54,8 @@ pub(crate) struct Settings {
     /// Other runtimes for pods that ask for them: [handlers.NAME], where NAME is the handler of a RuntimeClass. The
     /// agent's own handler is "berth", and needs no table.
     pub(crate) handlers: BTreeMap<String, Handler>,
+    /// How the agent keeps what it has recorded and what there is the same.
+    pub(crate) reconciliation: Reconciliation,
     /// Bounds on what a container can make the agent hold.
     pub(crate) limits: Limits,
 }
@@ -175,6 +177,15 @@ impl From<Handler> for ForeignHandler {
     }
 }
 
+/// `[reconciliation]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Reconciliation {
+    /// How often the agent looks for what pods that are gone have left behind, and removes what it has found twice, in
+    /// seconds. With 0 it does so when it starts only; `berth check --leaks` looks at any time.
+    pub(crate) period_seconds: u32,
+}
+
 /// `[limits]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -200,6 +211,7 @@ impl Default for Settings {
             security: Security::default(),
             devices: Devices::default(),
             handlers: BTreeMap::new(),
+            reconciliation: Reconciliation::default(),
             limits: Limits::default(),
         }
     }
@@ -227,6 +239,12 @@ impl Default for Cgroup {
 impl Default for Security {
     fn default() -> Self {
         Self { unset_seccomp: UnsetSeccomp::Unconfined }
+    }
+}
+
+impl Default for Reconciliation {
+    fn default() -> Self {
+        Self { period_seconds: 300 }
     }
 }
 
@@ -301,6 +319,8 @@ impl Settings {
             let root = handler.root.as_deref().unwrap_or(Path::new("/"));
             expect(is_plain_absolute(root), &format!("{key}.root"), &root, PLAIN);
         }
+        let period = self.reconciliation.period_seconds;
+        expect(period <= 86_400, "reconciliation.period_seconds", &period, "be at most 86400, a day");
         let (line, output) = (self.limits.log_line_bytes, self.limits.exec_output_bytes);
         expect((256..=1 << 20).contains(&line), "limits.log_line_bytes", &line, "be from 256 to 1048576");
         expect(

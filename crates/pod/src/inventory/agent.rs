@@ -11,13 +11,21 @@ use super::look::object;
 use super::owners::{Known, Rows};
 use super::repair::{remove_from_host, repair, settled};
 use super::{Cure, Grip, Item, Judged, Keeper, Kind, Owners, Places, Standing, inspect, judge, look};
-use berth_store::with_causes;
+use berth_monitor::id::ContainerId;
+use berth_monitor::protocol::Order as MonitorOrder;
+use berth_store::{SetAside, with_causes};
 
+use crate::doubt::{self, Doubt};
 use crate::driver::passing;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::host::{Host, blocking};
+use crate::pins::unpin_images;
 use crate::recover::take_down_record;
 use crate::registry::Pods;
+use crate::sandbox::KILL_ANSWER_LIMIT;
+
+/// A status names so many of what can't be read.
+const MAX_NAMED: usize = 3;
 
 impl Pods {
     /// Everything that this agent and its pods consist of; with a repair, what was done about what nobody owns.
@@ -40,11 +48,55 @@ impl Pods {
             };
             Ok(judged.iter().zip(outcomes).map(|(found, outcome)| found.item(outcome)).collect())
         };
-        tokio::spawn(work).await.map_err(|_| crate::error::Error::Abandoned)?
+        tokio::spawn(work).await.map_err(|_| Error::Abandoned)?
+    }
+
+    /// Removes a pod or container whose record can't be read, with everything that belongs to it; absent means done.
+    pub(crate) async fn remove_doubted(&self, id: &str) -> Result<()> {
+        let rows = Rows::read(&self.host().store).await?;
+        let Some(label) = rows.doubts.iter().find(|doubt| doubt.id == id).map(Doubt::label) else {
+            return Ok(());
+        };
+        let (pods, id) = (self.clone(), id.to_owned());
+        let work = async move {
+            let host = pods.host().clone();
+            let mut judged = pods.pass().await?;
+            judged.retain(|found| {
+                found.standing == Standing::Unreadable && found.owner.as_ref() == Some(&label)
+            });
+            let outcomes = pods.repair(&host, &judged).await?;
+            let outcomes = settled(&judged, outcomes, &pods.pass().await?);
+            let kept = |(found, outcome): &(&Judged, Option<String>)| {
+                let outcome = outcome.as_deref().filter(|outcome| *outcome != super::REMOVED)?;
+                Some(format!("{} {}: {outcome}", found.object.kind, found.object.name))
+            };
+            match judged.iter().zip(outcomes).find_map(|outcome| kept(&outcome)) {
+                Some(what) => Err(Error::Kept { id, what }),
+                None => Ok(()),
+            }
+        };
+        tokio::spawn(work).await.map_err(|_| Error::Abandoned)?
+    }
+
+    /// Whether every record can be read, or which can't.
+    ///
+    /// # Errors
+    /// Those that can't.
+    pub async fn check_records(&self) -> Result<()> {
+        let root = self.host().settings.root.clone();
+        let ruins = blocking(move || berth_store::ruins(&root)).await?;
+        let rows = self.host().store.set_aside().await?;
+        if rows.is_empty() && ruins.is_empty() {
+            return Ok(());
+        }
+        let shown = |row: &SetAside| format!("{}/{}: {}", row.table, row.key, row.reason);
+        let all = rows.iter().map(shown).chain(ruins.iter().map(|path| path.display().to_string()));
+        let some = all.take(MAX_NAMED).collect::<Vec<_>>().join(", ");
+        Err(Error::SetAside { rows: rows.len(), ruins: ruins.len(), some })
     }
 
     /// Pods on record without a driver take the way down of all pods; what has no record is taken away thing by thing.
-    async fn repair(&self, host: &Arc<Host>, judged: &[Judged]) -> Result<Vec<Option<String>>> {
+    pub(super) async fn repair(&self, host: &Arc<Host>, judged: &[Judged]) -> Result<Vec<Option<String>>> {
         let is_left = |id: &str| {
             let is_its_row =
                 |grip: &Grip| matches!(grip, Grip::Row(row) if row.table == "sandboxes" && row.key == id);
@@ -56,7 +108,17 @@ impl Pods {
             let of_pod = of_pod.cloned().collect();
             take_down_record(host.clone(), record, of_pod).await;
         }
+        for doubt in
+            rows.doubts.iter().filter(|doubt| judged.iter().any(|found| found.is_row_in_doubt(&doubt.id)))
+        {
+            self.have_forgotten(doubt, judged).await;
+        }
         let outcomes = repair(&places(host), &Keeper::Agent(host.clone()), judged).await;
+        let is_gone = |id: &str| judged.iter().any(|found| found.is_row_in_doubt(id));
+        rows.doubts.iter().filter(|doubt| is_gone(&doubt.id)).for_each(|doubt| doubt::release(host, doubt));
+        for container in rows.containers.iter().filter(|container| is_gone(container.id.as_str())) {
+            unpin_images(&host.images, &container.spec, &container.id);
+        }
         for (found, outcome) in judged.iter().zip(&outcomes).filter(|(found, _)| found.is_suspect()) {
             let (kind, outcome) = (found.object.kind, outcome.as_deref());
             tracing::warn!(%kind, name = found.object.name, outcome, "found without an owner");
@@ -64,8 +126,26 @@ impl Pods {
         Ok(outcomes)
     }
 
+    /// Has the monitor of a pod that is known kill and forget a container in doubt: otherwise it records the end of it, for
+    /// nobody. One that does not answer changes nothing.
+    async fn have_forgotten(&self, doubt: &Doubt, judged: &[Judged]) {
+        let Ok(container) = doubt.id.parse::<ContainerId>() else { return };
+        let of_it =
+            judged.iter().map(|found| found.object.name.as_str()).filter(|name| name.contains(&doubt.id));
+        let ids = of_it.flat_map(|name| name.split('/')).chain(doubt.pod()).filter(|id| *id != doubt.id);
+        let Some(link) = ids.filter_map(|id| id.parse().ok()).find_map(|pod| self.link(&pod)) else {
+            return;
+        };
+        for order in [
+            MonitorOrder::Kill { container: container.clone() },
+            MonitorOrder::Forget { container: container.clone() },
+        ] {
+            let _ = link.ask_within(KILL_ANSWER_LIMIT, order, &[]).await;
+        }
+    }
+
     /// One look, judged.
-    async fn pass(&self) -> Result<Vec<Judged>> {
+    pub(super) async fn pass(&self) -> Result<Vec<Judged>> {
         let host = self.host().clone();
         let places = places(&host);
         let looked = places.clone();
@@ -89,7 +169,11 @@ impl Pods {
         };
         let mut rows = Rows::read(&host.store).await?;
         objects.append(&mut rows.objects);
-        blocking(move || judge(objects, &Owners::new(known, &rows, &places))).await
+        blocking(move || {
+            objects.extend(rows.doubted_cgroups(&places));
+            judge(objects, &Owners::new(known, &rows, &places))
+        })
+        .await
     }
 
     /// Removes what belongs to no pod, neither known nor on record, before anything new is made.

@@ -1,4 +1,6 @@
 //! What is owned, what is left and what is missing: objects and owners in, a verdict on each out. Pure.
+//!
+//! What belongs to a pod or container whose record can't be read is neither owned nor left.
 
 use std::collections::HashSet;
 
@@ -15,6 +17,12 @@ pub(crate) struct Judged {
 impl Judged {
     pub(crate) fn is_suspect(&self) -> bool {
         matches!(self.standing, Standing::Left | Standing::Missing)
+    }
+
+    /// Whether it is the row of what has this id, and to be discarded.
+    pub(crate) fn is_row_in_doubt(&self, id: &str) -> bool {
+        let is_its_row = matches!(&self.object.grip, Grip::Row(row) if row.key == id);
+        self.standing == Standing::Unreadable && is_its_row
     }
 
     /// What tells it from all others.
@@ -61,18 +69,19 @@ pub(crate) fn judge(objects: Vec<Object>, owners: &Owners) -> Vec<Judged> {
 fn judge_one(object: Object, owners: &Owners) -> Option<Judged> {
     let owner = match &object.tie {
         Tie::Agent => Some("agent".to_owned()),
-        Tie::Id(id) => owners.of_id(id),
-        // Not ours, unless somebody knows it.
-        Tie::IfKnown(id) => Some(owners.of_id(id)?),
+        Tie::Id(id) | Tie::IfKnown(id) => owners.of_id(id),
         Tie::Name => owners.of_object(&object),
         Tie::Unreadable(_) => None,
     };
-    let standing = match (&object.tie, &owner) {
-        (Tie::Unreadable(_), _) => Standing::Unreadable,
-        (_, Some(_)) => Standing::Owned,
-        (_, None) => Standing::Left,
+    let doubt = owners.doubt_of(&object).filter(|_| owner.is_none());
+    let standing = match (&object.tie, &owner, &doubt) {
+        (Tie::Unreadable(_), _, _) | (_, _, Some(_)) => Standing::Unreadable,
+        (_, Some(_), None) => Standing::Owned,
+        // Not ours, unless somebody knows it.
+        (Tie::IfKnown(_), None, None) => return None,
+        (Tie::Agent | Tie::Id(_) | Tie::Name, None, None) => Standing::Left,
     };
-    Some(Judged { object, standing, owner })
+    Some(Judged { object, standing, owner: owner.or(doubt) })
 }
 
 /// A process is wanted by its title alone.
@@ -100,22 +109,31 @@ mod tests {
     #[test]
     fn each_object_has_an_owner_or_is_left() {
         let (known, unknown) = ("a".repeat(64), "b".repeat(64));
-        let owners = Owners { pods: [known.clone()].into(), ..Owners::default() };
+        let doubted = "c".repeat(64);
+        let owners = Owners {
+            pods: [known.clone()].into(),
+            doubts: [(doubted.clone(), "pod c?".to_owned())].into(),
+            ..Owners::default()
+        };
         let id = |id: &str| Tie::Id(id.to_owned());
         let objects = vec![
             object(Kind::Cgroup, "/berth/a", id(&known)),
             object(Kind::Cgroup, "/berth/b", id(&unknown)),
             object(Kind::Link, "bth-a", id(&known[..12])),
             object(Kind::Link, "bth-b", id(&unknown[..12])),
+            object(Kind::Link, "bth-c", id(&doubted[..12])),
+            object(Kind::Process, "y (pid 2)", Tie::IfKnown(doubted.clone())),
             object(Kind::Process, "x (pid 1)", Tie::IfKnown(unknown.clone())),
             object(Kind::Row, "quarantine/x", Tie::Unreadable("garbage".into())),
             object(Kind::File, "/root/berth.db", Tie::Agent),
         ];
         let expected = [
+            "Unreadable process y (pid 2): pod c?",
             &format!("Owned cgroup /berth/a: pod {known}"),
             "Left cgroup /berth/b: nobody",
             &format!("Owned link bth-a: pod {known}"),
             "Left link bth-b: nobody",
+            "Unreadable link bth-c: pod c?",
             "Owned file /root/berth.db: agent",
             "Unreadable row quarantine/x: nobody",
         ];

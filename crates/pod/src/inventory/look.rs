@@ -130,7 +130,12 @@ fn files(places: &Places) -> Result<Vec<Object>> {
             }
         }
     }
-    let own = ["berth.db", "berth.db-shm", "berth.db-wal", "lock", "images", "pods", "containers"];
+    let ruins = berth_store::ruins(&places.root).into_iter().map(|path| {
+        let tie = Tie::Unreadable("a database that could not be read".to_owned());
+        object(Kind::File, &path.display().to_string(), tie, Grip::Path(path))
+    });
+    objects.extend(ruins);
+    let own = ["berth.db", "berth.db-shm", "berth.db-wal", "reserve", "lock", "images", "pods", "containers"];
     let own = own.map(|name| places.root.join(name)).into_iter().chain([places.state.join("pods")]);
     objects.extend(
         own.filter(|path| path.exists())

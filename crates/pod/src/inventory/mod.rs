@@ -7,9 +7,10 @@
 //!   nothing else: names derive from ids of 256 random bits, so an object tells whose it is, or was.
 //! - `owners`: who can own something now, and what must be there because a record says so.
 //! - `judge`: pure. What has no owner is *left*; what a record wants and nobody saw is *missing*.
-//! - `repair`: takes away what is left, in the order in which a pod is taken down. Every step treats absent as done.
-//! - `agent`: the inventory of an agent that runs, and what it removes when it starts; `vacant`: that of a node where
-//!   none runs.
+//! - `repair`: takes away what is left, in the order in which a pod is taken down. Every step treats absent as done. Only
+//!   for somebody who asks, it also takes away what can't be read, and what belongs to that.
+//! - `agent`: the inventory of an agent that runs, and what it removes when it starts; `tidy`: what it removes later;
+//!   `vacant`: the inventory of a node where none runs.
 //!
 //! **While pods come and go.** A record is written before the first object of what it describes is made, and deleted after
 //! the last is gone. Objects are looked at first and owners after them, so an object without an owner had lost it before
@@ -25,6 +26,7 @@ mod look;
 mod owners;
 mod processes;
 mod repair;
+mod tidy;
 mod vacant;
 
 use std::collections::BTreeSet;
@@ -119,7 +121,7 @@ pub enum Standing {
     Left,
     /// A record says that it is there, and it is not.
     Missing,
-    /// A record that nobody understands, kept for a person to look at.
+    /// A record that nobody understands, or what belongs to it: kept until somebody asks for a repair.
     Unreadable,
 }
 
@@ -154,7 +156,7 @@ pub struct Item {
 pub enum Cure {
     /// Nothing is changed.
     Report,
-    /// What is left is taken away.
+    /// What is left is taken away, and what can't be read.
     Repair,
 }
 

@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 
-use berth_image::{Image, files_of_images};
+use berth_cgroup::CgroupPath;
+use berth_image::{Image, files_of_images, files_of_unreadable};
 use berth_net::{Forward, IfName};
 use berth_store::{Loaded, Quarantined, Record, Store};
 use ipnet::IpNet;
 
 use super::look::object;
-use super::{Grip, Kind, Object, Places, Tie};
+use super::{Grip, Kind, Object, Places, Tie, is_id};
+use crate::doubt::Doubt;
 use crate::error::Result;
 use crate::record::{ContainerRecord, NetworkRecord, SandboxPhase, SandboxRecord};
 use crate::sandbox::cgroups_of;
@@ -20,6 +22,8 @@ use crate::view::ContainerState;
 pub(crate) struct Owners {
     pub(crate) pods: BTreeSet<String>,
     pub(crate) containers: BTreeSet<String>,
+    /// Those whose records can't be read and what belongs to them, by id, and what it is called.
+    pub(crate) doubts: BTreeMap<String, String>,
     /// By the port, its pod's id.
     pub(crate) forwards: HashMap<Forward, String>,
     pub(crate) subnets: Vec<IpNet>,
@@ -54,6 +58,9 @@ pub(crate) struct Rows {
     pub(crate) containers: Vec<ContainerRecord>,
     images: Vec<Image>,
     network: Vec<NetworkRecord>,
+    pub(crate) doubts: Vec<Doubt>,
+    /// Keys of images whose records can't be read.
+    doubted_images: Vec<String>,
     pub(crate) objects: Vec<Object>,
 }
 
@@ -65,12 +72,26 @@ impl Rows {
         let containers = sorted(store.peek::<ContainerRecord>().await?, &mut unreadable);
         let images = sorted(store.peek::<Image>().await?, &mut unreadable);
         let network = sorted(store.peek::<NetworkRecord>().await?, &mut unreadable);
+        let set_aside = store.set_aside().await?;
+        let mut doubts: Vec<_> = set_aside.iter().filter_map(Doubt::of_row).collect();
+        doubts.extend(unreadable.keys().filter_map(|(table, key)| Doubt::new(table, key, "")));
+        let of_images = |table: &str| table == Image::TABLE;
+        let doubted_images = (set_aside.iter().map(|row| (&row.table, &row.key)))
+            .chain(unreadable.keys().map(|(table, key)| (table, key)))
+            .filter(|(table, _)| of_images(table))
+            .map(|(_, key)| key.clone())
+            .collect();
+        let reasons: HashMap<_, _> =
+            set_aside.iter().map(|row| ((row.table.as_str(), row.key.as_str()), &row.reason)).collect();
         let pods_of: HashMap<&str, &str> =
             containers.iter().map(|record| (record.id.as_str(), record.pod.as_str())).collect();
         let mut objects = Vec::new();
         for row in store.keys().await? {
             let tie = match (row.set_aside, unreadable.get(&(row.table.clone(), row.key.clone()))) {
-                (true, _) => Tie::Unreadable("set aside when an agent started".to_owned()),
+                (true, _) => {
+                    let reason = reasons.get(&(row.table.as_str(), row.key.as_str()));
+                    Tie::Unreadable(reason.map_or_else(String::new, |reason| (*reason).clone()))
+                }
                 (false, Some(reason)) => Tie::Unreadable(reason.clone()),
                 (false, None) if row.table == SandboxRecord::TABLE => Tie::Id(row.key.clone()),
                 (false, None) if row.table == ContainerRecord::TABLE => match pods_of.get(row.key.as_str()) {
@@ -82,7 +103,54 @@ impl Rows {
             };
             objects.push(object(Kind::Row, &row.to_string(), tie, Grip::Row(row)));
         }
-        Ok(Self { sandboxes, containers, images, network, objects })
+        Ok(Self { sandboxes, containers, images, network, doubts, doubted_images, objects })
+    }
+
+    /// Cgroups of pods in doubt below parents that their requests named, where no look finds them.
+    pub(crate) fn doubted_cgroups(&self, places: &Places) -> Vec<Object> {
+        let parent_of = |doubt: &Doubt| CgroupPath::from_parent(doubt.cgroup_parent()?).ok();
+        let pods = self.doubts.iter().filter(|doubt| doubt.is_pod());
+        let mut objects = Vec::new();
+        for (pod, parent) in pods.filter_map(|pod| Some((pod, parent_of(pod)?))) {
+            let of_pod = |id: &&str| self.pod_in_doubt(id) == Some(&pod.id);
+            let doubted = self.doubts.iter().map(|doubt| doubt.id.as_str());
+            let ids =
+                self.containers.iter().map(|container| container.id.as_str()).chain(doubted).filter(of_pod);
+            for id in ids.chain([pod.id.as_str()]) {
+                let Ok(path) = parent.join(id) else { continue };
+                if is_id(id) && places.cgroups.open(&path).exists() {
+                    let name = path.as_str().to_owned();
+                    objects.push(object(Kind::Cgroup, &name, Tie::Id(id.to_owned()), Grip::Cgroup(path)));
+                }
+            }
+        }
+        objects
+    }
+
+    /// The pod in doubt that a container belongs to.
+    fn pod_in_doubt(&self, container: &str) -> Option<&String> {
+        let recorded = self.containers.iter().find(|record| record.id.as_str() == container);
+        let doubted = || self.doubts.iter().find(|doubt| doubt.id == container)?.pod();
+        let pod = recorded.map(|record| record.pod.as_str()).or_else(doubted)?;
+        self.doubts.iter().find(|doubt| doubt.is_pod() && doubt.id == pod).map(|doubt| &doubt.id)
+    }
+
+    /// What each id that is in doubt is called: what belongs to a pod in doubt goes by the pod's name.
+    fn labels_of_doubts(&self) -> BTreeMap<String, String> {
+        let labels: BTreeMap<String, String> =
+            self.doubts.iter().map(|doubt| (doubt.id.clone(), doubt.label())).collect();
+        let recorded = self.containers.iter().map(|record| record.id.as_str());
+        let doubted = self.doubts.iter().filter(|doubt| !doubt.is_pod()).map(|doubt| doubt.id.as_str());
+        let of_pods = recorded.chain(doubted).filter_map(|container| {
+            Some((container.to_owned(), labels.get(self.pod_in_doubt(container)?)?.clone()))
+        });
+        let of_pods: Vec<_> = of_pods.collect();
+        labels.into_iter().chain(of_pods).collect()
+    }
+
+    /// What images whose records can't be read need of the store.
+    pub(crate) fn doubted_files(&self, places: &Places) -> HashSet<PathBuf> {
+        self.doubted_images.iter().flat_map(|key| files_of_unreadable(&places.images(), key)).collect()
     }
 
     /// What is known where no agent runs.
@@ -107,14 +175,23 @@ fn sorted<R>(loaded: Loaded<R>, unreadable: &mut BTreeMap<(String, String), Stri
 impl Owners {
     /// Puts together what is known and what is on record. Asks the kernel for cgroups below parents that requests named.
     pub(crate) fn new(known: Known, rows: &Rows, places: &Places) -> Self {
-        let Known { pods, mut containers, subnets, stored } = known;
+        let Known { pods, mut containers, subnets, mut stored } = known;
+        stored.extend(rows.doubted_files(places));
+        let mut doubts = rows.labels_of_doubts();
+        doubts.retain(|id, _| !pods.contains(id) && !containers.contains(id));
         let of_known_pods = rows.containers.iter().filter(|record| pods.contains(record.pod.as_str()));
         containers.extend(of_known_pods.map(|record| record.id.to_string()));
-        let mut owners = Self { pods, containers, subnets, stored, ..Self::default() };
+        let mut owners = Self { pods, containers, doubts, subnets, stored, ..Self::default() };
         for record in rows.sandboxes.iter().filter(|record| owners.pods.contains(record.id.as_str())) {
             if record.phase != SandboxPhase::NotReady {
                 let forwards = Forward::all(&record.spec.ports, &record.addresses).unwrap_or_default();
                 owners.forwards.extend(forwards.into_iter().map(|forward| (forward, record.id.to_string())));
+            }
+        }
+        for doubt in &rows.doubts {
+            let forwards = doubt.forwards().into_iter().map(|forward| (forward, doubt.id.clone()));
+            for (forward, id) in forwards {
+                owners.forwards.entry(forward).or_insert(id);
             }
         }
         let mut wanted = Vec::new();
@@ -152,10 +229,25 @@ impl Owners {
         pod.or_else(|| within(&self.containers).map(|id| format!("container {id}")))
     }
 
+    /// What it belongs to, if that is in doubt.
+    pub(crate) fn doubt_of(&self, object: &Object) -> Option<String> {
+        let id = match (&object.tie, &object.grip) {
+            (Tie::Id(id) | Tie::IfKnown(id), _) => id,
+            (Tie::Unreadable(_), Grip::Row(row)) => &row.key,
+            (Tie::Name, Grip::Forward(forward)) => self.forwards.get(forward)?,
+            (Tie::Agent | Tie::Name | Tie::Unreadable(_), _) => return None,
+        };
+        let found = self.doubts.range(id.clone()..).next().filter(|(found, _)| found.starts_with(id));
+        found.map(|(_, label)| label.clone())
+    }
+
     /// The owner of what is known by its whole name.
     pub(crate) fn of_object(&self, object: &Object) -> Option<String> {
         match &object.grip {
-            Grip::Forward(forward) => self.forwards.get(forward).map(|pod| format!("pod {pod}")),
+            Grip::Forward(forward) => {
+                let pod = self.forwards.get(forward).filter(|pod| !self.doubts.contains_key(*pod));
+                pod.map(|pod| format!("pod {pod}"))
+            }
             Grip::Subnet(subnet) => {
                 self.subnets.iter().any(|served| served.trunc() == *subnet).then(|| "agent".to_owned())
             }

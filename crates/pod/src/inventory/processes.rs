@@ -93,7 +93,8 @@ fn tie_of(process: &Process, places: &Places) -> Option<(Tie, Grip)> {
     if let Some(id) = monitored {
         return Some((Tie::Id(id.to_owned()), Grip::Process(process.pid)));
     }
-    paths().find_map(id_in).map(|id| (Tie::IfKnown(id.to_owned()), Grip::None))
+    // Below a parent that nobody may know any more.
+    paths().find_map(id_in).map(|id| (Tie::IfKnown(id.to_owned()), Grip::Process(process.pid)))
 }
 
 fn namespaces_of(pid: &str) -> impl Iterator<Item = String> {

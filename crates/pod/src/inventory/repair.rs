@@ -1,4 +1,4 @@
-//! Takes away what is left, in the order of [`Kind`](super::Kind): processes first, whose cgroups and directories can't go
+//! Takes away what is left and what can't be read, in the order of [`Kind`](super::Kind): processes first, whose cgroups and directories can't go
 //! before them, rows last. As in the way that every pod is taken down, each step treats absent as done, and one that fails
 //! does not keep the others from being tried.
 
@@ -34,12 +34,11 @@ pub(crate) async fn repair(places: &Places, keeper: &Keeper, judged: &[Judged]) 
     let mut outcomes = Vec::with_capacity(judged.len());
     for found in judged {
         let outcome = match found.standing {
-            Standing::Left => Some(match remove(places, keeper, &found.object).await {
+            Standing::Left | Standing::Unreadable => Some(match remove(places, keeper, found).await {
                 Ok(None) => super::REMOVED.to_owned(),
                 Ok(Some(why)) => why.to_owned(),
                 Err(error) => format!("not removed: {}", with_causes(&error)),
             }),
-            Standing::Unreadable => Some("kept, for a person to look at".to_owned()),
             Standing::Missing => Some("can't be made good: remove its owner".to_owned()),
             Standing::Owned => None,
         };
@@ -56,19 +55,22 @@ pub(crate) fn settled(
 ) -> Vec<Option<String>> {
     let stays: BTreeSet<_> = after.iter().map(Judged::key).collect();
     let settle = |(found, outcome): (&Judged, Option<String>)| {
-        let is_gone = found.standing == Standing::Left && !stays.contains(&found.key());
+        let is_removable = matches!(found.standing, Standing::Left | Standing::Unreadable);
+        let is_gone = is_removable && !stays.contains(&found.key());
         if is_gone { Some(super::REMOVED.to_owned()) } else { outcome }
     };
     judged.iter().zip(outcomes).map(settle).collect()
 }
 
 /// Takes one thing away; `Some` says what happens to it instead.
-async fn remove(places: &Places, keeper: &Keeper, object: &Object) -> Result<Option<&'static str>> {
+async fn remove(places: &Places, keeper: &Keeper, found: &Judged) -> Result<Option<&'static str>> {
+    let object = &found.object;
     match (&object.grip, keeper) {
         (Grip::None, _) => return Ok(Some(without_grip(object))),
         (Grip::Stored(path), Keeper::Agent(host)) => host.images.remove_strays(vec![path.clone()]).await?,
         (Grip::Lease(owner), Keeper::Agent(host)) => host.leases().release(owner),
         (Grip::Row(row), keeper) => match keeper.store() {
+            Some(store) if found.standing == Standing::Unreadable => store.discard(row.clone()).await?,
             Some(store) if row.table == <ContainerRecord as berth_store::Record>::TABLE => {
                 let change = Change::new().delete::<ContainerRecord>(row.key.clone());
                 store.commit(change, Durability::Process).await?;
@@ -77,7 +79,12 @@ async fn remove(places: &Places, keeper: &Keeper, object: &Object) -> Result<Opt
         },
         (Grip::Forward(forward), Keeper::Agent(host)) => {
             let (host, forward) = (host.clone(), *forward);
-            blocking(move || host.network.unforward_strays(&[forward])).await??;
+            let is_known = found.standing == Standing::Unreadable;
+            let close = move || match is_known {
+                true => host.network.unforward(&[forward]),
+                false => host.network.unforward_strays(&[forward]),
+            };
+            blocking(close).await??;
         }
         (_, _) => {
             let (places, object) = (places.clone(), object.clone());

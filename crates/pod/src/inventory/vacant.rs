@@ -92,6 +92,7 @@ impl Vacant {
         objects.append(&mut rows.objects);
         let places = self.places.clone();
         blocking(move || {
+            objects.extend(rows.doubted_cgroups(&places));
             let owners = Owners::new(rows.known_without_agent(&places), &rows, &places);
             judge(objects, &owners)
         })
