@@ -74,6 +74,8 @@ pub struct Surroundings {
     pub cgroup_view: CgroupView,
     /// The whole path of its log.
     pub log_path: Option<PathBuf>,
+    /// The pod's directory for logs.
+    pub log_directory: Option<PathBuf>,
     /// Longest text of one log record, in bytes.
     pub log_line_bytes: usize,
     /// The capabilities that the agent itself has.
@@ -190,6 +192,7 @@ pub fn plan_launch(
             stdin_once: spec.stdin_once,
             tty: spec.tty,
             log: surroundings.log_path,
+            log_directory: surroundings.log_directory,
             log_line_bytes: surroundings.log_line_bytes,
         },
         foreign: None,
@@ -274,6 +277,7 @@ pub(crate) mod tests {
                 "/sys/fs/cgroup/memory/c".into(),
             )]),
             log_path: None,
+            log_directory: None,
             log_line_bytes: 16384,
             capabilities: u64::MAX,
             least_oom_score: None,

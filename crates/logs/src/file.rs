@@ -7,20 +7,22 @@
 //! Reopening creates the file, as both peers do: the kubelet has just renamed the old one and creates none itself. The
 //! CRI's rule that no file may appear when the call fails holds, because opening is the only step that can fail.
 //!
-//! Only a regular file is opened, never through a symbolic link in its last component, and a pipe in its place is
-//! refused, not waited for: a container that can write to its log directory must not redirect or stop its own monitor.
+//! Only a regular file is opened, never through a symbolic link below the directory that its client vouches for, and a
+//! pipe in its place is refused, not waited for: a container that can write to its log directory must not redirect or
+//! stop a monitor.
 //!
 //! Failure: [`LogFile::append`] has none to return. A full disk or a revoked file drops records, counts their bytes and
 //! tries again with the next ones. A record that was cut short is ended with a newline first, so that only it is lost.
 //! Owned by the monitor, which is the only writer. Nothing is flushed to the disk: the log of a running container
 //! survives every process, though not the loss of power.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, mkdirat, open, openat, openat2};
 use rustix::io::Errno;
 
 /// Why a log could not be opened.
@@ -55,6 +57,8 @@ pub enum LogError {
 /// An open log file.
 #[derive(Debug)]
 pub struct LogFile {
+    /// Up to here symbolic links are followed, since its client says where it is.
+    directory: PathBuf,
     path: PathBuf,
     fd: OwnedFd,
     /// The last write ended in the middle of a record.
@@ -69,12 +73,19 @@ impl LogFile {
     /// Errors: nothing is left but directories.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, LogError> {
         let path = path.into();
-        if let Some(directory) = path.parent() {
-            let created = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(directory);
-            created.map_err(|source| LogError::CreateDirectory { path: directory.to_owned(), source })?;
-        }
-        let fd = open_regular(&path)?;
-        Ok(Self { path, fd, torn: false, dropped_bytes: 0, last_error: None })
+        let directory = path.parent().unwrap_or(Path::new("/")).to_owned();
+        Self::open_below(directory, path)
+    }
+
+    /// As [`LogFile::open`], for a path of which everything below `directory` must be what it seems.
+    ///
+    /// Errors: also where a symbolic link is on the way from there.
+    pub fn open_below(directory: impl Into<PathBuf>, path: impl Into<PathBuf>) -> Result<Self, LogError> {
+        let (directory, path) = (directory.into(), path.into());
+        make_directories(&directory, &path)
+            .map_err(|source| LogError::CreateDirectory { path: path.clone(), source })?;
+        let fd = open_regular(&directory, &path)?;
+        Ok(Self { directory, path, fd, torn: false, dropped_bytes: 0, last_error: None })
     }
 
     /// Goes on in the file that the path names now, created where there is none.
@@ -82,7 +93,7 @@ impl LogFile {
     /// Errors: records go on to the old file, and no new one exists. The directories are not made again: where they are
     /// gone, the pod is being removed.
     pub fn reopen(&mut self) -> Result<(), LogError> {
-        self.fd = open_regular(&self.path)?;
+        self.fd = open_regular(&self.directory, &self.path)?;
         self.torn = false;
         Ok(())
     }
@@ -128,9 +139,35 @@ impl LogFile {
     }
 }
 
+/// Makes `directory` and, without following a link, what is missing between it and the file.
+fn make_directories(directory: &Path, path: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
+    let mut parent = open_directory(directory)?;
+    for name in below(directory, path)?.parent().into_iter().flatten() {
+        match mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => parent = enter(&parent, name)?,
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
+    open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn enter(parent: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(parent, name, flags, Mode::empty())
+}
+
+fn below<'a>(directory: &Path, path: &'a Path) -> Result<&'a Path, Errno> {
+    path.strip_prefix(directory).map_err(|_| Errno::XDEV)
+}
+
 /// Opens or creates a regular file for appending.
-fn open_regular(path: &Path) -> Result<OwnedFd, LogError> {
-    let open = |source| LogError::Open { path: path.to_owned(), source };
+fn open_regular(directory: &Path, path: &Path) -> Result<OwnedFd, LogError> {
+    let fail = |source| LogError::Open { path: path.to_owned(), source };
     // NONBLOCK changes nothing for a regular file; without it a pipe would keep us here until somebody reads it.
     let flags = OFlags::WRONLY
         | OFlags::APPEND
@@ -139,8 +176,11 @@ fn open_regular(path: &Path) -> Result<OwnedFd, LogError> {
         | OFlags::CLOEXEC
         | OFlags::NOCTTY
         | OFlags::NONBLOCK;
-    let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(0o640)).map_err(open)?;
-    let stat = rustix::fs::fstat(&fd).map_err(open)?;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let directory_fd = open_directory(directory).map_err(fail)?;
+    let file = below(directory, path).map_err(fail)?;
+    let fd = openat2(&directory_fd, file, flags, Mode::from_raw_mode(0o640), resolve).map_err(fail)?;
+    let stat = rustix::fs::fstat(&fd).map_err(fail)?;
     let kind = match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => return Ok(fd),
         FileType::Fifo => "pipe",
@@ -204,6 +244,30 @@ mod tests {
         assert!(matches!(LogFile::open(&pipe), Err(LogError::Open { source: Errno::NXIO, .. })));
         let _reader = fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
         assert!(matches!(LogFile::open(&pipe), Err(LogError::NotRegular { kind: "pipe", .. })));
+    }
+
+    #[test]
+    fn no_link_below_the_clients_directory_leads_elsewhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let [logs, outside, shown] = ["logs", "outside", "shown"].map(|name| dir.path().join(name));
+        fs::create_dir(&logs).unwrap();
+        fs::create_dir(&outside).unwrap();
+        std::os::unix::fs::symlink(&outside, logs.join("web")).unwrap();
+        std::os::unix::fs::symlink(&logs, &shown).unwrap();
+        for path in ["web/0.log", "web/deep/0.log"] {
+            let opened = LogFile::open_below(&shown, shown.join(path));
+            assert!(opened.is_err(), "{path}");
+        }
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+        // Where its client says that the directory is, it is.
+        let mut log = LogFile::open_below(&shown, shown.join("db/0.log")).unwrap();
+        log.append(b"one\n");
+        assert_eq!(fs::read(logs.join("db/0.log")).unwrap(), b"one\n");
+        // What comes in its place later is no better.
+        fs::remove_dir_all(logs.join("db")).unwrap();
+        std::os::unix::fs::symlink(&outside, logs.join("db")).unwrap();
+        assert!(log.reopen().is_err());
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use berth_cgroup::Entry;
 use berth_fault::point;
-use berth_logs::{LogFile, Stream};
+use berth_logs::{LogError, LogFile, Stream};
 use berth_sys::clone::{Child, Cloned, NewNamespaces, SingleThreaded, clone3};
 use berth_sys::packet::{self, Blocking, Packet};
 use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create, open};
@@ -23,7 +23,7 @@ use crate::hook::outside::{Call, OutsideHooks, become_errand};
 use crate::launch::{Birthright, become_container};
 use crate::output::Output;
 use crate::pause::become_pause;
-use crate::plan::{ForeignPlan, LaunchPlan, PidNamespace, SandboxPlan, Sharing};
+use crate::plan::{ForeignPlan, LaunchPlan, PidNamespace, SandboxPlan, Sharing, StdioPlan};
 use crate::protocol::Failure;
 use crate::stage::{Stage, StageError};
 use crate::streams::Streams;
@@ -122,8 +122,7 @@ pub(crate) fn fork_container(
     pid_target: Option<BorrowedFd<'_>>,
     reply: ReplyTo,
 ) -> Result<Container, Failure> {
-    let log = plan.stdio.log.as_ref().map(LogFile::open).transpose();
-    let log = log.map_err(|error| Failure::Other { detail: chain(&error) })?;
+    let log = open_log(&plan.stdio).map_err(|error| Failure::Other { detail: chain(&error) })?;
     // Another runtime's container comes into its cgroup by itself, and into its pid namespace.
     let cgroup = if plan.foreign.is_some() { None } else { open_cgroup(&plan.cgroup)? };
     let pid_target = pid_target.filter(|_| plan.foreign.is_none());
@@ -253,6 +252,14 @@ pub(crate) fn hear(gate: &OwnedFd) -> Heard {
         Ok(ChildMessage::AwaitsHooks) => Heard::AwaitsHooks,
         Ok(ChildMessage::Failed(failure)) => Heard::Failed(failure),
         Err(_) => Heard::End,
+    }
+}
+
+fn open_log(stdio: &StdioPlan) -> Result<Option<LogFile>, LogError> {
+    match (&stdio.log, &stdio.log_directory) {
+        (Some(log), Some(directory)) => LogFile::open_below(directory, log).map(Some),
+        (Some(log), None) => LogFile::open(log).map(Some),
+        (None, _) => Ok(None),
     }
 }
 

@@ -363,6 +363,9 @@ pub struct StdioPlan {
     pub tty: bool,
     /// The CRI log file; `None` discards the output.
     pub log: Option<PathBuf>,
+    /// A directory above the log that its client vouches for: below it no symbolic link is followed.
+    #[serde(default)]
+    pub log_directory: Option<PathBuf>,
     /// Longest text of one log record in bytes; a longer line becomes several.
     #[serde(default = "default_log_line_bytes")]
     pub log_line_bytes: usize,

@@ -175,6 +175,7 @@ impl Host {
                 stdin_once: false,
                 tty: false,
                 log: Some(log),
+                log_directory: None,
                 log_line_bytes: 16384,
             },
         }

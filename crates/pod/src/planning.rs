@@ -76,6 +76,7 @@ impl Driver {
             oom_file: cgroup.oom_file(),
             cgroup: entry,
             log_path: log_path.map(|(directory, log)| directory.join(log)),
+            log_directory: self.spec.log_directory.clone(),
             log_line_bytes: self.host.settings.log_line_bytes,
             capabilities: self.capabilities_for(spec),
             least_oom_score: self.host.least_oom_score,
