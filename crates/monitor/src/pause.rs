@@ -27,6 +27,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use crate::fork::shared_namespaces;
 use crate::handshake::Gate;
 use crate::idmap::{IdMaps, IdRange};
+use crate::launch::hide;
 use crate::plan::{SandboxPlan, Sharing, Sysctl};
 use crate::rootfs;
 use crate::stage::{Stage, StageError};
@@ -93,6 +94,8 @@ fn prepare(plan: &SandboxPlan, gate: &Gate) -> Result<Vec<OwnedFd>, StageError> 
         errno: error.errno,
     })?;
     drop_rights(plan.user_namespace.as_ref()).map_err(fail("credentials of pause"))?;
+    // From containers that share its pid namespace; the change of user does so only as long as the kernel is set to.
+    hide();
     Ok(handles)
 }
 

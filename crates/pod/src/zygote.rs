@@ -1,16 +1,23 @@
 //! The agent's side of the zygote: started when first needed, started again when it has died.
+//!
+//! It is started from a view of the program that nobody can write to, and all that come of it with it: a process on its
+//! way into a container shows there what it runs as `/proc/PID/exe`, and who opens that for writing gets a file on a
+//! mount that is read-only and not theirs to change. Source: CVE-2019-5736; runc has an overlay for it.
 
 use std::io::{Error as IoError, Result as IoResult};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use berth_monitor::plan::SandboxPlan;
 use berth_monitor::protocol::SPAWN;
 use berth_monitor::{ZYGOTE_ARGUMENT, memfd_of};
+use berth_sys::mountattr::{MountAttributes, Reach, set_attributes};
 use berth_sys::packet::{self, Blocking};
+use rustix::fs::CWD;
+use rustix::mount::{OpenTreeFlags, open_tree};
 
 /// Room in the argument strings for the title that a monitor shows: `berth-monitor: ` and a pod's id.
 const TITLE_ROOM: usize = 96;
@@ -60,7 +67,9 @@ impl Zygote {
 
     fn start(&self) -> IoResult<Running> {
         let (control, theirs) = packet::pair(Blocking::Yes)?;
-        let process = Command::new(&self.program)
+        let program = read_only_view(&self.program)?;
+        // Closed by the exec itself, after it has been looked up.
+        let process = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
             .arg0("berth-monitor")
             .args([ZYGOTE_ARGUMENT, &" ".repeat(TITLE_ROOM)])
             .stdin(Stdio::from(theirs))
@@ -68,6 +77,15 @@ impl Zygote {
             .spawn()?;
         Ok(Running { control, process })
     }
+}
+
+/// A file on a mount of its own, which is attached nowhere and gone with the last that uses it.
+fn read_only_view(file: &Path) -> IoResult<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let view = open_tree(CWD, file, flags)?;
+    let read_only = MountAttributes { read_only: true, ..MountAttributes::default() };
+    set_attributes(view.as_fd(), Reach::This, read_only)?;
+    Ok(view)
 }
 
 impl Running {
