@@ -482,10 +482,12 @@ impl Node {
         processes::kill_all(|process| owns(&self.scope(), process));
     }
 
-    /// An agent leaves bridge and table to its successor, and a dead one its pods' links.
+    /// An agent leaves bridge and table to its successor, and the file that the bridge is claimed by; a dead one its pods'
+    /// links.
     fn remove_network(&self) {
         let _ = self.site.command("ip").args(["link", "delete", &self.bridge]).output();
         let _ = self.site.command("nft").args(["delete", "table", "inet", &self.table()]).output();
+        let _ = fs::remove_file(format!("/run/berth-bridges/{}-{}", self.site.inode(), self.bridge));
     }
 
     fn remove_cgroups(&self) {

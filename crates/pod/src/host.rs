@@ -17,10 +17,8 @@ use berth_image::ImageStore;
 use berth_monitor::id::{ContainerId, PodId};
 use berth_net::{AddressPool, Network, PortClaims};
 use berth_store::{Change, Durability, Store};
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
 
+use crate::claims::{claim_bridge, claim_cgroup_root};
 use crate::confinement::Confinement;
 use crate::devices::DeviceSettings;
 use crate::error::{Error, Result};
@@ -208,44 +206,6 @@ impl Host {
 /// Runs blocking work that belongs to one pod on a thread for such.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(|_| Error::Abandoned)
-}
-
-/// What carries our names in kernel and cgroups is ours to remove, so no other agent may use the same names. The kernel
-/// lets go of both claims with the process.
-fn claim_cgroup_root(cgroups: &Cgroups, root: &CgroupPath) -> Result<OwnedFd> {
-    cgroups.create(root)?;
-    lock_cgroup_root(cgroups, root)
-}
-
-/// As for an agent, but makes nothing: `None` where there is no such cgroup, and so nothing that anybody could use.
-pub(crate) fn claim_existing_cgroup_root(cgroups: &Cgroups, root: &CgroupPath) -> Result<Option<OwnedFd>> {
-    match cgroups.open(root).exists() {
-        true => lock_cgroup_root(cgroups, root).map(Some),
-        false => Ok(None),
-    }
-}
-
-fn lock_cgroup_root(cgroups: &Cgroups, root: &CgroupPath) -> Result<OwnedFd> {
-    let entry = cgroups.open(root).entry();
-    let directory =
-        entry.directory.or_else(|| Some(entry.tasks.first()?.parent()?.to_owned())).unwrap_or_default();
-    let opened = open(&directory, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-    let opened = opened.map_err(|errno| Error::file("open", &directory)(errno.into()))?;
-    match flock(&opened, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(opened),
-        Err(_) => Err(Error::Taken { what: "cgroup root", name: root.as_str().to_owned() }),
-    }
-}
-
-/// An abstract socket's name belongs to a network namespace, as the bridge does.
-pub(crate) fn claim_bridge(bridge: &str) -> Result<OwnedFd> {
-    let claim = || {
-        let flags = SocketFlags::CLOEXEC;
-        let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
-        bind(&socket, &SocketAddrUnix::new_abstract_name(format!("berth-bridge-{bridge}").as_bytes())?)?;
-        Ok::<_, Errno>(socket)
-    };
-    claim().map_err(|_| Error::Taken { what: "bridge", name: bridge.to_owned() })
 }
 
 /// Scores below one's own take CAP_SYS_RESOURCE. Source: proc_pid_oom_score_adj(5).

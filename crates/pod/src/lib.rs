@@ -37,6 +37,7 @@ pub mod view;
 
 mod attach;
 mod cdi;
+mod claims;
 mod confinement;
 mod devices;
 mod doubt;

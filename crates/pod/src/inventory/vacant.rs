@@ -11,8 +11,9 @@ use berth_store::Store;
 use super::owners::Rows;
 use super::repair::{repair, settled};
 use super::{Cure, Item, Judged, Keeper, Owners, Places, Standing, inspect, judge, look};
+use crate::claims::{claim_bridge, claim_existing_cgroup_root};
 use crate::error::{Error, Result};
-use crate::host::{blocking, claim_bridge, claim_existing_cgroup_root};
+use crate::host::blocking;
 
 /// Where an agent would be.
 #[derive(Debug, Clone)]
