@@ -211,9 +211,12 @@ pub(crate) fn mount_all(
             }
             (_, Some(tree)) => {
                 on(target, label::relabel(tree.as_fd(), label))?;
-                (tree, plain_place(root, target))
+                (tree, plain_place(root, target, Make::Directory))
             }
-            (kind, None) => (on(target, kernel_filesystem(kind, label))?, plain_place(root, target)),
+            (kind, None) => {
+                let mount = on(target, kernel_filesystem(kind, label))?;
+                (mount, plain_place(root, target, Make::Directory))
+            }
         };
         let place = on(target, place)?;
         restrict(&mount, plan)?;
@@ -236,11 +239,11 @@ fn check_place(place: &OwnedFd, target: &Path, tree: &OwnedFd) -> std::result::R
     }
 }
 
-/// The place for one of the runtime's own filesystems: made where it is missing, never through a symlink.
-fn plain_place(root: &RootDir, target: &Path) -> std::result::Result<OwnedFd, Errno> {
+/// The place for one of the runtime's own mounts: made where it is missing, never through a symlink.
+fn plain_place(root: &RootDir, target: &Path, make: Make) -> std::result::Result<OwnedFd, Errno> {
     match root.open_plain(target) {
         Err(Errno::NOENT) => {
-            root.open_or_make(target, Make::Directory)?;
+            root.open_or_make(target, make)?;
             root.open_plain(target)
         }
         opened => opened,
@@ -399,47 +402,47 @@ pub(crate) fn open_parent<'a>(
     Ok((root.open_or_make(parent, Make::Directory)?, name))
 }
 
-/// Shows the slave side of the container's terminal as `/dev/console`.
+/// Shows the slave side of the container's terminal as `/dev/console`, and nowhere that a link of a volume's leads to
+/// from there (CVE-2025-52565).
 pub(crate) fn mount_console(root: &RootDir, slave: BorrowedFd<'_>) -> Result<()> {
     let console = Path::new("/dev/console");
     let attach_slave = || {
         let tree = clone_tree(slave, Path::new(""), OpenTreeFlags::AT_EMPTY_PATH)?;
-        attach(tree.as_fd(), root.open_or_make(console, Make::File)?, Path::new(""))
+        attach(tree.as_fd(), plain_place(root, console, Make::File)?, Path::new(""))
     };
     on(console, attach_slave())
 }
 
 /// Hides what the plan names: a file behind `/dev/null`, a directory behind an empty read-only tmpfs.
 pub(crate) fn mask(root: &RootDir, paths: &[PathBuf]) -> Result<()> {
-    let null = on("/dev/null", checked_null(root))?;
     for path in paths {
         let Some(place) = on(path, present(root, path))? else {
             continue;
         };
-        let cover = || {
-            if is_directory(&place)? {
-                let empty = detached_tmpfs(0o755, Some(0))?;
-                let read_only = MountAttributes { read_only: true, ..Default::default() };
-                set_attributes(empty.as_fd(), Reach::This, read_only)?;
-                attach(empty.as_fd(), &place, Path::new(""))
-            } else {
-                let null = clone_tree(&null, Path::new(""), OpenTreeFlags::AT_EMPTY_PATH)?;
-                attach(null.as_fd(), &place, Path::new(""))
-            }
+        let cover = match on(path, is_directory(&place))? {
+            true => on(path, empty_directory())?,
+            false => on("/dev/null", null_device(root))?,
         };
-        on(path, cover())?;
+        on(path, attach(cover.as_fd(), &place, Path::new("")))?;
     }
     Ok(())
 }
 
-/// The container's `/dev/null`, proven to be that device: an image or a race could have put something else in its place
-/// and have it mounted over `/proc` (CVE-2025-31133).
-fn checked_null(root: &RootDir) -> std::result::Result<OwnedFd, Errno> {
+fn empty_directory() -> std::result::Result<OwnedFd, Errno> {
+    let empty = detached_tmpfs(0o755, Some(0))?;
+    let read_only = MountAttributes { read_only: true, ..Default::default() };
+    set_attributes(empty.as_fd(), Reach::This, read_only)?;
+    Ok(empty)
+}
+
+/// A view of the container's `/dev/null`, proven to be that device: an image or a race could have put something else in
+/// its place and have it mounted over `/proc` (CVE-2025-31133).
+fn null_device(root: &RootDir) -> std::result::Result<OwnedFd, Errno> {
     let null = root.open_plain(Path::new("/dev/null"))?;
     let stat = fstat(&null)?;
     let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
         && (major(stat.st_rdev), minor(stat.st_rdev)) == (1, 3);
-    if is_null { Ok(null) } else { Err(Errno::NODEV) }
+    if is_null { clone_tree(&null, Path::new(""), OpenTreeFlags::AT_EMPTY_PATH) } else { Err(Errno::NODEV) }
 }
 
 /// Makes what the plan names read-only, with everything below.
