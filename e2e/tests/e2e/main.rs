@@ -14,6 +14,7 @@ mod churn;
 mod contested;
 mod credentials;
 mod devices;
+mod escapes;
 mod events;
 mod exec;
 mod foreign;
