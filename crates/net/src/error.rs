@@ -97,7 +97,7 @@ pub enum Error {
     /// Pods get no addresses before a client has said which.
     #[error("lease pod addresses: no pod CIDR has been given yet, and the settings ask to wait for it")]
     AwaitingPodCidr,
-    /// Rules are missing from our table; the network has to be opened again.
+    /// Rules are missing from our table; [`Network::restore`](crate::Network::restore) puts them back.
     #[error("use nftables table {table}: it has {found} rules instead of {wanted}")]
     RulesLost {
         /// The table.
@@ -126,7 +126,7 @@ pub enum Error {
         /// What the interface is.
         found: String,
     },
-    /// The bridge is not there, or is down; the network has to be opened again.
+    /// The bridge is not there, or is down; [`Network::restore`](crate::Network::restore) puts it back.
     #[error("use bridge {bridge}: it is {state}")]
     BridgeLost {
         /// The bridge.
@@ -205,6 +205,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether something of ours has been taken away that can be put back.
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Self::BridgeLost { .. } | Self::RulesLost { .. })
+    }
+
     /// What this failure means to the one who asked.
     pub fn kind(&self) -> ErrorKind {
         match self {

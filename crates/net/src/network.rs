@@ -6,7 +6,7 @@
 //! subnets is held for a copy only. All calls take `&self` and may run at the same time on different threads, but for
 //! changes of the subnets, of which the caller makes one at a time. All block while the kernel works.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
@@ -34,7 +34,8 @@ use crate::sysctl;
 pub struct Network {
     config: NetworkConfig,
     served: RwLock<ServedSubnets>,
-    ports: Mutex<HashSet<Forward>>,
+    /// By the port, the host's end of its pod's veth pair.
+    ports: Mutex<HashMap<Forward, IfName>>,
     bridge_index: AtomicU32,
 }
 
@@ -86,12 +87,17 @@ impl Network {
         if config.forwarding {
             enable_forwarding(&subnets)?;
         }
-        let ports = Mutex::new(forwards.values().flatten().copied().collect());
-        let network = Self { config, served: RwLock::new(served), ports, bridge_index };
-        network.replace_table()?;
+        let mut ports = HashMap::new();
         for (pod_id, forwards) in forwards {
-            network.prepare_port(&IfName::from_pod_id(&pod_id)?, &forwards)?;
+            let name = IfName::from_pod_id(&pod_id)?;
+            ports.extend(forwards.into_iter().map(|forward| (forward, name.clone())));
         }
+        let ports = Mutex::new(ports);
+        let network = Self { config, served: RwLock::new(served), ports, bridge_index };
+        let ports = network.ports();
+        network.put_table(&ports).map_err(|error| network.table_error(error))?;
+        network.prepare_ports(&*ports)?;
+        drop(ports);
         network.warn_of_dropping_chains();
         Ok(network)
     }
@@ -156,11 +162,12 @@ impl Network {
     ///
     /// Errors: what has been done is undone by [`Network::unforward`].
     pub fn forward(&self, host_ifname: &IfName, forwards: &[Forward]) -> Result<()> {
-        self.prepare_port(host_ifname, forwards)?;
         let elements: Vec<_> = forwards.iter().map(Forward::element).collect();
+        let wanted: Vec<_> = forwards.iter().map(|forward| (*forward, host_ifname.clone())).collect();
         let mut ports = self.ports();
+        self.prepare_ports(wanted.iter().map(|(forward, name)| (forward, name)))?;
         self.change_table(&ports, || nftables::add_elements(&self.config.nft_table, &elements))?;
-        ports.extend(forwards);
+        ports.extend(wanted);
         drop(ports);
         conntrack::forget_untranslated(forwards).map_err(Error::Flows)
     }
@@ -171,7 +178,7 @@ impl Network {
         let mut ports = self.ports();
         nftables::remove_elements(&self.config.nft_table, &elements)
             .map_err(|error| self.table_error(error))?;
-        ports.retain(|port| !forwards.contains(port));
+        ports.retain(|port, _| !forwards.contains(port));
         drop(ports);
         conntrack::forget_translated(forwards).map_err(Error::Flows)
     }
@@ -179,7 +186,7 @@ impl Network {
     /// Ends what leads to pods but was not begun by [`Network::forward`], nor inherited; the rest of `forwards` stays.
     pub fn unforward_strays(&self, forwards: &[Forward]) -> Result<()> {
         let ports = self.ports();
-        let strays: Vec<_> = forwards.iter().filter(|forward| !ports.contains(forward)).copied().collect();
+        let strays: Vec<_> = forwards.iter().filter(|forward| !ports.contains_key(forward)).copied().collect();
         self.survey().remove_forwards(&strays)
     }
 
@@ -190,12 +197,12 @@ impl Network {
 
     /// Gives a pod its loopback, its `eth0` with addresses and default routes, and a port of the bridge.
     ///
-    /// A table that somebody else has taken away is put back first: without its rules the pod would reach nobody.
-    /// The pod can be reached when this returns; by IPv6 a moment later, as a worker of the kernel finishes an
+    /// What somebody else has taken away is put back first, as by [`Network::restore`]: without bridge and rules the pod
+    /// would reach nobody. The pod can be reached when this returns; by IPv6 a moment later, as a worker of the kernel finishes an
     /// address of that family. Takes about a millisecond.
     ///
     /// Errors, after which nothing is left: exists, when a link of that name or an `eth0` in the pod was there
-    /// before, which stays; unavailable, when the bridge is gone; invalid, for an address of no subnet.
+    /// before, which stays; exists, when the bridge is somebody else's now; invalid, for an address of no subnet.
     pub fn attach(&self, attachment: &Attachment<'_>) -> Result<Attached> {
         let subnets = self.served().all();
         let wiring = Wiring::new(attachment, &self.config.bridge, &subnets, self.config.mtu)?;
@@ -205,8 +212,11 @@ impl Network {
             host_ifname: attachment.host_ifname.clone(),
             source,
         };
-        self.change_table(&self.ports(), || nftables::find(&self.config.nft_table))?;
         let host = HostLinks::open().map_err(failed)?;
+        match self.look(&host) {
+            Err(error) if error.is_lost() => self.restore()?,
+            looked => looked?,
+        }
         let known = self.bridge_index.load(Ordering::Relaxed);
         let error = match wiring.connect(&host, known) {
             Ok(attached) => return Ok(attached),
@@ -247,39 +257,63 @@ impl Network {
     ///
     /// Errors: the reason why not, to be shown as the network's condition.
     pub fn check(&self) -> Result<()> {
-        let bridge = self.config.bridge.clone();
+        let bridge = &self.config.bridge;
         let host = HostLinks::open().map_err(|source| Error::Bridge { bridge: bridge.clone(), source })?;
-        let link = bridge::find_own(&host, &bridge)?;
-        if !link.up {
-            return Err(Error::BridgeLost { bridge, state: "down" });
-        }
-        let served = self.served();
-        bridge::check_gateways(&host, &link, &bridge, &served.all())?;
-        let wanted = self.table(&served.all()).rule_count();
-        let table = &self.config.nft_table;
-        let found = nftables::count_rules(table).map_err(|error| self.table_error(error))?;
-        if found != wanted {
-            return Err(Error::RulesLost { table: table.clone(), found, wanted });
-        }
-        if served.current.is_empty() {
+        self.look(&host)?;
+        if self.subnets().is_empty() {
             return Err(Error::AwaitingPodCidr);
         }
         Ok(())
     }
 
-    /// Puts rules back that somebody else has taken away, with all ports that lead to pods; [`Error::RulesLost`] tells
-    /// that they are gone. Bridge and gateways stay as they are.
-    pub fn restore_rules(&self) -> Result<()> {
-        self.replace_table()
+    /// Looks whether everything is there that all pods need.
+    fn look(&self, host: &HostLinks) -> Result<()> {
+        let (bridge, subnets) = (&self.config.bridge, self.served().all());
+        let link = bridge::find_own(host, bridge)?;
+        if !link.up {
+            return Err(Error::BridgeLost { bridge: bridge.clone(), state: "down" });
+        }
+        bridge::check_gateways(host, &link, bridge, &subnets)?;
+        let (table, wanted) = (&self.config.nft_table, self.table(&subnets).rule_count());
+        let found = nftables::count_rules(table).map_err(|error| self.table_error(error))?;
+        if found != wanted {
+            return Err(Error::RulesLost { table: table.clone(), found, wanted });
+        }
+        Ok(())
     }
 
-    fn replace_table(&self) -> Result<()> {
-        self.put_table(&self.ports()).map_err(|error| self.table_error(error))
+    /// Puts back what somebody else has taken away, as a firewall does that starts anew, or a person by mistake: the
+    /// bridge, its gateways, the pods' links as its ports; the rules, with all ports that lead to pods. What is there
+    /// is not touched.
+    ///
+    /// Errors: exists, for an interface with the bridge's name that is not ours; internal. May be repeated.
+    pub fn restore(&self) -> Result<()> {
+        let bridge = &self.config.bridge;
+        let host = HostLinks::open().map_err(|source| Error::Bridge { bridge: bridge.clone(), source })?;
+        // Those who come at the same time find it done.
+        let ports = self.ports();
+        match self.look(&host) {
+            Err(lost @ Error::BridgeLost { .. }) => {
+                tracing::warn!(error = %lost, "bridge of the pod network was taken away; it is put back");
+                let index = bridge::ensure(&self.config, &self.served().all())?;
+                self.bridge_index.store(index, Ordering::Relaxed);
+                self.prepare_ports(&*ports)?;
+            }
+            Err(error) if !error.is_lost() => return Err(error),
+            Err(_) | Ok(()) => {}
+        }
+        match self.look(&host) {
+            Err(lost @ Error::RulesLost { .. }) => {
+                tracing::warn!(error = %lost, "rules of the pod network were taken away; they are put back");
+                self.put_table(&ports).map_err(|error| self.table_error(error))
+            }
+            looked => looked,
+        }
     }
 
     /// Puts the table in place with all of `ports`, which the caller has locked.
-    fn put_table(&self, ports: &HashSet<Forward>) -> std::result::Result<(), NetlinkError> {
-        let elements: Vec<_> = ports.iter().map(Forward::element).collect();
+    fn put_table(&self, ports: &HashMap<Forward, IfName>) -> std::result::Result<(), NetlinkError> {
+        let elements: Vec<_> = ports.keys().map(Forward::element).collect();
         nftables::replace(&self.table(&self.served().all()), &elements)
     }
 
@@ -287,7 +321,7 @@ impl Network {
     /// back with all of `ports`, which the caller has locked, and asked again.
     fn change_table(
         &self,
-        ports: &HashSet<Forward>,
+        ports: &HashMap<Forward, IfName>,
         change: impl Fn() -> std::result::Result<(), NetlinkError>,
     ) -> Result<()> {
         point!("change rules of the pod network").pass().map_err(|error| self.table_error(error.into()))?;
@@ -302,7 +336,7 @@ impl Network {
         changed.map_err(|error| self.table_error(error))
     }
 
-    fn ports(&self) -> MutexGuard<'_, HashSet<Forward>> {
+    fn ports(&self) -> MutexGuard<'_, HashMap<Forward, IfName>> {
         self.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -321,16 +355,16 @@ impl Network {
         HostLinks::open().and_then(|host| host.delete(&bridge)).map_err(failed)
     }
 
-    /// What ports that lead to a pod need besides the maps.
-    fn prepare_port(&self, host_ifname: &IfName, forwards: &[Forward]) -> Result<()> {
-        if forwards.is_empty() {
-            return Ok(());
-        }
-        if forwards.iter().any(|forward| forward.target.is_ipv4()) {
+    /// What ports that lead to pods need besides the maps.
+    fn prepare_ports<'a>(&self, ports: impl IntoIterator<Item = (&'a Forward, &'a IfName)>) -> Result<()> {
+        let ports: Vec<_> = ports.into_iter().collect();
+        if ports.iter().any(|(forward, _)| forward.target.is_ipv4()) {
             sysctl::route_loopback(self.bridge())?;
         }
+        let names: BTreeSet<_> = ports.iter().map(|(_, name)| *name).collect();
         let failed = |source| Error::Bridge { bridge: self.bridge().clone(), source };
-        HostLinks::open().and_then(|host| host.allow_hairpin(host_ifname)).map_err(failed)
+        let host = HostLinks::open().map_err(failed)?;
+        names.into_iter().try_for_each(|name| host.allow_hairpin(name)).map_err(failed)
     }
 
     fn table(&self, subnets: &[IpNet]) -> Table<'_> {

@@ -33,7 +33,6 @@ const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const NEW_TABLE: u16 = message(0);
-const GET_TABLE: u16 = message(1);
 const DELETE_TABLE: u16 = message(2);
 const NEW_CHAIN: u16 = message(3);
 const GET_CHAIN: u16 = message(4);
@@ -226,14 +225,6 @@ pub(crate) fn remove(name: &str) -> Result<()> {
     let mut transaction = Transaction::new();
     transaction.clear(name);
     transaction.commit()
-}
-
-/// Whether there is a table of this name: refused as absent if not.
-pub(crate) fn find(name: &str) -> Result<()> {
-    let mut batch = Batch::default();
-    let body = [header(FAMILY_INET, 0), Attributes::new().text(1, name).0].concat();
-    batch.encoded("find table", GET_TABLE, Mode::Plain, &body);
-    batch.send(netlink::open(NETLINK_NETFILTER)?.as_fd()).map(drop)
 }
 
 /// How many rules the table of this name has; none if there is no such table.

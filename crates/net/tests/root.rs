@@ -303,20 +303,46 @@ fn second_attach_of_a_name_leaves_the_first_working() {
 
 #[test]
 #[ignore = "needs root: makes network namespaces"]
-fn lost_bridge_is_reported_and_a_new_one_is_found() {
-    on_fresh_host("lost_bridge_is_reported_and_a_new_one_is_found", || {
+fn lost_bridge_is_reported_and_comes_back_with_the_next_pod() {
+    on_fresh_host("lost_bridge_is_reported_and_comes_back_with_the_next_pod", || {
         let network = open();
-        let space = Space::new();
+        let (a, _) = pod(&network, POD_A, 2);
         run("ip", &["link", "set", "berth0", "down"]);
         assert_eq!(network.check().unwrap_err().to_string(), "use bridge berth0: it is down");
         run("ip", &["link", "del", "berth0"]);
         assert_eq!(network.check().unwrap_err().to_string(), "use bridge berth0: it is gone");
-        let error = space.attach(&network, POD_A, &addresses(&["10.88.0.2"])).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unavailable);
-        assert_eq!(links(), Vec::<String>::new());
-        open();
-        space.attach(&network, POD_A, &addresses(&["10.88.0.2"])).unwrap();
-        assert_eq!(reach_from_host(&space.listen(ip("10.88.0.2"))), ip("10.88.0.1"));
+        let (b, _) = pod(&network, POD_B, 3);
+        for (space, address) in [(&a, "10.88.0.2"), (&b, "10.88.0.3")] {
+            assert_eq!(reach_from_host(&space.listen(ip(address))), ip("10.88.0.1"), "{address}");
+        }
+        network.check().unwrap();
+    });
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn somebody_elses_bridge_in_the_place_of_ours_is_not_taken() {
+    on_fresh_host("somebody_elses_bridge_in_the_place_of_ours_is_not_taken", || {
+        let network = open();
+        run("ip", &["link", "del", "berth0"]);
+        run("ip", &["link", "add", "berth0", "type", "bridge"]);
+        let error = Space::new().attach(&network, POD_A, &addresses(&["10.88.0.2"])).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Exists);
+        assert_eq!(network.restore().unwrap_err().kind(), ErrorKind::Exists);
+        assert_eq!(links(), ["berth0"]);
+    });
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
+fn rules_that_somebody_flushed_come_back_with_the_next_pod() {
+    on_fresh_host("rules_that_somebody_flushed_come_back_with_the_next_pod", || {
+        let network = open();
+        let before = run("nft", &["list", "ruleset"]);
+        // The table stays, and is empty.
+        run("nft", &["flush", "table", "inet", "berth"]);
+        pod(&network, POD_A, 2);
+        assert_eq!(run("nft", &["list", "ruleset"]), before);
     });
 }
 

@@ -115,17 +115,16 @@ impl Pods {
         crate::storage::check(&self.0.host).await
     }
 
-    /// Whether pods can be attached to the network, or why not. Rules that somebody else has taken away, as a firewall
-    /// does that starts anew, are put back first: until someone asks, pods are without them.
+    /// Whether pods can be attached to the network, or why not. What somebody else has taken away, as a firewall does
+    /// that starts anew, is put back first: until someone asks, pods are without it.
     ///
     /// # Errors
     /// The reason.
     pub async fn check_network(&self) -> Result<()> {
         let host = self.0.host.clone();
         let check = move || match host.network.check() {
-            Err(lost @ berth_net::Error::RulesLost { .. }) => {
-                tracing::warn!(error = %lost, "rules of the pod network were taken away; they are put back");
-                host.network.restore_rules()?;
+            Err(error) if error.is_lost() => {
+                host.network.restore()?;
                 host.network.check()
             }
             checked => checked,

@@ -122,11 +122,7 @@ fn what_is_taken_away_is_noticed_and_comes_back() {
             run(take[0], &take[1..]);
             let lost = network.check().unwrap_err();
             assert_eq!(lost.to_string(), text);
-            if let Error::RulesLost { .. } = lost {
-                network.restore_rules().unwrap();
-            } else {
-                drop(open());
-            }
+            network.restore().unwrap();
             network.check().unwrap();
         };
         lost(&["nft", "flush", "ruleset"], "use nftables table berth: it has 0 rules instead of 14");
