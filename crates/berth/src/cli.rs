@@ -2,7 +2,7 @@
 //! flags, so `berth ns --config FILE` finds the agent that `berth serve --config FILE` started.
 
 use crate::settings::{self, Flags, Settings};
-use crate::{check, image, ns, run, serve, telemetry};
+use crate::{check, explain, image, ns, run, serve, telemetry};
 use anyhow::Result;
 use berth_pod::inventory::Cure;
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -46,6 +46,8 @@ enum Command {
     Run(run::RunArgs),
     /// Look at this machine: can it run pods, and what would be missing? Or: what have pods left behind?
     Check(CheckArgs),
+    /// Say what is the matter with a pod, a container, or whatever is unwell on this node, and what to do
+    Explain(explain::ExplainArgs),
     /// Show which process of a pod shares which namespace
     Ns {
         /// Name of the pod, or the beginning of its id; all pods when left out
@@ -103,6 +105,7 @@ impl Cli {
             Command::Serve => serve::run(&start(&flags)?)?,
             Command::Run(args) => return run::run(&flags, args),
             Command::Check(args) => return check(&start(&flags)?, &args),
+            Command::Explain(args) => return block_on(explain::run(&start(&flags)?.socket(), args)),
             Command::Ns { pod } => block_on(ns::run(&start(&flags)?.socket(), pod.as_deref()))?,
             Command::Image { command } => block_on(image::run(&start(&flags)?.socket(), command))?,
             Command::Config { command: ConfigCommand::Default } => {

@@ -6,6 +6,7 @@ mod check;
 mod cli;
 mod client;
 mod detached;
+mod explain;
 mod image;
 mod lifecycle;
 mod listener;

@@ -6,9 +6,9 @@ use berth_admin_proto::v1::admin_server::{Admin, AdminServer};
 use berth_admin_proto::v1::import_images_request::Source;
 use berth_admin_proto::v1::pull_image_response::Step;
 use berth_admin_proto::v1::{
-    ExportImagesRequest, ExportImagesResponse, ImportImagesRequest, ImportImagesResponse, InventoryItem,
-    NamedImage, PruneImagesRequest, PruneImagesResponse, PullImageRequest, PullImageResponse, PullProgress,
-    TakeInventoryRequest, TakeInventoryResponse,
+    Account, ExplainRequest, ExplainResponse, ExportImagesRequest, ExportImagesResponse, ImportImagesRequest,
+    ImportImagesResponse, InventoryItem, NamedImage, PruneImagesRequest, PruneImagesResponse,
+    PullImageRequest, PullImageResponse, PullProgress, TakeInventoryRequest, TakeInventoryResponse, Trouble,
 };
 use std::io::{Seek, Write};
 use std::path::Path;
@@ -94,6 +94,30 @@ impl Admin for Echo {
         ];
         Ok(Response::new(tokio_stream::iter(answers)))
     }
+
+    async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
+        let subject = request.into_inner().subject;
+        let account = |troubles| Account {
+            kind: "pod".to_owned(),
+            name: subject.clone().unwrap_or_default(),
+            state: "ready".to_owned(),
+            troubles,
+            ..Account::default()
+        };
+        let trouble = |what: &str| Trouble {
+            what: what.to_owned(),
+            detail: "it hangs".to_owned(),
+            advice: "wait".to_owned(),
+        };
+        let accounts = match subject.as_deref() {
+            None => Vec::new(),
+            Some("absent") => return Err(Status::not_found("no pod sandbox \"absent\"")),
+            Some("hung") => std::future::pending().await,
+            Some("unwell") => vec![account(vec![trouble("monitor")])],
+            Some(_) => vec![account(Vec::new())],
+        };
+        Ok(Response::new(ExplainResponse { accounts }))
+    }
 }
 
 /// Serves until the test ends.
@@ -172,6 +196,27 @@ async fn an_inventory_is_a_table_of_what_is_wrong_and_the_status_tells() {
     let json = "{\"standing\":\"left\",\"kind\":\"cgroup\",\"name\":\"/berth/b\"}\n";
     check(&["--leaks", "--json"], 1, json).await;
     check(&["--repair"], 0, "left  cgroup  /berth/b  nobody  removed\n").await;
+}
+
+#[tokio::test]
+async fn an_explanation_names_what_is_wrong_and_the_status_tells() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s");
+    start_agent(&socket);
+    let check = async |args: &[&str], code: i32, stdout: &str, stderr: &str| {
+        let output = berth(&socket, &[&["explain"], args].concat(), &[]).await;
+        let told = (text(&output.stdout), text(&output.stderr), output.status.code());
+        assert_eq!(told, (stdout, stderr, Some(code)), "{args:?}");
+    };
+    check(&[], 0, "all well\n", "").await;
+    check(&["web"], 0, "pod web: ready\n", "").await;
+    check(&["unwell"], 1, "pod unwell: ready\n  ! monitor: it hangs\n    → wait\n", "").await;
+    check(&["absent"], 1, "", "berth: explain: no pod sandbox \"absent\"\n").await;
+    let late = format!(
+        "berth: the agent on {} has not answered within 15 s: see whether its process is stopped, or short of CPU\n",
+        socket.display()
+    );
+    check(&["hung"], 1, "", &late).await;
 }
 
 #[tokio::test]

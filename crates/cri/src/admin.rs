@@ -8,9 +8,9 @@ use berth_admin_proto::v1::admin_server::Admin;
 use berth_admin_proto::v1::import_images_request::Source;
 use berth_admin_proto::v1::pull_image_response::Step;
 use berth_admin_proto::v1::{
-    ExportImagesRequest, ExportImagesResponse, ImportImagesRequest, ImportImagesResponse, InventoryItem,
-    NamedImage, PruneImagesRequest, PruneImagesResponse, PullImageRequest, PullImageResponse, PullProgress,
-    TakeInventoryRequest, TakeInventoryResponse,
+    ExplainRequest, ExplainResponse, ExportImagesRequest, ExportImagesResponse, ImportImagesRequest,
+    ImportImagesResponse, InventoryItem, NamedImage, PruneImagesRequest, PruneImagesResponse,
+    PullImageRequest, PullImageResponse, PullProgress, TakeInventoryRequest, TakeInventoryResponse,
 };
 use berth_image::{Auth, Image, ImageId, ImageStore, Imported, PullRequest, Reference};
 use berth_pod::inventory::{Cure, Item};
@@ -75,6 +75,10 @@ impl Admin for Edge {
             Cure::Repair => Rpc::Change("TakeInventory"),
         };
         call(rpc, async { Ok(inventory_of(self.pods.inventory(cure).await?)) }).await
+    }
+
+    async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
+        call(Rpc::Routine("Explain"), crate::explain::handle(self, request.into_inner())).await
     }
 }
 

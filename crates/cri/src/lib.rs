@@ -25,6 +25,7 @@ mod create_container;
 mod deadline;
 mod exec;
 mod exec_sync;
+mod explain;
 mod filesystems;
 mod filter;
 mod get_container_events;

@@ -23,10 +23,11 @@ use tokio::{
 use tracing::{Instrument, info};
 
 use crate::{
-    Auth, Digest, Error, FsInfo, Image, ImageId, KeptImages, Platform, PullProgress, Reference,
+    Auth, Digest, Error, FailedPull, FsInfo, Image, ImageId, KeptImages, Platform, PullProgress, Reference,
     RegistryConfig, Result,
     archive::{self, Archive, Export, Named, images_in},
     catalog::{Catalog, Hold},
+    failed::FailedPulls,
     flight::Flights,
     gc,
     layer::Layout,
@@ -49,6 +50,7 @@ struct Inner {
     machine: Platform,
     pulls: Flights<(String, Option<Auth>), ImageId>,
     board: Board,
+    failed: FailedPulls,
     kept: ArcSwap<KeptImages>,
 }
 
@@ -110,6 +112,7 @@ impl ImageStore {
             machine,
             pulls,
             board,
+            failed: FailedPulls::default(),
             kept: ArcSwap::default(),
         })))
     }
@@ -132,6 +135,11 @@ impl ImageStore {
                 .await
         };
         tokio::spawn(pull.instrument(span)).await.map_err(|_| Error::Gone("pull image"))?
+    }
+
+    /// Pulls that failed lately, and have not succeeded since.
+    pub fn failed_pulls(&self) -> Vec<FailedPull> {
+        self.0.failed.all()
     }
 
     /// All images, in the order of their ids.
@@ -295,7 +303,9 @@ impl ImageStore {
         let begun = Instant::now();
         let counters = self.0.board.register(reference.to_string());
         let fetch = self.fetch_from_registry(reference, auth, Arc::clone(&counters));
-        let Fetched { id, digest, served } = telling(fetch, &counters, log_progress).await?;
+        let fetched = telling(fetch, &counters, log_progress).await;
+        self.0.failed.note(&reference.to_string(), &fetched);
+        let Fetched { id, digest, served } = fetched?;
         let elapsed_ms = begun.elapsed().as_millis() as u64;
         let bytes = counters.read().bytes_done;
         info!(image.id = %id, digest = %digest, served, bytes, elapsed_ms, "image pulled");

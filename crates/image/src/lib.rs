@@ -28,6 +28,7 @@ mod config;
 mod digest;
 mod endpoint;
 mod error;
+mod failed;
 mod failures;
 mod flight;
 #[doc(hidden)]
@@ -57,6 +58,7 @@ pub use config::{HostConfig, RegistryConfig};
 pub use digest::{ChainId, Digest, ImageId};
 pub use endpoint::Capability;
 pub use error::{Error, Result};
+pub use failed::FailedPull;
 pub use hosts::check_hosts;
 pub use image::{FsInfo, Image, ImageConfig, LayerInfo, Platform};
 pub use images::{ImageStore, Imported, PullRequest};

@@ -110,6 +110,11 @@ pub enum Order {
         /// The number of the `Attach` request.
         session: u64,
     },
+    /// Say how a container's log fares; of an unknown container, that it is one. Whoever answers at all is well.
+    CheckLog {
+        /// Which.
+        container: ContainerId,
+    },
     /// Hand out the pod's network namespace, so that a socket can be made in it; a pod in the host's has none.
     OpenNetwork,
     /// End the pod: kill every container and pause, then exit. Answered before the exit.
@@ -153,6 +158,13 @@ pub enum Answer {
         pid: i32,
         /// When, in nanoseconds since the epoch.
         at_ns: i64,
+    },
+    /// How a container's log fares; nothing is lost of one that has none.
+    Log {
+        /// Bytes of records that could not be written, so far.
+        dropped_bytes: u64,
+        /// Why not, the last time.
+        error: Option<String>,
     },
     /// The client is attached. A descriptor comes with it: the master side of the container's terminal, or else, where
     /// it takes input, the write side of its stdin.

@@ -201,7 +201,7 @@ fn settle(
 }
 
 /// The address that the body of an `RTM_NEWADDR` tells of, if it is on this link and not link-local.
-fn address_on(body: &[u8], index: u32) -> Option<IpNet> {
+pub(crate) fn address_on(body: &[u8], index: u32) -> Option<IpNet> {
     address_of(&AddressMessage::parse(body).ok().filter(|message| message.header.index == index)?)
 }
 

@@ -57,7 +57,7 @@ pub use attach::{Attached, Attachment, up_loopback};
 pub use config::NetworkConfig;
 pub use error::{Error, NetlinkError, Result};
 pub use name::IfName;
-pub use network::{Inherited, Network, OwnedLink};
+pub use network::{Inherited, Network, OwnedLink, PortState};
 pub use pool::AddressPool;
 pub use ports::{Forward, PortClaims, PortMapping, Protocol};
 pub use served::ServedSubnets;

@@ -21,6 +21,7 @@ use crate::config::{NetworkConfig, check_subnets, invalid};
 use crate::conntrack;
 use crate::error::{Error, NetlinkError, Result};
 use crate::host::HostLinks;
+use crate::link::Link;
 use crate::name::IfName;
 use crate::nftables::{self, Table};
 use crate::ports::Forward;
@@ -57,6 +58,17 @@ pub struct OwnedLink {
     pub name: IfName,
     /// The pod that its alias names, whether that pod still exists or not.
     pub pod_id: String,
+}
+
+/// How a pod's link on the host fares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PortState {
+    /// A port of the bridge, and up.
+    Well,
+    /// Nothing passes.
+    Down,
+    /// Somebody has taken it out of the bridge.
+    Loose,
 }
 
 impl Network {
@@ -186,7 +198,8 @@ impl Network {
     /// Ends what leads to pods but was not begun by [`Network::forward`], nor inherited; the rest of `forwards` stays.
     pub fn unforward_strays(&self, forwards: &[Forward]) -> Result<()> {
         let ports = self.ports();
-        let strays: Vec<_> = forwards.iter().filter(|forward| !ports.contains_key(forward)).copied().collect();
+        let strays: Vec<_> =
+            forwards.iter().filter(|forward| !ports.contains_key(forward)).copied().collect();
         self.survey().remove_forwards(&strays)
     }
 
@@ -250,6 +263,24 @@ impl Network {
             Some(OwnedLink { name: IfName::new(link.name).ok()?, pod_id })
         });
         Ok(owned.collect())
+    }
+
+    /// The host's ends of all pods' veth pairs, and how each fares. Where the bridge is gone they are no ports of it, for
+    /// which nothing is wrong with them.
+    pub fn ports_of_pods(&self) -> Result<Vec<(OwnedLink, PortState)>> {
+        let links = HostLinks::open().and_then(|host| host.list()).map_err(Error::List)?;
+        let bridge = links.iter().find(|link| link.name == self.config.bridge.as_str());
+        let bridge = bridge.map(|link| link.index);
+        let port = |link: Link| {
+            let pod_id = self.config.bridge.pod_of_alias(link.alias.as_deref()?)?.to_owned();
+            let state = match link.up {
+                _ if bridge.is_some() && link.controller != bridge => PortState::Loose,
+                true => PortState::Well,
+                false => PortState::Down,
+            };
+            Some((OwnedLink { name: IfName::new(link.name).ok()?, pod_id }, state))
+        };
+        Ok(links.into_iter().filter_map(port).collect())
     }
 
     /// Looks whether pods can be attached now: the bridge is there, ours, up, and has the gateways; the rules are

@@ -57,6 +57,11 @@ impl AddressPool {
         self.taken.iter().copied().collect()
     }
 
+    /// A subnet in which no address is free.
+    pub fn exhausted(&self) -> Option<IpNet> {
+        self.ranges.iter().find(|range| range.search(&self.taken).is_none()).map(|range| range.subnet)
+    }
+
     /// Gives `owner` an address of each subnet, or the same ones again if it has some.
     ///
     /// Errors: exhausted, naming the subnet, or unavailable while there are no subnets; nothing is taken then.
@@ -194,7 +199,9 @@ mod tests {
         let error = pool.lease("b").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Exhausted);
         assert_eq!(error.to_string(), "lease pod addresses: no address is free in 10.0.0.0/30");
+        assert_eq!(pool.exhausted(), Some("10.0.0.0/30".parse().unwrap()));
         pool.release("a");
+        assert_eq!(pool.exhausted(), None);
         assert_eq!(pool.lease("b").unwrap(), addresses(&["fd62::3", "10.0.0.2"]));
     }
 

@@ -4,11 +4,15 @@
 //! links; the loopback is left out, since what a pod says to itself is no traffic. A pod that may make interfaces can
 //! make any number of them: beyond [`MOST_LINKS`] they are not told.
 
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
+use crate::bridge::address_on;
 use crate::error::{Error, Result};
-use crate::link::{IFLA_IFNAME, LINK_HEADER_BYTES, LOOPBACK_INDEX, list_links};
+use crate::link::{
+    IFLA_IFNAME, LINK_HEADER_BYTES, LOOPBACK_INDEX, Link, POD_IFNAME, list_addresses, list_links,
+};
 use crate::netlink::{Batch, Mode, attribute, number_of, text_of};
 
 /// More than a pod has that is not out to do harm.
@@ -65,6 +69,21 @@ impl PodLinks {
         });
         listed.map_err(Error::Statistics)?;
         Ok(links)
+    }
+
+    /// The addresses of the pod's `eth0`, but for link-local ones; none where it has gone. Blocks as
+    /// [`PodLinks::usage`] does.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn addresses(&self) -> Result<Vec<IpAddr>> {
+        let socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let ask = |batch: Batch| batch.send(socket.as_fd()).map_err(Error::Statistics);
+        let links = ask(Batch::default().route("list links", Mode::Dump, &list_links()))?;
+        let mut links = links.iter().filter_map(|body| Link::read(body));
+        let Some(eth0) = links.find(|link| link.name == POD_IFNAME) else { return Ok(Vec::new()) };
+        let told = ask(Batch::default().route("list addresses", Mode::Dump, &list_addresses()))?;
+        Ok(told.iter().filter_map(|body| address_on(body, eth0.index)).map(|net| net.addr()).collect())
     }
 }
 

@@ -17,7 +17,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use berth_cgroup::Limits;
 use berth_container::spec::ContainerSpec;
 use berth_fault::{Point, point};
@@ -40,6 +40,9 @@ use crate::workload::Workload;
 
 /// Orders waiting for a driver; more than a client has in flight for one pod.
 pub(crate) const INBOX: usize = 64;
+
+/// What the timeline calls the end of a pod that nobody asked for.
+pub(crate) const LOSS: &str = "keep the pod";
 
 /// Where an answer goes; the asker may have left.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T>>;
@@ -96,6 +99,15 @@ pub(crate) struct Driver {
     pub(crate) late: Late,
     /// For exec sessions, which do not pass through the driver.
     pub(crate) reach: Arc<ArcSwap<Reach>>,
+    /// The step that is under way, for whoever wonders why nothing happens.
+    pub(crate) under_way: Arc<ArcSwapOption<UnderWay>>,
+}
+
+/// A step that has not ended yet.
+#[derive(Debug)]
+pub(crate) struct UnderWay {
+    pub(crate) stage: String,
+    pub(crate) since: Instant,
 }
 
 impl Driver {
@@ -116,6 +128,7 @@ impl Driver {
             detaching: None,
             late: Late::default(),
             reach: Arc::default(),
+            under_way: Arc::default(),
         }
     }
 
@@ -164,6 +177,7 @@ impl Driver {
             News::Exited(container, exit) => self.container_exited(&container, exit).await,
             News::PauseExited => {
                 tracing::warn!(pod.id = %self.id, "pause has died");
+                self.timeline.push(LOSS, Duration::ZERO, Some("its pause process has died".to_owned()));
                 if let Some(monitor) = &mut self.monitor {
                     monitor.pause_pid = None;
                 }
@@ -285,9 +299,11 @@ impl Driver {
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
         let begun = Instant::now();
+        let stage = format!("{} {object}", step.name()).trim_end().to_owned();
+        self.under_way.store(Some(Arc::new(UnderWay { stage: stage.clone(), since: begun })));
         let result = work.await;
         let took = begun.elapsed();
-        let stage = format!("{} {object}", step.name()).trim_end().to_owned();
+        self.under_way.store(None);
         self.timeline.push(stage.clone(), took, result.as_ref().err().map(|error| with_causes(error)));
         result.map_err(|error| Error::Stage { stage, took, source: Box::new(error) })
     }

@@ -115,6 +115,28 @@ pub enum Error {
         /// The limit.
         limit: Duration,
     },
+    /// The monitor hangs, or was stopped by a signal.
+    #[error("monitor of pod {pod} (process {pid}) is stopped or hangs: no answer within {} s", limit.as_secs())]
+    SilentMonitor {
+        /// The pod.
+        pod: String,
+        /// The monitor's process.
+        pid: i32,
+        /// How long it was waited for.
+        limit: Duration,
+    },
+    /// The process that makes a container waits for a filesystem, and would wait for ever.
+    #[error("process {pid}, which makes the container, has waited {} s in the kernel ({place}){}", limit.as_secs(), suspects(volumes))]
+    StuckLaunch {
+        /// The process.
+        pid: u32,
+        /// The kernel's function that it waits in.
+        place: String,
+        /// How long it was waited for.
+        limit: Duration,
+        /// Volumes whose filesystems somebody serves who may not answer.
+        volumes: Vec<String>,
+    },
     /// The command of an exec session ran longer than asked for; it has been killed.
     #[error("command in container {id} did not end within {} s", limit.as_secs_f64())]
     ExecTimeout {
@@ -272,9 +294,11 @@ impl Error {
                 ErrorKind::Invalid
             }
             Self::Stage { source, .. } | Self::ImageVolume { source, .. } => source.kind(),
-            Self::TooLong { .. } | Self::ExecTimeout { .. } | Self::Unkillable { .. } => {
-                ErrorKind::DeadlineExceeded
-            }
+            Self::TooLong { .. }
+            | Self::SilentMonitor { .. }
+            | Self::StuckLaunch { .. }
+            | Self::ExecTimeout { .. }
+            | Self::Unkillable { .. } => ErrorKind::DeadlineExceeded,
             Self::Plan(error) => error.kind(),
             Self::Monitor(failure) => failure_kind(failure),
             Self::MonitorGone | Self::OutOfReach { .. } | Self::Spawn(_) | Self::Connect { .. } => {
@@ -321,6 +345,10 @@ impl Error {
         let path = path.into();
         move |source| Self::File { operation, path, source }
     }
+}
+
+fn suspects(volumes: &[String]) -> String {
+    if volumes.is_empty() { String::new() } else { format!(": does volume {} answer?", volumes.join(", ")) }
 }
 
 /// A user that the image does not know is the request's fault, and so is a path that another image does not have.

@@ -11,6 +11,7 @@
 //! - `sandbox`, `workload`: the steps of a pod's and of a container's life. `planning`: what a container needs.
 //! - `exec`, `attach`, `port_forward`: clients of containers and pods, past the driver; `process`: the ends they hold.
 //! - `confinement`: what holds a container's process back, as this kernel can.
+//! - [`explain`]: what is the matter with a pod, a container or the node; `waiting`: what processes wait for.
 //! - [`inventory`]: whose every thing in kernel and on disk is, what is left of pods that are gone, and its removal.
 //! - `link`, `zygote`: the way to monitors. `recover`: what an agent finds after a restart. `renumber`: a new pod CIDR.
 //! - [`stats`]: what pods and containers use; `meters`, `layers` and `processes` read it, none of them through a
@@ -27,6 +28,7 @@
 pub mod clock;
 pub mod error;
 pub mod events;
+pub mod explain;
 pub mod host;
 pub mod inventory;
 pub mod registry;
@@ -47,6 +49,7 @@ mod files;
 mod foreign;
 mod id_maps;
 mod late;
+mod launching;
 mod layers;
 mod link;
 mod meters;
@@ -63,6 +66,7 @@ mod stop;
 mod storage;
 mod system;
 mod update;
+mod waiting;
 mod workload;
 mod zygote;
 

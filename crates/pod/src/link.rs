@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use berth_monitor::id::PodId;
 use berth_monitor::plan::LaunchPlan;
 use berth_monitor::protocol::{
     Answer, AttachEnd, ContainerReport, Event, Exit, Failure, Hello, Message, Opening, Order, Request,
@@ -27,11 +28,15 @@ use tokio::time::timeout;
 
 use crate::error::{Error, Result};
 use crate::host::STAGE_LIMIT;
+use crate::waiting::{Condition, look_at};
 
 pub(crate) use holds::{Attached, Session, Started};
 
 /// How long a monitor may take to greet: it greets before it does anything else.
 const GREETING_LIMIT: Duration = berth_fault::limit(Duration::from_secs(20));
+
+/// How long an answer may take: less than a stage, so that the error says who has not answered.
+const ANSWER_LIMIT: Duration = STAGE_LIMIT.saturating_sub(Duration::from_secs(2));
 
 /// What a driver hears unasked.
 #[derive(Debug)]
@@ -70,6 +75,8 @@ pub(crate) struct Link(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
+    pod: PodId,
+    pid: i32,
     socket: AsyncFd<OwnedFd>,
     /// Of a pod with its own network; goes with the monitor.
     pod_links: Option<PodLinks>,
@@ -113,6 +120,8 @@ impl Link {
         let pod_socket = greeting.handles.first().and_then(|socket| socket.try_clone().ok());
         let pod_links = pod_socket.map(PodLinks::new);
         let inner = Inner {
+            pod: greeting.hello.pod.clone(),
+            pid: greeting.hello.pid,
             socket,
             pod_links,
             features: greeting.hello.features.clone(),
@@ -138,9 +147,9 @@ impl Link {
         }
     }
 
-    /// Sends an order and awaits its answer, at most for a stage's time.
+    /// Sends an order and awaits its answer, almost for a stage's time.
     pub(crate) async fn ask(&self, order: Order, fds: &[BorrowedFd<'_>]) -> Result<Answer> {
-        self.ask_within(STAGE_LIMIT, order, fds).await
+        self.ask_within(ANSWER_LIMIT, order, fds).await
     }
 
     /// Sends an order and awaits its answer for so long.
@@ -172,7 +181,17 @@ impl Link {
         self.waiting().answers.remove(&request.id);
         match answered {
             Ok(result) => result?.map_err(Error::Monitor),
-            Err(_) => Err(Error::TooLong { limit }),
+            Err(_) => Err(self.silence(limit)),
+        }
+    }
+
+    /// What it means that there was no answer: mostly the child that was ordered has not come so far.
+    fn silence(&self, limit: Duration) -> Error {
+        let pid = self.0.pid;
+        let is_well = u32::try_from(pid).is_ok_and(|pid| look_at(pid).condition == Condition::Well);
+        match is_well {
+            true => Error::TooLong { limit },
+            false => Error::SilentMonitor { pod: self.0.pod.to_string(), pid, limit },
         }
     }
 
@@ -285,9 +304,9 @@ async fn read_all(link: Link, news: mpsc::UnboundedSender<News>) {
 mod tests {
     use std::os::fd::AsFd;
 
-    use berth_monitor::id::PodId;
     use berth_monitor::memfd_of;
     use berth_monitor::protocol::FEATURES;
+    use rustix::event::{PollFd, PollFlags};
     use serde_json::json;
 
     use super::*;
@@ -333,7 +352,11 @@ mod tests {
         let nobody = Link::connect(directory.path()).await.unwrap_err();
         assert!(nobody.says_that_nobody_listens(), "{nobody:?}");
         let listener = packet::listen_in(directory.path(), SOCKET_NAME, 1).unwrap();
-        let accept = tokio::task::spawn_blocking(move || drop(rustix::net::accept(&listener)));
+        // The listener does not block by itself.
+        let accept = tokio::task::spawn_blocking(move || {
+            let _ = rustix::event::poll(&mut [PollFd::new(&listener, PollFlags::IN)], None);
+            drop(rustix::net::accept(&listener));
+        });
         let hung_up = Link::connect(directory.path()).await.unwrap_err();
         assert!(!hung_up.says_that_nobody_listens(), "{hung_up:?}");
         accept.await.unwrap();

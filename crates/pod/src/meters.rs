@@ -52,6 +52,13 @@ impl Meters {
         }
     }
 
+    /// Reads a cgroup once and keeps nothing of it; `None` for what is no such path. Blocks.
+    pub(crate) fn read_once(&self, cgroup: &str) -> Option<(Usage, Detail)> {
+        let cgroup = self.cgroups.open(&CgroupPath::new(cgroup).ok()?);
+        let meter = Meter::new(cgroup, Allowance::new(0));
+        Some((meter.usage(), meter.detail()))
+    }
+
     /// The meter of a cgroup, by its path in the hierarchy; `None` for what is no such path.
     pub(crate) fn of(&self, cgroup: &str) -> Option<Arc<Metered>> {
         if let Some(known) = self.metered().get(cgroup) {

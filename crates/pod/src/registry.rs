@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use berth_cgroup::Limits;
 use berth_container::spec::ContainerSpec;
 use berth_monitor::id::{ContainerId, PodId};
@@ -18,7 +18,7 @@ use ipnet::IpNet;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tracing::Instrument;
 
-use crate::driver::{Driver, INBOX, Order, Reply};
+use crate::driver::{Driver, INBOX, Order, Reply, UnderWay};
 use crate::error::{Error, Result};
 use crate::events::{Events, ListenerId};
 use crate::host::Host;
@@ -54,6 +54,7 @@ struct Handle {
     spec: Arc<SandboxSpec>,
     made: watch::Receiver<Option<Made>>,
     reach: Arc<ArcSwap<Reach>>,
+    under_way: Arc<ArcSwapOption<UnderWay>>,
 }
 
 /// The outcome of making a pod, for all who asked.
@@ -268,6 +269,14 @@ impl Pods {
         ids
     }
 
+    /// Every pod that has a driver, with what it is called and what is being done to it.
+    pub(crate) fn at_work(&self) -> Vec<(PodId, Arc<SandboxSpec>, Option<Arc<UnderWay>>)> {
+        let drivers = self.drivers();
+        let at_work =
+            |(id, handle): (&PodId, &Handle)| (id.clone(), handle.spec.clone(), handle.under_way.load_full());
+        drivers.by_id.iter().map(at_work).collect()
+    }
+
     pub(crate) fn host(&self) -> &Arc<Host> {
         &self.0.host
     }
@@ -366,7 +375,13 @@ impl Drivers {
         made: watch::Receiver<Option<Made>>,
     ) -> (Handle, mpsc::Receiver<Order>) {
         let (sender, orders) = mpsc::channel(INBOX);
-        let handle = Handle { orders: sender, spec: driver.spec.clone(), made, reach: driver.reach.clone() };
+        let handle = Handle {
+            orders: sender,
+            spec: driver.spec.clone(),
+            made,
+            reach: driver.reach.clone(),
+            under_way: driver.under_way.clone(),
+        };
         self.by_identity.insert(driver.spec.identity.clone(), driver.id.clone());
         self.by_id.insert(driver.id.clone(), handle.clone());
         (handle, orders)

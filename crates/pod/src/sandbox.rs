@@ -25,7 +25,7 @@ use berth_net::{Attachment, Forward, IfName, PodAddresses};
 use berth_store::{Change, with_causes};
 use tokio::sync::mpsc;
 
-use crate::driver::{Driver, Monitor, passing};
+use crate::driver::{Driver, LOSS, Monitor, passing};
 use crate::error::{Error, Result};
 use crate::events::EventKind;
 use crate::files::{hostname_of, write_files};
@@ -213,10 +213,14 @@ impl Driver {
 
     /// Asks the monitor to kill pause and itself; one that is gone has done so, and one that can't be reached is killed.
     async fn shut_monitor_down(&mut self) {
-        let is_out_of_reach = self.reach_again.is_some();
+        let mut is_out_of_reach = self.reach_again.is_some();
         if let Some(monitor) = self.monitor.take() {
-            let shutdown = monitor.link.ask_within(KILL_ANSWER_LIMIT, MonitorOrder::Shutdown, &[]);
-            let _ = passing(point!("shut the monitor down"), shutdown).await;
+            // One that has left an order unanswered is not waited for again.
+            let limit = if monitor.is_silent { Duration::ZERO } else { KILL_ANSWER_LIMIT };
+            let shutdown = monitor.link.ask_within(limit, MonitorOrder::Shutdown, &[]);
+            let shutdown = passing(point!("shut the monitor down"), shutdown).await;
+            // One that hung up instead has gone.
+            is_out_of_reach |= matches!(shutdown, Err(Error::TooLong { .. } | Error::SilentMonitor { .. }));
         }
         self.set_monitor(None);
         if is_out_of_reach {
@@ -311,6 +315,9 @@ impl Driver {
 
     /// Gives the monitor up, dead or hung: all that is left of the pod is killed by cgroup, the monitor too.
     pub(crate) async fn lose_monitor(&mut self) {
+        let monitor = self.monitor.as_ref().map(|monitor| format!(" (process {})", monitor.pid));
+        let loss = format!("its monitor{} has died, or was killed", monitor.unwrap_or_default());
+        self.timeline.push(LOSS, Duration::ZERO, Some(loss));
         self.set_monitor(None);
         self.lose_containers().await;
         self.kill_own_processes().await;

@@ -16,6 +16,9 @@ use crate::workload::Workload;
 /// Longer grace periods count as this: a clock can't add any number of seconds.
 const MAX_GRACE: Duration = Duration::from_secs(10 * 365 * 86_400);
 
+/// How often a container is looked at whose monitor does not answer.
+const SILENT_LIMIT: Duration = Duration::from_millis(500);
+
 /// A stop that has been asked for.
 #[derive(Debug)]
 pub(crate) struct Stopping {
@@ -90,7 +93,8 @@ impl Driver {
             Some(monitor) if !monitor.is_silent => {
                 let ask = monitor.link.ask_within(KILL_ANSWER_LIMIT, order, &[]);
                 let killed = passing(point!("kill container"), ask).await;
-                monitor.is_silent = matches!(killed, Err(Error::TooLong { .. }));
+                monitor.is_silent =
+                    matches!(killed, Err(Error::TooLong { .. } | Error::SilentMonitor { .. }));
                 killed
             }
             Some(_) | None => Err(Error::MonitorGone),
@@ -138,12 +142,22 @@ impl Driver {
                 self.lose_container(id).await;
                 break;
             };
-            match tokio::time::timeout_at(deadline, monitor.news.recv()).await {
+            // What has not answered is hardly going to tell of the end.
+            let next_look = tokio::time::Instant::now() + SILENT_LIMIT;
+            let until = if monitor.is_silent { deadline.min(next_look) } else { deadline };
+            match tokio::time::timeout_at(until, monitor.news.recv()).await {
                 Ok(Some(news)) => self.hear(news).await,
                 Ok(None) => self.monitor_is_gone().await,
+                Err(_) if until < deadline && self.has_processes(id).await => {}
                 Err(_) => self.give_up(id).await?,
             }
         }
         Ok(())
+    }
+
+    async fn has_processes(&self, id: &ContainerId) -> bool {
+        let Ok(cgroup) = self.container_cgroup(id) else { return false };
+        // What can't be looked at is given its time.
+        !matches!(blocking(move || cgroup.procs()).await, Ok(Ok(left)) if left.is_empty())
     }
 }

@@ -124,6 +124,9 @@ pub struct Ended {
     pub reason: Reason,
     /// One line for people; may be empty.
     pub message: String,
+    /// Bytes of log records that could not be written.
+    #[serde(default)]
+    pub lost_log_bytes: u64,
 }
 
 /// Why a container ended, in the words that users of containerd know.

@@ -26,6 +26,7 @@ use crate::driver::{Driver, Reply, passing};
 use crate::error::{Error, Result};
 use crate::events::EventKind;
 use crate::host::blocking;
+use crate::launching::launch;
 use crate::link::Link;
 use crate::pins::{PinnedImages, holders, pin_images, unpin_images};
 use crate::record::{ContainerRecord, SandboxPhase};
@@ -195,8 +196,9 @@ impl Driver {
 
         let plan = memfd_of(&planned.launch).map_err(Error::Spawn)?;
         let fds = [plan.as_fd()];
-        let launched =
-            self.step(point!("launch container"), &name, link.ask(MonitorOrder::Launch, &fds)).await?;
+        let (cgroup, spec) = (self.container_cgroup(id)?, self.workload_mut(id)?.spec.clone());
+        let launched = launch(link, &fds, cgroup, &spec);
+        let launched = self.step(point!("launch container"), &name, launched).await?;
         let Answer::Launched { pid, user, warnings } = launched else {
             return Err(Error::MonitorGone);
         };
@@ -268,11 +270,13 @@ impl Driver {
     /// Undoes [`Driver::make_container`], however far it came; absent means done.
     pub(crate) async fn tear_container_down(&mut self, id: &ContainerId) -> Result<()> {
         if let Some(monitor) = &self.monitor {
-            for order in
-                [MonitorOrder::Kill { container: id.clone() }, MonitorOrder::Forget { container: id.clone() }]
-            {
-                let _ = monitor.link.ask_within(KILL_ANSWER_LIMIT, order, &[]).await;
-            }
+            let [kill, forget] = [
+                MonitorOrder::Kill { container: id.clone() },
+                MonitorOrder::Forget { container: id.clone() },
+            ]
+            .map(|order| monitor.link.ask_within(KILL_ANSWER_LIMIT, order, &[]));
+            // Sent in this order; one that does not answer is waited for once.
+            let _ = tokio::join!(biased; kill, forget);
         }
         let cgroup = self.container_cgroup(id)?;
         let directory = self.host.container_directory(id);
@@ -401,14 +405,14 @@ impl Driver {
 
 /// What a monitor's word on an exit means to a client.
 pub(crate) fn ended(started_at_ns: Option<i64>, exit: Exit) -> Ended {
-    let Exit { code, at_ns, oom_killed, start_error, dropped_log_bytes: _, log_error: _ } = exit;
+    let Exit { code, at_ns, oom_killed, start_error, dropped_log_bytes: lost_log_bytes, log_error: _ } = exit;
     let (reason, message) = match (start_error, oom_killed, code) {
         (Some(error), _, _) => (Reason::StartError, error),
         (None, _, 0) => (Reason::Completed, String::new()),
         (None, true, _) => (Reason::OomKilled, String::new()),
         (None, false, _) => (Reason::Error, String::new()),
     };
-    Ended { started_at_ns, finished_at_ns: at_ns, exit_code: code, reason, message }
+    Ended { started_at_ns, finished_at_ns: at_ns, exit_code: code, reason, message, lost_log_bytes }
 }
 
 fn lost(started_at_ns: Option<i64>) -> Ended {
@@ -418,6 +422,7 @@ fn lost(started_at_ns: Option<i64>) -> Ended {
         exit_code: UNKNOWN_EXIT_CODE,
         reason: Reason::Unknown,
         message: "the container ended together with its monitor".to_owned(),
+        lost_log_bytes: 0,
     }
 }
 

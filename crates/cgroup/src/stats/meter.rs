@@ -139,9 +139,18 @@ impl Meter {
                     )
                 }
             };
+            let tasks_refused = files.text("pids", "pids.events").and_then(|text| keyed_number(&text, "max"));
             let tasks_limit = files.text("pids", "pids.max").and_then(|text| parse::limit(&text));
             let huge_pages = files.huge_pages();
-            Detail { cpu, throttling, memory, tasks_limit, devices: devices.unwrap_or_default(), huge_pages }
+            Detail {
+                cpu,
+                throttling,
+                memory,
+                tasks_limit,
+                tasks_refused,
+                devices: devices.unwrap_or_default(),
+                huge_pages,
+            }
         })
     }
 

@@ -95,6 +95,9 @@ pub struct Detail {
     pub memory: Option<MemoryDetail>,
     /// Most processes and threads; `None` without a limit.
     pub tasks_limit: Option<u64>,
+    /// How often a process or thread was not made for that limit, or for one of a parent's; on version 2 only for its own
+    /// and those below it.
+    pub tasks_refused: Option<u64>,
     /// Reads and writes of block devices, those that have any.
     pub devices: Vec<DeviceIo>,
     /// Huge pages, by size.

@@ -164,6 +164,7 @@ mod tests {
             exit_code: 137,
             reason: Reason::OomKilled,
             message: String::new(),
+            lost_log_bytes: 0,
         };
         check(ContainerState::Exited(ended), (State::ContainerExited, 0, 9, 137, "OOMKilled"));
     }

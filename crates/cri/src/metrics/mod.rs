@@ -243,6 +243,7 @@ mod tests {
             throttling: Some(Throttling::default()),
             memory: Some(MemoryDetail::default()),
             tasks_limit: None,
+            tasks_refused: None,
             devices: vec![DeviceIo { major: 254, read_bytes: 11, written_bytes: 12, ..DeviceIo::default() }],
             huge_pages: vec![HugePages { page_size: "2MB".into(), ..HugePages::default() }],
         };

@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 
 use berth_fault::{Point, point};
+use berth_logs::LogFile;
 use berth_sys::packet::Packet;
 use rustix::io::Errno;
 
@@ -39,6 +40,7 @@ impl Monitor {
                 self.detach(ReplyTo { client: reply.client, request: session });
                 Ok(Some(Answer::Done))
             }
+            Order::CheckLog { container } => self.check_log(&container),
             Order::OpenNetwork => {
                 self.open_network(reply);
                 Ok(None)
@@ -129,6 +131,12 @@ impl Monitor {
         Ok(Some(Answer::Done))
     }
 
+    fn check_log(&self, id: &ContainerId) -> Outcome {
+        let log = self.find(id)?.sinks.log.as_ref();
+        let error = log.and_then(LogFile::last_error).map(|error| error.to_string());
+        Ok(Some(Answer::Log { dropped_bytes: log.map_or(0, LogFile::dropped_bytes), error }))
+    }
+
     pub(super) fn forget(&mut self, id: &ContainerId, reply: ReplyTo) -> Outcome {
         match self.containers.get_mut(id) {
             Some(container) if container.is_alive() => container.unwanted = true,
@@ -151,7 +159,7 @@ fn step_of(order: &Order) -> Option<Point> {
         Order::Exec => Some(point!("carry out exec")),
         Order::Shutdown => Some(point!("carry out shutdown")),
         Order::KillExec { .. } => Some(point!("carry out kill of command")),
-        Order::Attach { .. } | Order::Detach { .. } | Order::OpenNetwork => None,
+        Order::Attach { .. } | Order::Detach { .. } | Order::CheckLog { .. } | Order::OpenNetwork => None,
     }
 }
 

@@ -165,6 +165,16 @@ impl Rows {
     }
 }
 
+/// The rows that nobody understands, each with the reason.
+pub(crate) async fn unreadable_rows(store: &Store) -> Result<Vec<String>> {
+    let rows = Rows::read(store).await?;
+    let unreadable = rows.objects.into_iter().filter_map(|row| match row.tie {
+        Tie::Unreadable(reason) => Some(format!("{}: {reason}", row.name)),
+        Tie::Agent | Tie::Id(_) | Tie::IfKnown(_) | Tie::Name => None,
+    });
+    Ok(unreadable.collect())
+}
+
 fn sorted<R>(loaded: Loaded<R>, unreadable: &mut BTreeMap<(String, String), String>) -> Vec<R> {
     let reasons = loaded.quarantined.into_iter();
     unreadable

@@ -92,6 +92,14 @@ impl Pods {
         self.reach(pod, || Error::MonitorGone).ok()
     }
 
+    /// Why a pod's monitor can't be asked, although there is one.
+    pub(crate) fn blockage(&self, pod: &PodId) -> Option<String> {
+        match &**self.handle(pod)?.reach.load() {
+            Reach::Open(_) | Reach::Gone => None,
+            Reach::Blocked(why) => Some(why.clone()),
+        }
+    }
+
     /// The connection to a pod's monitor; `gone` says what it means that there is none.
     fn reach(&self, pod: &PodId, gone: impl Fn() -> Error) -> Result<Link> {
         match &**self.handle(pod).ok_or_else(&gone)?.reach.load() {

@@ -1,0 +1,194 @@
+//! `berth explain`: what is the matter with a pod, a container, or the node, as the agent knows it.
+//!
+//! ```text
+//! pod default/web 3f2a81c09d11: ready for 2 h
+//!   ! monitor: process 812 is stopped by a signal, and does not answer
+//!     → kill -CONT 812, or remove the pod: what does not answer is killed
+//! container app 77b0c1e2aa90: running for 2 h
+//!   - 3 times it came to its memory limit
+//! ```
+//! Without a name, only what is unwell. Any trouble makes the exit status 1. An agent that does not answer is told as
+//! such, with what its process is about: that is an explanation, too.
+
+use crate::client;
+use anyhow::{Context, Result, bail};
+use berth_admin_proto::v1::admin_client::AdminClient;
+use berth_admin_proto::v1::{Account, ExplainRequest, Trouble};
+use clap::Args;
+use serde::Serialize;
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::time::timeout;
+
+/// More than the agent takes when everything hangs.
+const LIMIT: Duration = Duration::from_secs(15);
+
+/// How much of an id is shown: as crictl does.
+const SHOWN_ID: usize = 13;
+
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// Name of a pod, or id of a pod or container, or the beginning of one; all that is unwell when left out
+    subject: Option<String>,
+    /// Print one JSON object per line
+    #[arg(long)]
+    json: bool,
+}
+
+/// One line of JSON.
+#[derive(Debug, Serialize)]
+struct Line<'a> {
+    kind: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    id: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    name: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pod: &'a str,
+    state: &'a str,
+    since_ns: Option<i64>,
+    why: Option<&'a str>,
+    notes: &'a [String],
+    troubles: Vec<TroubleLine<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct TroubleLine<'a> {
+    what: &'a str,
+    detail: &'a str,
+    advice: &'a str,
+}
+
+/// Asks, prints, and tells by the exit status whether anything is wrong.
+pub(crate) async fn run(socket: &Path, args: ExplainArgs) -> Result<ExitCode> {
+    let ask = async {
+        let mut client = AdminClient::new(client::connect(socket).await?);
+        let request = ExplainRequest { subject: args.subject.clone() };
+        anyhow::Ok(client.explain(request).await.context("explain")?.into_inner().accounts)
+    };
+    let Ok(asked) = timeout(LIMIT, ask).await else {
+        bail!(
+            "the agent on {} has not answered within {} s: see whether its process is stopped, or short of CPU",
+            socket.display(),
+            LIMIT.as_secs()
+        );
+    };
+    let accounts = asked?;
+    let mut out = io::stdout().lock();
+    match (args.json, &args.subject) {
+        (true, _) => {
+            for account in &accounts {
+                writeln!(out, "{}", serde_json::to_string(&line_of(account))?)?;
+            }
+        }
+        (false, None) if accounts.is_empty() => writeln!(out, "all well")?,
+        (false, _) => write!(out, "{}", text_of(&accounts, SystemTime::now()))?,
+    }
+    let is_well = accounts.iter().all(|account| account.troubles.is_empty());
+    Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn line_of(account: &Account) -> Line<'_> {
+    let Account { kind, id, name, pod, state, since_ns, why, notes, troubles } = account;
+    let troubles =
+        troubles.iter().map(|Trouble { what, detail, advice }| TroubleLine { what, detail, advice });
+    let troubles = troubles.collect();
+    Line { kind, id, name, pod, state, since_ns: *since_ns, why: why.as_deref(), notes, troubles }
+}
+
+fn text_of(accounts: &[Account], now: SystemTime) -> String {
+    let mut text = String::new();
+    for account in accounts {
+        // Writing to a String can't fail.
+        let _ = writeln!(text, "{}", headline(account, now));
+        for note in &account.notes {
+            let _ = writeln!(text, "  - {note}");
+        }
+        for Trouble { what, detail, advice } in &account.troubles {
+            let _ = writeln!(text, "  ! {what}: {detail}\n    → {advice}");
+        }
+    }
+    text
+}
+
+fn headline(account: &Account, now: SystemTime) -> String {
+    let id = account.id.get(..SHOWN_ID).unwrap_or(&account.id);
+    let named = [account.kind.as_str(), account.name.as_str(), id];
+    let named: Vec<_> = named.into_iter().filter(|part| !part.is_empty()).collect();
+    let since = account.since_ns.and_then(|since_ns| {
+        let since = UNIX_EPOCH.checked_add(Duration::from_nanos(u64::try_from(since_ns).ok()?))?;
+        Some(format!(" for {}", shown(now.duration_since(since).unwrap_or_default())))
+    });
+    let why = account.why.as_ref().map(|why| format!(" ({why})"));
+    format!("{}: {}{}{}", named.join(" "), account.state, since.unwrap_or_default(), why.unwrap_or_default())
+}
+
+/// In the largest unit that there are two of.
+fn shown(age: Duration) -> String {
+    let seconds = age.as_secs();
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account() -> Account {
+        let advice = "kill -CONT 812".to_owned();
+        Account {
+            kind: "pod".to_owned(),
+            id: "3f2a81c09d11".repeat(5),
+            name: "default/web".to_owned(),
+            state: "ready".to_owned(),
+            since_ns: Some(1_000_000_000),
+            notes: vec!["3 times it came to its memory limit".to_owned()],
+            troubles: vec![Trouble {
+                what: "monitor".to_owned(),
+                detail: "it is stopped".to_owned(),
+                advice,
+            }],
+            ..Account::default()
+        }
+    }
+
+    #[test]
+    fn a_person_reads_lines() {
+        let now = UNIX_EPOCH + Duration::from_secs(7202);
+        let expected = "\
+pod default/web 3f2a81c09d113: ready for 2 h
+  - 3 times it came to its memory limit
+  ! monitor: it is stopped
+    → kill -CONT 812
+node: unwell (disk)
+";
+        let why = Some("disk".to_owned());
+        let node = Account { kind: "node".to_owned(), state: "unwell".to_owned(), why, ..Account::default() };
+        assert_eq!(text_of(&[account(), node], now), expected);
+    }
+
+    #[test]
+    fn a_program_reads_objects() {
+        let line = serde_json::to_value(line_of(&account())).unwrap();
+        assert_eq!(line["troubles"][0]["what"], "monitor");
+        assert_eq!((&line["since_ns"], &line["why"]), (&1_000_000_000.into(), &serde_json::Value::Null));
+        assert!(line.get("pod").is_none());
+    }
+
+    #[test]
+    fn ages_are_short() {
+        let check = |seconds, expected| assert_eq!(shown(Duration::from_secs(seconds)), expected);
+        check(0, "0 s");
+        check(119, "119 s");
+        check(120, "2 min");
+        check(7200, "2 h");
+        check(172_800, "2 days");
+    }
+}

@@ -1,0 +1,51 @@
+//! The launch of a container, which can come upon a filesystem that does not answer.
+//!
+//! Opening a volume may take as long as whoever serves its files likes, and for ever where he hangs. The monitor's child
+//! waits then, and nobody else; no thread of the agent's touches a volume. A launch that takes long is looked at, and
+//! given up if that is why, so that the client hears of it before its own patience ends. What is merely slow, such as a
+//! disk, gets the whole time of a step.
+
+use std::os::fd::BorrowedFd;
+use std::pin::pin;
+use std::time::Duration;
+
+use berth_cgroup::Cgroup;
+use berth_container::spec::{ContainerSpec, VolumeSource, VolumeSpec};
+use berth_monitor::protocol::{Answer, Order};
+use tokio::time::timeout;
+
+use crate::error::{Error, Result};
+use crate::host::blocking;
+use crate::link::Link;
+use crate::waiting::{served_by_others, waiting};
+
+/// How long a launch may take before anybody asks why: it takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Has the monitor make a container up to its gate, from the plan among `fds`; `cgroup` is the container's.
+pub(crate) async fn launch(
+    link: &Link,
+    fds: &[BorrowedFd<'_>],
+    cgroup: Cgroup,
+    spec: &ContainerSpec,
+) -> Result<Answer> {
+    let mut launched = pin!(link.ask(Order::Launch, fds));
+    if let Ok(answer) = timeout(PATIENCE, &mut launched).await {
+        return answer;
+    }
+    let hosts = |volume: &VolumeSpec| match &volume.source {
+        VolumeSource::Host { host_path } => Some(host_path.clone()),
+        VolumeSource::Image(_) => None,
+    };
+    let paths: Vec<_> = spec.mounts.iter().filter_map(hosts).collect();
+    let look = move || {
+        let pids = cgroup.procs().unwrap_or_default();
+        let stuck = waiting(&pids).into_iter().find(|look| look.waits_for_others())?;
+        let volumes = served_by_others(paths.iter().map(AsRef::as_ref));
+        Some(Error::StuckLaunch { pid: stuck.pid, place: stuck.place, limit: PATIENCE, volumes })
+    };
+    match blocking(look).await? {
+        Some(stuck) => Err(stuck),
+        None => launched.await,
+    }
+}
