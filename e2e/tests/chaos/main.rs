@@ -12,6 +12,8 @@
 
 mod bystander;
 mod faults;
+mod hosts;
+mod lab;
 mod model;
 mod restarts;
 mod tally;
