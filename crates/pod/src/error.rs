@@ -337,6 +337,11 @@ impl Error {
         matches!(self, Self::File { source, .. } if matches!(source.kind(), NotFound | ConnectionRefused))
     }
 
+    /// Whether a step failed for want of a monitor, which had just been started.
+    pub(crate) fn says_that_monitor_is_gone(&self) -> bool {
+        matches!(self, Self::Stage { source, .. } if matches!(**source, Self::MonitorGone))
+    }
+
     /// For `map_err`: what was attempted on which path.
     pub(crate) fn file(
         operation: &'static str,

@@ -69,6 +69,9 @@ pub(crate) struct Greeting {
     pub(crate) handles: Vec<OwnedFd>,
 }
 
+/// A connection that has been greeted on, and what comes over it.
+pub(crate) type Connected = (Link, Greeting, mpsc::UnboundedReceiver<News>);
+
 /// A connection to a monitor.
 #[derive(Debug, Clone)]
 pub(crate) struct Link(Arc<Inner>);
@@ -99,16 +102,14 @@ type Answered = std::result::Result<(Answer, Vec<OwnedFd>), Failure>;
 
 impl Link {
     /// Connects to the monitor of the pod with this directory.
-    pub(crate) async fn connect(directory: &Path) -> Result<(Self, Greeting, mpsc::UnboundedReceiver<News>)> {
+    pub(crate) async fn connect(directory: &Path) -> Result<Connected> {
         let socket = packet::connect_in(directory, SOCKET_NAME, Blocking::No);
         let socket = socket.map_err(|errno| Error::file("connect to monitor in", directory)(errno.into()))?;
         Self::establish(socket).await
     }
 
     /// Takes over a connected socket and awaits the greeting.
-    pub(crate) async fn establish(
-        socket: OwnedFd,
-    ) -> Result<(Self, Greeting, mpsc::UnboundedReceiver<News>)> {
+    pub(crate) async fn establish(socket: OwnedFd) -> Result<Connected> {
         #[expect(
             deprecated,
             reason = "its successor is unsafe for types that change their descriptor; OwnedFd never does"
@@ -366,7 +367,7 @@ mod tests {
     }
 
     /// What becomes of a connection to somebody who says this.
-    async fn told(said: &[serde_json::Value]) -> Result<(Link, Greeting, mpsc::UnboundedReceiver<News>)> {
+    async fn told(said: &[serde_json::Value]) -> Result<Connected> {
         let (ours, theirs) = packet::pair(Blocking::No).unwrap();
         let reports = memfd_of(&Vec::<ContainerReport>::new()).unwrap();
         for message in said {

@@ -1,12 +1,14 @@
 //! What an agent finds when it starts: pods on record, their monitors, and things without an owner.
 //!
 //! Each pod on record is matched with its monitor, all at the same time. A monitor that answers tells everything that
-//! happened meanwhile; one that does not means that the pod is dead (killed, or the machine was started anew). What was
+//! happened meanwhile; where nobody listens, the pod is dead (killed, or the machine was started anew); one that hangs is
+//! waited for while the agent serves. What was
 //! only intended when the last agent died is taken down. Then whatever carries our names in kernel and on disk, but
 //! belongs to no pod on record, is removed (`inventory`). A record that can't be read is set aside, and what it may name
 //! is left as it is (`doubt`).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use berth_fault::point;
 use berth_monitor::id::ContainerId;
@@ -15,18 +17,21 @@ use berth_net::{Forward, Inherited, ServedSubnets};
 use berth_store::{Loaded, Quarantined, Ruin, Store, with_causes};
 use ipnet::IpNet;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::doubt::{self, Doubt};
 use crate::driver::{Driver, passing};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::link::Link;
 use crate::pins::pin_again;
 use crate::record::{ContainerRecord, NetworkRecord, SandboxPhase, SandboxRecord};
 use crate::registry::spawn_driver;
-use crate::sandbox::RETRY_PERIOD;
 use crate::view::ContainerState;
 use crate::workload::Workload;
+
+/// How long the start of an agent waits for one monitor's greeting.
+const GREETING_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What an earlier agent has recorded: read before the network is opened, which must not take anything from running
 /// pods.
@@ -132,14 +137,13 @@ async fn recover_pod(
         SandboxPhase::Ready => SandboxPhase::Ready,
         SandboxPhase::Making | SandboxPhase::NotReady => SandboxPhase::NotReady,
     };
-    match passing(point!("reach the monitor again"), Link::connect(&host.pod_directory(&driver.id))).await {
-        Ok((link, greeting, news)) => driver.take_over(link, greeting, news).await,
-        Err(error) if error.says_that_nobody_listens() => driver.lose_monitor().await,
-        // It hangs, or speaks another language: whoever removes the pod ends it.
-        Err(error) => {
-            driver.out_of_reach(&error, RETRY_PERIOD);
-            driver.not_ready().await;
-        }
+    let directory = host.pod_directory(&driver.id);
+    let connected = passing(point!("reach the monitor again"), Link::connect(&directory));
+    match timeout(GREETING_PATIENCE, connected).await {
+        Ok(Err(error)) if error.says_that_nobody_listens() => driver.lose_monitor().await,
+        Ok(reached) => driver.monitor_is_reached(reached).await,
+        // Its driver goes on waiting, while the agent serves.
+        Err(_) => driver.out_of_reach(&Error::TooLong { limit: GREETING_PATIENCE }, Duration::ZERO),
     }
     if record.phase == SandboxPhase::Making {
         take_down(driver).await;

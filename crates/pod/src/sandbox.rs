@@ -31,7 +31,7 @@ use crate::events::EventKind;
 use crate::files::{hostname_of, write_files};
 use crate::host::{Host, blocking};
 use crate::id_maps::give_files;
-use crate::link::{Greeting, Link, News};
+use crate::link::{Connected, Greeting, Link, News};
 use crate::record::{SandboxPhase, SandboxRecord};
 use crate::spec::{PodPid, SandboxSpec};
 
@@ -114,11 +114,7 @@ impl Driver {
         let cgroup = move || Ok(all.create(&path)?);
         let cgroup = self.blocking_step(point!("make cgroup"), cgroups.sandbox.as_str(), cgroup).await?;
 
-        let (of, plan) = (host.clone(), self.sandbox_plan(&cgroup));
-        let spawn = move || of.zygote.spawn_monitor(&plan).map_err(Error::Spawn);
-        let socket = self.blocking_step(point!("start monitor and pause"), "", spawn).await?;
-        let greeted = Link::establish(socket);
-        let (link, greeting, news) = self.step(point!("hear the monitor's greeting"), "", greeted).await?;
+        let (link, greeting, news) = self.start_monitor(&cgroup).await?;
         let (pid, pause_pid) = (greeting.hello.pid, greeting.hello.pause_pid);
         self.set_monitor(Some(Monitor { link, news, pid, pause_pid, is_silent: false }));
 
@@ -143,6 +139,26 @@ impl Driver {
             self.tell(self.id.to_string(), kind);
         }
         Ok(())
+    }
+
+    /// Has a monitor forked and hears its greeting; where none comes, once more by another zygote: that one may have died
+    /// with the request.
+    async fn start_monitor(&mut self, cgroup: &Cgroup) -> Result<Connected> {
+        let mut is_first = true;
+        loop {
+            let (host, plan) = (self.host.clone(), self.sandbox_plan(cgroup));
+            let spawn = move || host.zygote.spawn_monitor(&plan).map_err(Error::Spawn);
+            let spawned = self.blocking_step(point!("start monitor and pause"), "", spawn).await?;
+            let greeted = Link::establish(spawned.connection);
+            match self.step(point!("hear the monitor's greeting"), "", greeted).await {
+                Err(error) if is_first && error.says_that_monitor_is_gone() => {
+                    let host = self.host.clone();
+                    blocking(move || host.zygote.end(spawned.zygote)).await?;
+                    is_first = false;
+                }
+                greeted => return greeted,
+            }
+        }
     }
 
     fn sandbox_plan(&self, cgroup: &Cgroup) -> SandboxPlan {
@@ -282,16 +298,27 @@ impl Driver {
         if self.monitor.is_some() {
             self.set_monitor(None);
         }
-        match Link::connect(&self.host.pod_directory(&self.id)).await {
+        let reached = Link::connect(&self.host.pod_directory(&self.id)).await;
+        self.monitor_is_reached(reached).await;
+    }
+
+    /// Takes in what came of a connection to the monitor.
+    pub(crate) async fn monitor_is_reached(&mut self, reached: Result<Connected>) {
+        match reached {
             Ok((link, greeting, news)) => self.take_over(link, greeting, news).await,
             Err(error) if error.says_that_nobody_listens() => {
                 let error = with_causes(&error);
                 tracing::warn!(pod.id = %self.id, error, "monitor has died; its pod is killed");
                 self.lose_monitor().await;
             }
+            // The pod runs on, but nothing can be done to it but to remove it.
+            Err(error @ Error::OtherProtocol { .. }) => {
+                self.out_of_reach(&error, RETRY_PERIOD);
+                self.not_ready().await;
+            }
+            // It hangs: that has taken a while. Or it has hung up, for it is dying, or the agent lacks something.
             Err(error) => {
-                // One that has hung up in between is dying.
-                let wait = if matches!(error, Error::MonitorGone) { DYING_TIME } else { RETRY_PERIOD };
+                let wait = if matches!(error, Error::TooLong { .. }) { RETRY_PERIOD } else { DYING_TIME };
                 self.out_of_reach(&error, wait);
             }
         }

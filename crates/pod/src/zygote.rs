@@ -22,6 +22,19 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 /// Room in the argument strings for the title that a monitor shows: `berth-monitor: ` and a pod's id.
 const TITLE_ROOM: usize = 96;
 
+/// A monitor that has been asked for.
+#[derive(Debug)]
+pub(crate) struct Spawned {
+    /// The agent's end of its connection, on which it will greet.
+    pub(crate) connection: OwnedFd,
+    /// Whom it was asked from.
+    pub(crate) zygote: ZygoteId,
+}
+
+/// One of the zygotes of an agent's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ZygoteId(u32);
+
 /// A parent of monitors.
 #[derive(Debug)]
 pub(crate) struct Zygote {
@@ -41,10 +54,9 @@ impl Zygote {
         Self { program, running: Mutex::new(None) }
     }
 
-    /// Has a monitor forked for `plan`; returns the agent's end of its connection, on which it will greet. Blocks for
-    /// the time of a small send, or of starting the zygote.
-    pub(crate) fn spawn_monitor(&self, plan: &SandboxPlan) -> IoResult<OwnedFd> {
-        let (ours, theirs) = packet::pair(Blocking::No)?;
+    /// Has a monitor forked for `plan`. Blocks for the time of a small send, or of starting the zygote.
+    pub(crate) fn spawn_monitor(&self, plan: &SandboxPlan) -> IoResult<Spawned> {
+        let (connection, theirs) = packet::pair(Blocking::No)?;
         let plan = memfd_of(plan)?;
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let mut last_error = None;
@@ -55,7 +67,7 @@ impl Zygote {
                 None => running.insert(self.start()?),
             };
             match packet::send(&zygote.control, SPAWN, &[theirs.as_fd(), plan.as_fd()]) {
-                Ok(()) => return Ok(ours),
+                Ok(()) => return Ok(Spawned { connection, zygote: zygote.id() }),
                 Err(error) => last_error = Some(error),
             }
             if let Some(dead) = running.take() {
@@ -63,6 +75,15 @@ impl Zygote {
             }
         }
         Err(last_error.map_or_else(|| IoError::other("zygote does not run"), IoError::from))
+    }
+
+    /// Ends this zygote, which may be dying: as it does, what it has taken is closed before its socket. Another is started
+    /// when it is needed.
+    pub(crate) fn end(&self, zygote: ZygoteId) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(dying) = running.take_if(|running| running.id() == zygote) {
+            dying.end();
+        }
     }
 
     fn start(&self) -> IoResult<Running> {
@@ -89,11 +110,13 @@ fn read_only_view(file: &Path) -> IoResult<OwnedFd> {
 }
 
 impl Running {
-    /// Closes the control socket, which ends the zygote, and reaps it.
-    fn end(self) {
-        let Self { control, mut process } = self;
-        drop(control);
-        let _ = process.wait();
+    fn id(&self) -> ZygoteId {
+        ZygoteId(self.process.id())
+    }
+
+    /// Kills the zygote, which nothing depends on, and reaps it.
+    fn end(mut self) {
+        let _ = self.process.kill().and_then(|()| self.process.wait());
     }
 }
 

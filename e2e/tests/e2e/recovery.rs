@@ -198,6 +198,21 @@ fn the_parent_of_monitors_is_replaced_when_it_dies() {
 
 #[test]
 #[ignore = "needs root and the test images"]
+fn a_pod_that_is_being_made_when_the_parent_of_monitors_dies_is_made_by_the_next() {
+    let node = Node::start();
+    node.pod("first");
+    let zygote = Pid::from_raw(node.process("zygote").expect("a zygote runs")).unwrap();
+    // It is sent what to do, and does not read it.
+    kill_process(zygote, Signal::STOP).unwrap();
+    let config = node.sandbox("second");
+    node.cri().run_pod_sandbox_in_a_hurry(config.clone(), Duration::from_secs(1));
+    kill_process(zygote, Signal::KILL).unwrap();
+    let second = Pod::run(&node, config);
+    assert_eq!(second.end_of(&second.shell("main", "exit 3")).exit_code, 3);
+}
+
+#[test]
+#[ignore = "needs root and the test images"]
 fn a_pod_that_was_being_made_when_the_agent_died_is_not_listed() {
     let node = Node::start();
     let first = node.pod("first");
@@ -287,4 +302,28 @@ fn a_pod_whose_monitor_hangs_is_removed_all_the_same() {
     assert!(since.elapsed() < Duration::from_secs(25), "{:?}", since.elapsed());
     assert_eq!(lives.exec(&other, "echo fine"), "fine");
     assert_eq!(node.cri().sandboxes().len(), 1);
+}
+
+#[test]
+#[ignore = "needs root and the test images"]
+fn a_monitor_that_hangs_holds_no_agent_up_that_starts_and_is_found_when_it_goes_on() {
+    let node = Node::start();
+    let (hangs, lives) = (node.pod("hangs"), node.pod("lives"));
+    let stays = hangs.shell("stays", "exec sleep 1000");
+    let ends = hangs.shell("ends", "exec sleep 1000");
+    let other = lives.shell("main", "exec sleep 1000");
+    let monitor = Pid::from_raw(hangs.monitor_pid().try_into().unwrap()).unwrap();
+    let container = Pid::from_raw(hangs.pid(Some(&ends)).try_into().unwrap()).unwrap();
+    kill_process(monitor, Signal::STOP).unwrap();
+    kill_process(container, Signal::KILL).unwrap();
+    node.kill9();
+    node.restart();
+    assert_eq!(lives.exec(&other, "echo fine"), "fine");
+    let ready = |pod: &Pod<'_>| node.cri().sandbox(&pod.id).unwrap().state() == PodSandboxState::SandboxReady;
+    assert!(ready(&hangs) && ready(&lives));
+    let refused = hangs.try_exec(&stays, &["true"], 5).unwrap_err();
+    assert!(refused.message().contains("can't be reached"), "{refused}");
+    kill_process(monitor, Signal::CONT).unwrap();
+    assert_eq!(hangs.end_of(&ends).exit_code, 137);
+    assert_eq!(hangs.exec(&stays, "echo fine"), "fine");
 }
