@@ -51,11 +51,11 @@ fn users_are_those_of_the_image_whatever_it_has_in_place_of_its_files() {
     let huge = "web:x:1000:1000::/:/bin/sh\n".repeat(200_000);
     let layers = [
         ("link", Layer::new().symlink("etc/passwd", &hosts), "no user \"spy\""),
-        ("fifo", Layer::new().fifo("etc/passwd"), "/etc/passwd"),
-        ("device", Layer::new().zero("etc/passwd"), "/etc/passwd"),
-        ("directory", Layer::new().directory("etc/passwd"), "/etc/passwd"),
-        ("huge", Layer::new().file("etc/passwd", huge.as_bytes()), "/etc/passwd"),
-        ("group", Layer::new().zero("etc/group"), "/etc/group"),
+        ("fifo", Layer::new().fifo("etc/passwd"), "read the image's /etc/passwd"),
+        ("device", Layer::new().zero("etc/passwd"), "read the image's /etc/passwd"),
+        ("directory", Layer::new().directory("etc/passwd"), "read the image's /etc/passwd"),
+        ("huge", Layer::new().file("etc/passwd", huge.as_bytes()), "read the image's /etc/passwd"),
+        ("group", Layer::new().zero("etc/group"), "read the image's /etc/group"),
     ];
     let (mut images, mut cases) = (Images::new(), Vec::new());
     for (name, layer, words) in layers {
