@@ -66,7 +66,11 @@ impl RootDir {
             // The name exists though its target does not: a dangling symlink, like /var/run -> /run in an image
             // without /run. The target is made, as seen from the root.
             Err(Errno::EXIST) => {
-                let target = readlinkat(&parent, name, Vec::new())?;
+                let target = match readlinkat(&parent, name, Vec::new()) {
+                    // It is no link: another container of the pod, which has the same volume, was faster.
+                    Err(Errno::INVAL | Errno::NOENT) => return self.open_or_make_within(path, make, steps),
+                    target => target?,
+                };
                 let target = Path::new(OsStr::from_bytes(target.as_bytes()));
                 let target = if target.is_absolute() { target.to_owned() } else { parent_path.join(target) };
                 self.open_or_make_within(&target, make, steps)
@@ -130,6 +134,21 @@ mod tests {
             assert!(at(&lands_at).is_dir(), "{path}");
         }
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn several_may_make_the_same_at_the_same_time() {
+        let directory = tempfile::tempdir().unwrap();
+        for round in 0..200 {
+            let path = format!("/{round}/deep/place");
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope
+                        .spawn(|| root(directory.path()).open_or_make(Path::new(&path), Make::File).unwrap());
+                }
+            });
+            assert!(directory.path().join(&path[1..]).is_file());
+        }
     }
 
     #[test]
