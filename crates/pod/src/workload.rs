@@ -408,8 +408,9 @@ pub(crate) fn ended(started_at_ns: Option<i64>, exit: Exit) -> Ended {
     let Exit { code, at_ns, oom_killed, start_error, dropped_log_bytes: lost_log_bytes, log_error: _ } = exit;
     let (reason, message) = match (start_error, oom_killed, code) {
         (Some(error), _, _) => (Reason::StartError, error),
-        (None, _, 0) => (Reason::Completed, String::new()),
+        // Also where a child was the victim and the container ended well: as with containerd and CRI-O.
         (None, true, _) => (Reason::OomKilled, String::new()),
+        (None, false, 0) => (Reason::Completed, String::new()),
         (None, false, _) => (Reason::Error, String::new()),
     };
     Ended { started_at_ns, finished_at_ns: at_ns, exit_code: code, reason, message, lost_log_bytes }
@@ -454,7 +455,7 @@ mod tests {
         for (exit, reason) in [
             (exit(0, false, None), "Completed"),
             // A child was killed for want of memory, and the container went on and ended well.
-            (exit(0, true, None), "Completed"),
+            (exit(0, true, None), "OOMKilled"),
             (exit(137, true, None), "OOMKilled"),
             (exit(1, false, None), "Error"),
             (exit(128, false, Some("execute: x")), "StartError"),
