@@ -17,10 +17,10 @@ use tokio::time::timeout;
 use crate::error::{Error, Result};
 use crate::host::blocking;
 use crate::link::Link;
-use crate::waiting::{served_by_others, waiting};
+use crate::waiting::{Look, served_by_others, waiting};
 
 /// How long a launch may take before anybody asks why: it takes milliseconds.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Has the monitor make a container up to its gate, from the plan among `fds`; `cgroup` is the container's.
 pub(crate) async fn launch(
@@ -40,8 +40,10 @@ pub(crate) async fn launch(
     let paths: Vec<_> = spec.mounts.iter().filter_map(hosts).collect();
     let look = move || {
         let pids = cgroup.procs().unwrap_or_default();
-        let stuck = waiting(&pids).into_iter().find(|look| look.waits_for_others())?;
         let volumes = served_by_others(paths.iter().map(AsRef::as_ref));
+        // Who wants the same name as somebody who waits for the server waits for that one, in a place that says nothing.
+        let is_stuck = |look: &Look| look.waits_for_others() || !volumes.is_empty();
+        let stuck = waiting(&pids).into_iter().find(is_stuck)?;
         Some(Error::StuckLaunch { pid: stuck.pid, place: stuck.place, limit: PATIENCE, volumes })
     };
     match blocking(look).await? {

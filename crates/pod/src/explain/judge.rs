@@ -18,6 +18,9 @@ const SLOW_STEP: Duration = Duration::from_secs(5);
 /// A pull that failed longer ago is nobody's concern any more: a kubelet tries every five minutes at least.
 const RECENT: Duration = Duration::from_secs(15 * 60);
 
+/// How much of its limit of processes a container may use before it is short of them.
+const SHORT_OF_TASKS_PERCENT: u64 = 90;
+
 /// How much of its memory limit a container may need before it is short of it.
 const SHORT_OF_MEMORY_PERCENT: u64 = 95;
 
@@ -92,8 +95,9 @@ pub(super) fn pod(facts: PodFacts) -> Vec<Account> {
     troubles.extend(monitor(view, facts.monitor.as_ref(), facts.unreachable));
     troubles.extend(network(view, &facts.network));
     troubles.extend(facts.waiting.iter().map(|look| waits(look, &[])));
-    let at_limit = tasks_at_limit(&facts.usage, &facts.detail);
-    troubles.extend(at_limit.map(|limit| forks_refused("all of the pod", limit)));
+    let refused = facts.containers.iter().map(|one| &one.detail).chain([&facts.detail]);
+    let refused = refused.filter_map(|detail| detail.tasks_refused).sum();
+    troubles.extend(short_of_tasks("the pod", &facts.usage, &facts.detail, refused));
     let state = if is_ready { "ready" } else { "not ready" };
     let since_ns = if is_ready { Some(view.created_at_ns) } else { None };
     let why = failed_step(view).or_else(|| lost.map(str::to_owned));
@@ -124,8 +128,8 @@ fn container(facts: ContainerFacts) -> Account {
         troubles.push(trouble("stopped", detail, &format!("kill -CONT {}", first.pid)));
     }
     troubles.extend(facts.waiting.iter().map(|look| waits(look, &facts.volumes)));
-    let at_limit = tasks_at_limit(&facts.usage, &facts.detail);
-    troubles.extend(at_limit.map(|limit| forks_refused("it", limit)));
+    let refused = facts.detail.tasks_refused.unwrap_or_default();
+    troubles.extend(short_of_tasks("it", &facts.usage, &facts.detail, refused));
     if let Some((used, limit)) = facts.usage.memory.as_ref().and_then(short_of_memory) {
         let detail = format!("it needs {} of the {} that it may have", mib(used), mib(limit));
         troubles.push(trouble("memory", detail, "raise its memory limit, or find out what takes so much"));
@@ -220,15 +224,18 @@ fn lost_log(facts: &ContainerFacts) -> Option<Trouble> {
     (bytes > 0).then(|| trouble("log", detail(), "see to the filesystem with the logs, and its free space"))
 }
 
-fn tasks_at_limit(usage: &Usage, detail: &Detail) -> Option<u64> {
-    let limit = detail.tasks_limit?;
-    // On version 1 the container's own count tells of its parents' limits, too.
-    (usage.tasks? >= limit && limit > 0).then_some(limit)
-}
-
-fn forks_refused(who: &str, limit: u64) -> Trouble {
-    let detail = format!("{who} may have {limit} processes and threads, and has as many");
-    trouble("processes", detail, "end what makes them, or raise the limit")
+/// Near the limit, after it has been met: whoever makes processes without end is now at it and now just below. On version
+/// 1 it is the container that counts what its pod's limit has refused it, on version 2 the pod.
+fn short_of_tasks(who: &str, usage: &Usage, detail: &Detail, refused: u64) -> Option<Trouble> {
+    let (tasks, limit) = (usage.tasks?, detail.tasks_limit?);
+    let is_near = tasks.saturating_mul(100) >= limit.saturating_mul(SHORT_OF_TASKS_PERCENT);
+    let detail = || {
+        format!(
+            "{who} has {tasks} of the {limit} processes and threads that it may have; {refused} were refused"
+        )
+    };
+    (is_near && refused > 0)
+        .then(|| trouble("processes", detail(), "end what makes so many, or raise the limit"))
 }
 
 fn short_of_memory(memory: &MemoryUsage) -> Option<(u64, u64)> {
@@ -389,11 +396,13 @@ mod tests {
 
     #[test]
     fn limits_that_bind_are_told_and_others_are_not() {
-        let at = |tasks, limit| {
+        let is_short = |tasks, limit, refused| {
             let usage = Usage { tasks: Some(tasks), ..Usage::default() };
-            tasks_at_limit(&usage, &Detail { tasks_limit: limit, ..Detail::default() })
+            let detail = Detail { tasks_limit: limit, ..Detail::default() };
+            short_of_tasks("it", &usage, &detail, refused).is_some()
         };
-        assert_eq!((at(64, Some(64)), at(63, Some(64)), at(64, None)), (Some(64), None, None));
+        assert!(is_short(64, Some(64), 1) && is_short(60, Some(64), 1));
+        assert!(!is_short(64, Some(64), 0) && !is_short(30, Some(64), 1) && !is_short(64, None, 1));
         let memory = |usage_bytes, inactive_file_bytes| MemoryUsage {
             usage_bytes,
             inactive_file_bytes,

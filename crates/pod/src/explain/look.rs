@@ -30,7 +30,7 @@ use crate::view::{ContainerState, ContainerView, PodState, PodView, Snapshot};
 use crate::waiting::{Look, look_at, served_by_others, waiting};
 
 /// How long an answer may take that takes a millisecond.
-const LIMIT: Duration = Duration::from_secs(2);
+const LIMIT: Duration = Duration::from_secs(1);
 
 /// What waits in the kernel at one moment may wait for a disk; after this time it is looked at again.
 const SETTLE: Duration = Duration::from_millis(200);
