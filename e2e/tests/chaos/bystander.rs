@@ -28,6 +28,11 @@ impl<'a> Bystander<'a> {
         Self { pod, container, started_at, lines: 0 }
     }
 
+    /// The id of its container.
+    pub(crate) fn container(&self) -> &str {
+        &self.container
+    }
+
     pub(crate) fn end(self) {
         self.pod.take_down();
     }

@@ -18,3 +18,4 @@ mod model;
 mod restarts;
 mod tally;
 mod wire;
+mod workloads;
