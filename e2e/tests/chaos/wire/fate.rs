@@ -13,6 +13,8 @@ pub(crate) enum Fate {
     Slow(Duration),
     /// It does not arrive.
     Lost(Sign),
+    /// It arrives when its client has given it up.
+    Late(Duration, Sign),
     /// It arrives, and is called off while the agent is at it.
     CalledOff(Duration, Sign),
     /// It is carried out, and its answer does not arrive.
@@ -41,7 +43,8 @@ impl Fate {
     /// The next one.
     pub(crate) fn draw(dice: &mut Dice) -> Self {
         match dice.below(100) {
-            0..8 => Self::Lost(Sign::draw(dice)),
+            0..5 => Self::Lost(Sign::draw(dice)),
+            5..8 => Self::Late(Duration::from_millis(dice.below(600) as u64), Sign::draw(dice)),
             8..16 => Self::CalledOff(Duration::from_millis(dice.below(30) as u64), Sign::draw(dice)),
             16..28 => Self::Unanswered(Sign::draw(dice)),
             28..36 => Self::Doubled { first: dice.once_in(2) },

@@ -147,8 +147,10 @@ impl<'a> Kubelet<'a> {
         Ok(())
     }
 
-    /// Ends what runs, then removes what there is; whether there was nothing.
+    /// Ends what runs, then removes what there is; whether there was nothing. A kubelet looks for what it does not know
+    /// again and again; here once more, when no call is on its way any more that could make something.
     fn clear(&self) -> Result<bool, Failed> {
+        let was_idle = self.wire.is_idle();
         let (sandboxes, containers) = (self.sandboxes()?, self.containers()?);
         let running = containers.iter().filter(|one| one.state() == ContainerState::ContainerRunning);
         for container in running {
@@ -167,7 +169,10 @@ impl<'a> Kubelet<'a> {
             let request = RemovePodSandboxRequest { pod_sandbox_id: sandbox.id.clone() };
             call("RemovePodSandbox", self.cri.remove_pod_sandbox(request))?;
         }
-        Ok(sandboxes.is_empty() && containers.is_empty())
+        if !was_idle {
+            eventually("all calls to arrive", PATIENCE, || self.wire.is_idle().then_some(()));
+        }
+        Ok(was_idle && sandboxes.is_empty() && containers.is_empty())
     }
 
     fn sandboxes(&self) -> Result<Vec<PodSandbox>, Failed> {

@@ -201,11 +201,14 @@ fn all(node: &Node, kubelet: &Kubelet<'_>) -> (Vec<PodSandbox>, Vec<Container>) 
     (sandboxes, cri.containers().into_iter().filter(|one| is_its(&one.labels)).collect())
 }
 
-/// A start that comes twice is refused once: the container runs already. And who asks with a deadline is told that it has
-/// passed.
+/// A start that comes twice is refused once: the container runs already. Who asks with a deadline is told that it has
+/// passed. And what comes late may meet things as they are by now: made and started, stopped, or gone.
 fn is_due(refusal: &Refusal) -> bool {
     let code = Code::from_i32(refusal.code);
-    code == Code::DeadlineExceeded || (code == Code::FailedPrecondition && refusal.call == "StartContainer")
+    let met_by_late = [Code::AlreadyExists, Code::FailedPrecondition, Code::NotFound];
+    code == Code::DeadlineExceeded
+        || (refusal.is_late && met_by_late.contains(&code))
+        || (code == Code::FailedPrecondition && refusal.call == "StartContainer")
 }
 
 fn by_kind<'a>(refusals: impl Iterator<Item = &'a Refusal>) -> String {

@@ -68,6 +68,8 @@ pub(crate) struct Refusal {
     /// gRPC's number.
     pub(crate) code: i32,
     pub(crate) message: String,
+    /// The client had given it up before it arrived.
+    pub(crate) is_late: bool,
 }
 
 /// An answer as it came.
@@ -164,6 +166,10 @@ async fn carry(
             return Ok(outgoing(pass().await));
         }
         Fate::Lost(sign) => sign,
+        Fate::Late(time, sign) => {
+            shared.clone().pass_late(time, head.clone(), body.clone());
+            sign
+        }
         Fate::CalledOff(time, sign) => {
             // Not as a task of its own: it ends with the wait for it.
             let _ = timeout(time, exchange(&shared.agent, &head, body)).await;
@@ -205,15 +211,26 @@ impl Shared {
     /// Passes a call on and awaits its answer, in a task that does not end with its client.
     async fn pass(self: Arc<Self>, head: Arc<Parts>, body: Bytes) -> io::Result<Answer> {
         self.under_way.fetch_add(1, Ordering::SeqCst);
-        let passing = tokio::spawn(async move {
-            let answer = timeout(PATIENCE, exchange(&self.agent, &head, body)).await;
-            let answer = answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-            let refusal = answer.as_ref().ok().and_then(|answer| answer.refusal(head.uri.path()));
-            self.refusals.lock().unwrap().extend(refusal);
-            self.under_way.fetch_sub(1, Ordering::SeqCst);
-            answer
-        });
+        let passing = tokio::spawn(self.pass_on(head, body, false));
         passing.await.map_err(io::Error::other)?
+    }
+
+    /// Passes a call on after a while. It is under way from now on.
+    fn pass_late(self: Arc<Self>, time: Duration, head: Arc<Parts>, body: Bytes) {
+        self.under_way.fetch_add(1, Ordering::SeqCst);
+        tokio::spawn(async move {
+            after(time).await;
+            self.pass_on(head, body, true).await
+        });
+    }
+
+    async fn pass_on(self: Arc<Self>, head: Arc<Parts>, body: Bytes, is_late: bool) -> io::Result<Answer> {
+        let answer = timeout(PATIENCE, exchange(&self.agent, &head, body)).await;
+        let answer = answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let refusal = answer.as_ref().ok().and_then(|answer| answer.refusal(head.uri.path(), is_late));
+        self.refusals.lock().unwrap().extend(refusal);
+        self.under_way.fetch_sub(1, Ordering::SeqCst);
+        answer
     }
 }
 
@@ -242,12 +259,17 @@ async fn exchange(agent: &Path, head: &Parts, body: Bytes) -> io::Result<Answer>
 }
 
 impl Answer {
-    fn refusal(&self, path: &str) -> Option<Refusal> {
+    fn refusal(&self, path: &str, is_late: bool) -> Option<Refusal> {
         let headers = self.trailers.as_ref().unwrap_or(self.head.headers());
         let text = |key: &str| Some(headers.get(key)?.to_str().unwrap_or_default().to_owned());
         let code = text("grpc-status")?.parse().ok()?;
         let call = path.rsplit('/').next()?.to_owned();
-        (code != 0).then(|| Refusal { call, code, message: text("grpc-message").unwrap_or_default() })
+        (code != 0).then(|| Refusal {
+            call,
+            code,
+            message: text("grpc-message").unwrap_or_default(),
+            is_late,
+        })
     }
 }
 
