@@ -20,6 +20,7 @@
 )]
 
 pub mod cri;
+mod disk;
 mod leftovers;
 mod log;
 mod node;
@@ -32,6 +33,7 @@ mod terminal;
 mod tools;
 
 pub use cri::{Cri, EventStream};
+pub use disk::{Disk, DiskKind};
 pub use leftovers::Snapshot;
 pub use log::{Line, read_log, whole_lines};
 pub use node::{Build, Node, Revived};

@@ -12,6 +12,7 @@ use berth_cri_proto::v1::{ImageSpec, PodSandboxConfig, RemoveImageRequest, Statu
 use rustix::process::Signal;
 
 use crate::cri::Cri;
+use crate::disk::{Disk, DiskKind};
 use crate::leftovers::{Scope, Snapshot, cgroup_roots, owns};
 use crate::pod::Pod;
 use crate::requests;
@@ -90,6 +91,15 @@ impl Node {
     #[track_caller]
     pub fn start_empty(settings: &str) -> Self {
         Self::prepare(Arc::new(Site::new()), settings).started()
+    }
+
+    /// As [`Node::start_empty`], with small disks for its root and its state, in this order.
+    #[track_caller]
+    pub fn start_on_small_disks(settings: &str, kind: DiskKind) -> (Self, [Disk; 2]) {
+        let node = Self::prepare(Arc::new(Site::new()), settings);
+        let disks =
+            [("root", 64), ("state", 16)].map(|(name, mib)| Disk::mount(&node.dir.join(name), kind, mib));
+        (node.started(), disks)
     }
 
     /// As [`Node::start_empty`], with an agent whose steps can be broken: `hack/chaos` builds it.
@@ -426,7 +436,14 @@ impl Node {
     }
 
     fn lasting_remains(&self) -> Vec<String> {
-        let remains = || self.snapshot().only(&["process", "mount", "cgroup"]);
+        // Disks of a test's own stay as long as the node's directory.
+        let is_disk = |line: &String| {
+            line.split(' ').nth(2).is_some_and(|point| Path::new(point).parent() == Some(self.dir()))
+        };
+        let remains = || -> Vec<String> {
+            let all = self.snapshot().only(&["process", "mount", "cgroup"]);
+            all.into_iter().filter(|line| !(line.starts_with("mount ") && is_disk(line))).collect()
+        };
         match poll(SETTLE, || remains().is_empty().then_some(())) {
             Some(()) => Vec::new(),
             None => remains(),

@@ -10,7 +10,10 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use berth_fault::point;
@@ -183,13 +186,21 @@ impl Layout {
         fs::read(&place).map_err(Error::io("read blob", place))
     }
 
-    /// Takes something out of its place at once; it is deleted when the answer is dropped.
+    /// Takes something out of its place at once; it is deleted when the answer is dropped. Nothing is made for that: a disk
+    /// on which a directory has no room is one that images are removed from.
     pub(crate) fn discard(&self, path: &Path) -> Result<Option<IngestDirectory>> {
-        let directory = self.ingest_directory()?;
-        match fs::rename(path, directory.path().join("discarded")) {
-            Ok(()) => Ok(Some(directory)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::io("discard", path)(error)),
+        static DISCARDED: AtomicU64 = AtomicU64::new(0);
+        let name = format!(".discarded-{}", DISCARDED.fetch_add(1, Ordering::Relaxed));
+        let place = self.ingest.join(name);
+        self.in_work.lock().unwrap_or_else(PoisonError::into_inner).insert(place.clone());
+        let discarded = IngestDirectory { path: place, is_there: true, in_work: self.in_work.clone() };
+        match fs::rename(path, &discarded.path) {
+            Ok(()) => Ok(Some(discarded)),
+            Err(error) => {
+                discarded.renamed();
+                let is_gone = error.kind() == io::ErrorKind::NotFound;
+                if is_gone { Ok(None) } else { Err(Error::io("discard", path)(error)) }
+            }
         }
     }
 
@@ -262,7 +273,7 @@ impl IngestDirectory {
         remove_tree(&self.path)
     }
 
-    /// It has got another place, and there is nothing to remove any more.
+    /// It has got another place, or never came here, and there is nothing to remove.
     fn renamed(mut self) {
         self.is_there = false;
     }

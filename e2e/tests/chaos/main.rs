@@ -16,6 +16,7 @@ mod hosts;
 mod lab;
 mod model;
 mod restarts;
+mod storage;
 mod tally;
 mod wire;
 mod workloads;

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use berth_store::with_causes;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval_at};
 
 use super::{Grip, Judged, Kind, REMOVED, Standing, Tie, inspect};
 use crate::error::Result;
@@ -24,7 +24,8 @@ type Key = (Standing, Kind, String);
 impl Pods {
     /// Goes on for as long as it is polled.
     pub async fn tidy_every(&self, period: Duration) {
-        let mut rounds = interval(period);
+        // The start of the agent has been a round of its own.
+        let mut rounds = interval_at(tokio::time::Instant::now() + period, period);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut suspects = BTreeSet::new();
         loop {

@@ -5,10 +5,10 @@
 //! The steps are asked for from the program under test, which `hack/chaos` builds; one that no scenario comes to fails the
 //! test by its name.
 
-mod client;
+pub(crate) mod client;
 mod images;
 mod ordeals;
-mod pods;
+pub(crate) mod pods;
 mod report;
 mod sequences;
 

@@ -1,0 +1,4 @@
+//! What the disk does to an agent: it is full, or it has not kept what was written to it.
+
+mod full;
+mod torn;
