@@ -298,7 +298,8 @@ impl Error {
             | Self::SilentMonitor { .. }
             | Self::StuckLaunch { .. }
             | Self::ExecTimeout { .. }
-            | Self::Unkillable { .. } => ErrorKind::DeadlineExceeded,
+            | Self::Unkillable { .. }
+            | Self::Cgroup(CgroupError::Occupied { .. }) => ErrorKind::DeadlineExceeded,
             Self::Plan(error) => error.kind(),
             Self::Monitor(failure) => failure_kind(failure),
             Self::MonitorGone | Self::OutOfReach { .. } | Self::Spawn(_) | Self::Connect { .. } => {

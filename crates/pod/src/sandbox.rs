@@ -342,8 +342,7 @@ impl Driver {
 
     /// Gives the monitor up, dead or hung: all that is left of the pod is killed by cgroup, the monitor too.
     pub(crate) async fn lose_monitor(&mut self) {
-        let monitor = self.monitor.as_ref().map(|monitor| format!(" (process {})", monitor.pid));
-        let loss = format!("its monitor{} has died, or was killed", monitor.unwrap_or_default());
+        let loss = "its monitor has died, or was killed".to_owned();
         self.timeline.push(LOSS, Duration::ZERO, Some(loss));
         self.set_monitor(None);
         self.lose_containers().await;

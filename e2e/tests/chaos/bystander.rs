@@ -28,6 +28,11 @@ impl<'a> Bystander<'a> {
         Self { pod, container, started_at, lines: 0 }
     }
 
+    /// Its id.
+    pub(crate) fn pod(&self) -> &str {
+        &self.pod.id
+    }
+
     /// The id of its container.
     pub(crate) fn container(&self) -> &str {
         &self.container

@@ -17,6 +17,7 @@ mod devices;
 mod escapes;
 mod events;
 mod exec;
+mod explain;
 mod foreign;
 mod hooks;
 mod idempotence;

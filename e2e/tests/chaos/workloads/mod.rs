@@ -10,8 +10,8 @@ use std::thread::scope;
 use std::time::{Duration, Instant};
 
 use berth_cri_proto::v1::{
-    ContainerState, ExecSyncRequest, Mount, RemoveContainerRequest, ReopenContainerLogRequest,
-    StopContainerRequest,
+    ContainerState, ExecSyncRequest, Mount, RemoveContainerRequest, RemovePodSandboxRequest,
+    ReopenContainerLogRequest, StopContainerRequest, StopPodSandboxRequest,
 };
 use berth_e2e::{Node, Pod, eventually, requests, run};
 use tonic::Code;
@@ -174,12 +174,35 @@ fn silent_volumes(node: &Node, count: usize) -> Result<String, Problem> {
         creating.into_iter().try_for_each(|creating| creating.join().unwrap())
     })?;
     let took = begun.elapsed();
+    let half_made = short_or_long(None, Some("half-made")).map(|name| unkillable_create(node, name, &taken));
+    let half_made = half_made.transpose()?;
     drop(server);
+    if let Some(pod) = half_made {
+        node.cri().take_down(&pod.id).map_err(|status| format!("take down at last: {status}"))?;
+    }
     eventually("the end of what waited", PATIENCE, || {
         (pod_state(&hung, &id) == ContainerState::ContainerExited).then_some(())
     });
     hung.take_down();
     Ok(format!("{count} creates given up and their pods removed in {:.1} s", took.as_secs_f64()))
+}
+
+/// A create that can't even be undone: the pod stops, and its removal says which process is in the way.
+fn unkillable_create<'a>(node: &'a Node, name: &str, volumes: &Path) -> Result<Pod<'a>, Problem> {
+    let pod = node.pod(name);
+    let mut config = requests::shell("main", "exec sleep 1000");
+    config.mounts = vec![volume_at(&volumes.join("silent/data"), "/data")];
+    let refused = pod.try_create(config).unwrap_err();
+    let is_clear = refused.message().contains("which makes the container, has waited");
+    need(refused.code() == Code::DeadlineExceeded && is_clear, || format!("create: {refused}"))?;
+    await_trouble(node, Some(&pod.id), "hang", "waits in the kernel")?;
+    let stop = StopPodSandboxRequest { pod_sandbox_id: pod.id.clone() };
+    node.cri().stop_pod_sandbox(stop).map_err(|status| format!("stop: {status}"))?;
+    let remove = RemovePodSandboxRequest { pod_sandbox_id: pod.id.clone() };
+    let refused = node.cri().remove_pod_sandbox(remove).expect_err("the kernel does not let it die");
+    let is_clear = refused.message().contains("processes") && refused.code() == Code::DeadlineExceeded;
+    need(is_clear, || format!("remove: {refused}"))?;
+    Ok(pod)
 }
 
 /// It writes as fast as it can: others exec, start and log as ever.

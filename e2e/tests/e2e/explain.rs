@@ -1,0 +1,81 @@
+//! What `berth explain` says of things that no misbehaviour of pods brings about; the others are in the chaos tests.
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use berth_cri_proto::v1::{ImageSpec, PodSandboxState, PullImageRequest};
+use berth_e2e::{Node, eventually, run};
+use rustix::process::{Pid, Signal, kill_process};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Nobody listens there.
+const NOWHERE: &str = "127.0.0.1:1/nothing:1";
+
+fn explain(node: &Node, args: &[&str]) -> (Option<i32>, String) {
+    let Output { status, stdout, stderr } = node.berth(&[&["explain"], args].concat()).output().unwrap();
+    (status.code(), String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned())
+}
+
+/// Changes the database past the agent.
+fn change(database: &Path, statement: &str) {
+    let script = "import sqlite3, sys\n\
+                  sqlite3.connect(sys.argv[1], isolation_level=None).execute(sys.argv[2])\n";
+    run(Command::new("python3").args(["-c", script]).arg(database).arg(statement));
+}
+
+#[test]
+#[ignore = "needs root and the test images"]
+fn a_node_is_well_until_a_pull_fails_or_a_record_is_not_understood() {
+    let node = Node::start();
+    let pod = node.pod("web");
+    let id = pod.shell("app", "exec sleep 1000");
+    assert_eq!(explain(&node, &[]), (Some(0), "all well\n".to_owned()));
+    for subject in ["web", "e2e/web", &pod.id[..10], &id[..10]] {
+        let (code, text) = explain(&node, &[subject]);
+        assert!(text.starts_with(&format!("pod e2e/web {}: ready for ", &pod.id[..13])), "{text}");
+        assert!(text.contains(&format!("container app {}: running for ", &id[..13])), "{text}");
+        assert_eq!(code, Some(0), "{text}");
+    }
+    let (code, text) = explain(&node, &["nobody"]);
+    assert_eq!((code, text.as_str()), (Some(1), "berth: explain: no pod sandbox \"nobody\"\n"));
+
+    let image = Some(ImageSpec { image: NOWHERE.into(), ..Default::default() });
+    node.cri().pull_image(PullImageRequest { image, ..Default::default() }).unwrap_err();
+    let (code, text) = explain(&node, &[]);
+    assert!(text.contains("! pull: 127.0.0.1:1/nothing:1 failed, 1 times by now: "), "{text}");
+    assert_eq!(code, Some(1), "{text}");
+
+    let database = node.dir().join("root/berth.db");
+    change(&database, "insert into records values ('sandboxes', 'nonsense', 1, 'nonsense')");
+    let (_, text) = explain(&node, &[]);
+    assert!(text.contains("! record: not understood: sandboxes/nonsense"), "{text}");
+    change(&database, "delete from records where key = 'nonsense'");
+}
+
+#[test]
+#[ignore = "needs root and the test images"]
+fn a_pod_that_lost_its_monitor_and_an_agent_that_is_stopped_are_told_as_such() {
+    let node = Node::start();
+    let pod = node.pod("web");
+    pod.shell("app", "exec sleep 1000");
+    let monitor = pod.monitor_pid();
+    kill_process(Pid::from_raw(i32::try_from(monitor).unwrap()).unwrap(), Signal::KILL).unwrap();
+    eventually("the pod's end", PATIENCE, || {
+        let status = node.cri().sandbox(&pod.id).unwrap();
+        (status.state() == PodSandboxState::SandboxNotready).then_some(())
+    });
+    let (code, text) = explain(&node, &["web"]);
+    let loss = "! sandbox: its monitor has died, or was killed";
+    assert!(text.contains(loss) && text.contains("! exit: Unknown: nobody saw it end"), "{text}");
+    assert_eq!(code, Some(1), "{text}");
+    pod.take_down();
+
+    node.signal(Signal::STOP);
+    let (code, text) = explain(&node, &[]);
+    node.signal(Signal::CONT);
+    assert!(text.contains("has not answered within 15 s"), "{text}");
+    assert_eq!(code, Some(1), "{text}");
+    assert_eq!(explain(&node, &[]), (Some(0), "all well\n".to_owned()));
+}
