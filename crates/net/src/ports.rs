@@ -120,7 +120,7 @@ impl PortClaims {
             if mappings[..index].iter().any(|other| other.contradicts(mapping)) {
                 return Err(Error::PortTwice { mapping: *mapping });
             }
-            if let Some(holder) = self.holder_of(mapping).filter(|holder| *holder != owner) {
+            if let Some(holder) = self.holder_beside(owner, mapping) {
                 return Err(Error::PortTaken { mapping: *mapping, holder: holder.to_owned() });
             }
         }
@@ -153,10 +153,15 @@ impl PortClaims {
         self.by_owner.contains_key(owner)
     }
 
-    fn holder_of(&self, mapping: &PortMapping) -> Option<&str> {
+    /// Who else holds the port of the mapping.
+    fn holder_beside(&self, owner: &str, mapping: &PortMapping) -> Option<&str> {
         let holders = self.holders.get(&(mapping.protocol, mapping.host_port))?;
         let holds = |holder: &&String| {
-            self.by_owner.get(*holder).is_some_and(|held| held.iter().any(|held| held.overlaps(mapping)))
+            *holder != owner
+                && self
+                    .by_owner
+                    .get(*holder)
+                    .is_some_and(|held| held.iter().any(|held| held.overlaps(mapping)))
         };
         holders.iter().find(holds).map(String::as_str)
     }
@@ -309,6 +314,16 @@ mod tests {
 
     fn addresses(texts: &[&str]) -> PodAddresses {
         texts.iter().map(|ip| ip.parse::<IpAddr>().unwrap()).collect()
+    }
+
+    #[test]
+    fn what_an_owner_has_does_not_hide_what_others_have() {
+        let mut claims = PortClaims::default();
+        claims.claim("a", &[mapping("10.0.0.1", 80)]).unwrap();
+        claims.claim("b", &[mapping("10.0.0.2", 80)]).unwrap();
+        assert!(matches!(claims.claim("a", &[mapping("", 80)]), Err(Error::PortTaken { .. })));
+        claims.release("b");
+        claims.claim("a", &[mapping("", 80)]).unwrap();
     }
 
     #[test]

@@ -210,4 +210,57 @@ mod tests {
         }
         assert!(tickets.lock().order.len() <= MAX_USED + 1);
     }
+
+    /// A session as a model has it.
+    struct Known {
+        url: String,
+        pod: usize,
+        expiry: Instant,
+    }
+
+    /// Against a model: every answer, and when each place is free again.
+    #[tokio::test(start_paused = true)]
+    async fn whatever_comes_in_whatever_order_a_token_is_a_place_and_works_once() {
+        let (seed, steps) = (berth_dice::seed(), berth_dice::steps_or(50_000));
+        println!("MODEL_SEED={seed} MODEL_STEPS={steps}");
+        let mut dice = berth_dice::Dice::new(seed);
+        let tickets = Tickets::new("", BOUNDS);
+        // Of those that wait, some have expired; they keep their places until another is registered.
+        let (mut waiting, mut served) = (Vec::<Known>::new(), Vec::<(usize, Place)>::new());
+        for _ in 0..steps {
+            match dice.below(10) {
+                0..5 => {
+                    let (pod, now) = (dice.below(6), Instant::now());
+                    waiting.retain(|known| known.expiry > now);
+                    let owners =
+                        || waiting.iter().map(|known| known.pod).chain(served.iter().map(|(pod, _)| *pod));
+                    let (all, own) = (owners().count(), owners().filter(|owner| *owner == pod).count());
+                    match tickets.register(request(pod)) {
+                        Ok(url) => {
+                            assert!(all < BOUNDS.all && own < BOUNDS.of_one);
+                            waiting.push(Known { url, pod, expiry: now + LIFETIME });
+                        }
+                        Err(Error::TooManySessionsOfOne { .. }) => assert_eq!(own, BOUNDS.of_one),
+                        Err(Error::TooManySessions { .. }) => assert_eq!(all, BOUNDS.all),
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+                5..8 if !waiting.is_empty() => {
+                    let known = waiting.swap_remove(dice.below(waiting.len()));
+                    let path = dice.one_of(&["portforward", "portforward", "exec"]);
+                    let is_good = path == "portforward" && known.expiry > Instant::now();
+                    match tickets.take(path, token(&known.url)) {
+                        Some((got, place)) => {
+                            assert!(is_good && got == request(known.pod));
+                            served.push((known.pod, place));
+                        }
+                        None => assert!(!is_good),
+                    }
+                    assert!(tickets.take("portforward", token(&known.url)).is_none());
+                }
+                8 if !served.is_empty() => drop(served.swap_remove(dice.below(served.len()))),
+                _ => tokio::time::advance(LIFETIME / dice.one_of(&[1, 3, 50])).await,
+            }
+        }
+    }
 }
