@@ -44,8 +44,8 @@ pub(crate) const DEATH_LIMIT: Duration = Duration::from_secs(10);
 /// Between two tries to take a half-made pod down, or to reach a monitor.
 pub(crate) const RETRY_PERIOD: Duration = Duration::from_secs(10);
 
-/// How long a monitor that dies may still be connected to.
-const DYING_TIME: Duration = Duration::from_secs(1);
+/// How long a monitor that dies may still be connected to, and what dies unseen may take for it mostly.
+pub(crate) const DYING_TIME: Duration = Duration::from_secs(1);
 
 /// How long a monitor may take to answer when it is told to kill; after that the agent kills by itself.
 pub(crate) const KILL_ANSWER_LIMIT: Duration = Duration::from_secs(5);

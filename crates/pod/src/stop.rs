@@ -10,7 +10,7 @@ use berth_monitor::protocol::Order as MonitorOrder;
 use crate::driver::{Driver, Reply, passing};
 use crate::error::{Error, Result};
 use crate::host::blocking;
-use crate::sandbox::{DEATH_LIMIT, KILL_ANSWER_LIMIT};
+use crate::sandbox::{DEATH_LIMIT, DYING_TIME, KILL_ANSWER_LIMIT};
 use crate::workload::Workload;
 
 /// Longer grace periods count as this: a clock can't add any number of seconds.
@@ -24,7 +24,7 @@ const SILENT_LIMIT: Duration = Duration::from_millis(500);
 pub(crate) struct Stopping {
     /// When patience ends: then it is killed, and after that given up.
     pub(crate) deadline: Instant,
-    killed: bool,
+    killed_at: Option<Instant>,
     pub(crate) waiters: Vec<Reply<()>>,
 }
 
@@ -41,12 +41,12 @@ impl Driver {
         let deadline = Instant::now() + if can_hear { grace.min(MAX_GRACE) } else { Duration::ZERO };
         if let Some(stopping) = &mut workload.stopping {
             stopping.waiters.push(reply);
-            if !stopping.killed {
+            if stopping.killed_at.is_none() {
                 stopping.deadline = stopping.deadline.min(deadline);
             }
         } else {
             let signal = workload.record.stop_signal;
-            workload.stopping = Some(Stopping { deadline, killed: false, waiters: vec![reply] });
+            workload.stopping = Some(Stopping { deadline, killed_at: None, waiters: vec![reply] });
             if let (true, Some(monitor)) = (can_hear && !grace.is_zero(), &self.monitor) {
                 // One that has just ended needs no signal.
                 let order = MonitorOrder::Signal { container: id.clone(), signal };
@@ -69,13 +69,19 @@ impl Driver {
             else {
                 continue;
             };
-            if !std::mem::replace(&mut stopping.killed, true) {
-                stopping.deadline = now + DEATH_LIMIT;
+            let Some(killed_at) = stopping.killed_at else {
+                stopping.killed_at = Some(now);
+                // Without a monitor nobody tells of its end.
+                stopping.deadline = now + if self.monitor.is_some() { DEATH_LIMIT } else { DYING_TIME };
                 self.kill(&id).await;
                 continue;
-            }
+            };
+            let last = killed_at + DEATH_LIMIT;
+            stopping.deadline = last;
             // Who waits is told by whatever becomes of it.
-            if let Err(error) = self.give_up(&id).await {
+            if let Err(error) = self.give_up(&id).await
+                && last <= now
+            {
                 let error = Arc::new(error);
                 let waiters = self.containers.get_mut(&id).and_then(|workload| workload.stopping.take());
                 for waiter in waiters.into_iter().flat_map(|stopping| stopping.waiters) {

@@ -1,6 +1,6 @@
 //! Agents and monitors that have no version of their protocol in common, after an upgrade or a downgrade over too many.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use berth_cri_proto::v1::*;
 use berth_e2e::{Build, Node, eventually, repository, requests, run};
@@ -52,7 +52,10 @@ fn a_monitor_of_a_far_off_version_is_named_and_its_pod_runs_until_it_is_removed(
         config.metadata.as_mut().unwrap().attempt += 1;
         let next = berth_e2e::Pod::run(&node, config);
         assert_eq!(next.exec(&next.shell("main", "exec sleep 1000"), "echo fine"), "fine");
+        let since = Instant::now();
         pod.stop(&id, 1);
+        // It is looked for soon, since nobody tells of it; not only when it would be called unkillable.
+        assert!(since.elapsed() < Duration::from_secs(9), "{:?}", since.elapsed());
         let end = pod.status(&id);
         assert_eq!((end.state(), end.exit_code), (ContainerState::ContainerExited, 137), "{end:?}");
         for pod in [pod, next] {

@@ -61,13 +61,13 @@ struct Trial {
 #[test]
 #[ignore = "needs root and the test images"]
 fn a_pod_comes_to_be_once_and_goes_whatever_the_wire_loses_or_repeats() {
-    check_all("pods over a bad wire", Agent::Stays, short_or_long(60, 1000));
+    check_all("pods over a bad wire", Agent::Stays, short_or_long(40, 1000));
 }
 
 #[test]
 #[ignore = "needs root and the test images"]
 fn a_pod_comes_to_be_once_and_goes_although_agents_are_killed_too() {
-    check_all("pods over a bad wire, agents killed", Agent::IsKilled, short_or_long(30, 500));
+    check_all("pods over a bad wire, agents killed", Agent::IsKilled, short_or_long(20, 500));
 }
 
 fn check_all(what: &'static str, agent: Agent, pods: usize) {
