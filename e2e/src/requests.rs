@@ -52,6 +52,11 @@ pub fn container(name: &str, image: &str) -> ContainerConfig {
     }
 }
 
+/// A directory or file of the host's, shown to a container there.
+pub fn volume(source: &Path, target: &str) -> Mount {
+    Mount { host_path: source.to_str().unwrap().into(), container_path: target.into(), ..Mount::default() }
+}
+
 /// The same container, privileged.
 pub fn privileged(mut config: ContainerConfig) -> ContainerConfig {
     security(&mut config).privileged = true;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use berth_cri_proto::v1::*;
-use berth_e2e::requests::{BUSYBOX, privileged, shell};
+use berth_e2e::requests::{BUSYBOX, privileged, shell, volume};
 use berth_e2e::{Node, Pod};
 
 #[test]
@@ -243,10 +243,6 @@ fn directories_in_each_other_are_removed_however_deep_they_are() {
     pod.await_line("main", "40");
     pod.take_down();
     node.assert_as_before(&before);
-}
-
-fn volume(source: &Path, target: &str) -> Mount {
-    Mount { host_path: source.to_str().unwrap().into(), container_path: target.into(), ..Mount::default() }
 }
 
 fn made(directory: PathBuf) -> PathBuf {

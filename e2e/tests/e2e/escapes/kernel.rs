@@ -2,14 +2,15 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use berth_cri_proto::v1::{Mount, RunPodSandboxRequest};
+use berth_cri_proto::v1::RunPodSandboxRequest;
 use berth_e2e::Node;
-use berth_e2e::requests::{container, security, shell};
+use berth_e2e::requests::{container, security, shell, volume};
 use serde_json::json;
 
 use super::images::{Images, Layer, image};
+use super::made;
 
 /// The program in here is run by the kernel, on the host, when any process crashes.
 const CORE_PATTERN: &str = "/proc/sys/kernel/core_pattern";
@@ -126,13 +127,4 @@ fn the_runtime_writes_to_no_proc_of_a_containers_making() {
         mkdir -p /fake/sys/kernel; mount --bind /fake /proc";
     pod.exec(&id, fake);
     assert_eq!(pod.exec(&id, "echo here; find /proc/ -type f -size +0"), "here");
-}
-
-fn volume(source: &Path, target: &str) -> Mount {
-    Mount { host_path: source.to_str().unwrap().into(), container_path: target.into(), ..Mount::default() }
-}
-
-fn made(directory: PathBuf) -> PathBuf {
-    fs::create_dir_all(&directory).unwrap();
-    directory
 }

@@ -13,3 +13,12 @@ mod kernel;
 mod paths;
 mod processes;
 mod users;
+
+use std::fs;
+use std::path::PathBuf;
+
+/// A directory, made.
+fn made(directory: PathBuf) -> PathBuf {
+    fs::create_dir_all(&directory).unwrap();
+    directory
+}

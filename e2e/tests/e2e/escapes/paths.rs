@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use berth_cri_proto::v1::*;
-use berth_e2e::requests::{container, shell};
+use berth_e2e::requests::{container, shell, volume};
 use berth_e2e::{Node, run};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde_json::json;
 use tempfile::TempDir;
 
 use super::images::{Images, Layer, image};
+use super::made;
 
 /// How often a race is run.
 const RACES: usize = 25;
@@ -224,15 +225,6 @@ fn logs_are_written_where_their_pod_has_them() {
     let reopened = node.cri().reopen_container_log(ReopenContainerLogRequest { container_id: later });
     assert!(reopened.is_err());
     outside.assert_untouched();
-}
-
-fn volume(source: &Path, target: &str) -> Mount {
-    Mount { host_path: source.to_str().unwrap().into(), container_path: target.into(), ..Mount::default() }
-}
-
-fn made(directory: PathBuf) -> PathBuf {
-    fs::create_dir_all(&directory).unwrap();
-    directory
 }
 
 fn sleep() -> Vec<String> {
