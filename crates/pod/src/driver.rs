@@ -33,6 +33,7 @@ use crate::host::{Host, STAGE_LIMIT};
 use crate::late::Late;
 use crate::link::{Link, News, Reach};
 use crate::record::{SandboxPhase, SandboxRecord};
+use crate::sandbox::KILL_ANSWER_LIMIT;
 use crate::spec::{PodResources, SandboxSpec};
 use crate::timeline::Timeline;
 use crate::view::{ContainerView, PodState, PodView};
@@ -75,8 +76,15 @@ pub(crate) struct Monitor {
     pub(crate) news: mpsc::UnboundedReceiver<News>,
     pub(crate) pid: i32,
     pub(crate) pause_pid: Option<i32>,
-    /// Whether it has left an order to kill unanswered. The next one does not wait for it.
+    /// Whether it has left an order unanswered. The next one does not wait for it.
     pub(crate) is_silent: bool,
+}
+
+impl Monitor {
+    /// How long it is waited for when something is to end.
+    pub(crate) fn patience(&self) -> Duration {
+        if self.is_silent { Duration::ZERO } else { KILL_ANSWER_LIMIT }
+    }
 }
 
 /// One pod's owner.
@@ -184,6 +192,13 @@ impl Driver {
                 self.not_ready().await;
             }
             News::Gone => self.monitor_is_gone().await,
+        }
+    }
+
+    /// Whoever undoes what has failed for want of an answer does not wait for another one.
+    pub(crate) fn note_silence(&mut self, error: &Error) {
+        if let Some(monitor) = self.monitor.as_mut().filter(|_| error.is_silence()) {
+            monitor.is_silent = true;
         }
     }
 

@@ -332,6 +332,14 @@ impl Error {
         matches!(self, Self::ImageVolume { .. })
     }
 
+    /// Whether a monitor has not answered that is stopped or hangs.
+    pub(crate) fn is_silence(&self) -> bool {
+        if let Self::Stage { source, .. } = self {
+            return source.is_silence();
+        }
+        matches!(self, Self::SilentMonitor { .. })
+    }
+
     /// Whether a connection to a monitor that failed says that there is none. It may fail for the agent's own want, too.
     pub(crate) fn says_that_nobody_listens(&self) -> bool {
         use std::io::ErrorKind::{ConnectionRefused, NotFound};

@@ -231,9 +231,7 @@ impl Driver {
     async fn shut_monitor_down(&mut self) {
         let mut is_out_of_reach = self.reach_again.is_some();
         if let Some(monitor) = self.monitor.take() {
-            // One that has left an order unanswered is not waited for again.
-            let limit = if monitor.is_silent { Duration::ZERO } else { KILL_ANSWER_LIMIT };
-            let shutdown = monitor.link.ask_within(limit, MonitorOrder::Shutdown, &[]);
+            let shutdown = monitor.link.ask_within(monitor.patience(), MonitorOrder::Shutdown, &[]);
             let shutdown = passing(point!("shut the monitor down"), shutdown).await;
             // One that hung up instead has gone.
             is_out_of_reach |= matches!(shutdown, Err(Error::TooLong { .. } | Error::SilentMonitor { .. }));

@@ -30,7 +30,7 @@ use crate::launching::launch;
 use crate::link::Link;
 use crate::pins::{PinnedImages, holders, pin_images, unpin_images};
 use crate::record::{ContainerRecord, SandboxPhase};
-use crate::sandbox::{DEATH_LIMIT, KILL_ANSWER_LIMIT, remove_directory};
+use crate::sandbox::{DEATH_LIMIT, remove_directory};
 use crate::stop::Stopping;
 use crate::view::{ContainerState, ContainerView, Ended, Reason};
 
@@ -119,6 +119,7 @@ impl Driver {
         let (name, holders) = (spec.name.clone(), holders(&spec, &id));
         let made = self.make_container(&id, spec, &images, &link).await;
         if let Err(error) = made {
+            self.note_silence(&error);
             if let Err(left) = self.tear_container_down(&id).await {
                 tracing::error!(container.id = %id, error = %with_causes(&left), "container half made");
             }
@@ -232,6 +233,7 @@ impl Driver {
         let Answer::Started { at_ns, .. } = (match started {
             Ok(answer) => answer,
             Err(error) => {
+                self.note_silence(&error);
                 // Should the monitor get to it after all, the container must not run while it counts as not started.
                 if error.kind() == ErrorKind::DeadlineExceeded {
                     self.kill(id).await;
@@ -274,7 +276,7 @@ impl Driver {
                 MonitorOrder::Kill { container: id.clone() },
                 MonitorOrder::Forget { container: id.clone() },
             ]
-            .map(|order| monitor.link.ask_within(KILL_ANSWER_LIMIT, order, &[]));
+            .map(|order| monitor.link.ask_within(monitor.patience(), order, &[]));
             // Sent in this order; one that does not answer is waited for once.
             let _ = tokio::join!(biased; kill, forget);
         }

@@ -8,7 +8,7 @@ use berth_cri_proto::v1::{
     NetworkConfig, RemovePodSandboxRequest, RunPodSandboxRequest, RuntimeConfig, StopPodSandboxRequest,
     UpdateRuntimeConfigRequest,
 };
-use berth_e2e::{Node, Pod, eventually};
+use berth_e2e::{Node, Pod, eventually, requests};
 use rustix::process::{Pid, Signal, kill_process};
 use tonic::Code;
 
@@ -30,6 +30,9 @@ fn whatever_the_host_loses_one_pod_suffers_and_is_named() {
         lab.attempt("loose link", |lab| loose_link(lab.node));
         lab.attempt("lost address", |lab| lost_address(lab.node));
         lab.attempt("flushed rules", |lab| flushed_rules(lab.node));
+    }
+    if short_or_long(false, true) {
+        lab.attempt("create with a stopped monitor", |lab| create_with_a_stopped_monitor(lab.node));
     }
     lab.attempt("exhausted addresses", |lab| exhausted_addresses(lab.node));
     lab.finish();
@@ -55,6 +58,25 @@ fn stopped_monitor(node: &Node) -> Result<String, Problem> {
     node.cri().take_down(&pod.id).map_err(|status| format!("take down: {status}"))?;
     need(!is_alive(monitor), || "the monitor lives on".to_owned())?;
     Ok(format!("removed in {:.1} s", begun.elapsed().as_secs_f64()))
+}
+
+/// It fails within a client's minute, and says by whose fault; what was asked for does not come to be afterwards.
+fn create_with_a_stopped_monitor(node: &Node) -> Result<String, Problem> {
+    let pod = node.pod("victim");
+    let monitor = pod.monitor_pid();
+    signal(monitor, Signal::STOP);
+    let begun = Instant::now();
+    let refused = pod.try_create(requests::shell("main", "exec sleep 1000")).unwrap_err();
+    let took = begun.elapsed();
+    let named = refused.message().contains(&format!("monitor of pod {}", pod.id));
+    need(refused.code() == Code::DeadlineExceeded && named, || format!("create: {refused}"))?;
+    signal(monitor, Signal::CONT);
+    await_well(node)?;
+    let id = pod.shell("main", "exec sleep 1000");
+    pod.exec(&id, "true");
+    need(node.cri().containers().len() == 2, || format!("{:?}", node.cri().containers()))?;
+    pod.take_down();
+    Ok(format!("refused after {} s", took.as_secs()))
 }
 
 /// A stop that nobody answers ends the pod's processes all the same.
