@@ -50,8 +50,9 @@ impl Snapshot {
         more.chain(less).collect()
     }
 
-    pub(crate) fn has_zombies(&self) -> bool {
-        self.0.iter().any(|line| line.ends_with("(zombie)"))
+    /// Whether something is half gone, or the agent is looking at the machine, which takes milliseconds.
+    pub(crate) fn is_passing(&self) -> bool {
+        self.0.iter().any(|line| line.ends_with("(zombie)") || is_of_a_look(line))
     }
 
     /// How many lines begin so.
@@ -66,7 +67,7 @@ impl Snapshot {
             line.starts_with("descriptor ") || (line.starts_with("process ") && zygote_or_agent)
         };
         let rest = self.0.iter().filter(|line| !agent(line));
-        Self(rest.chain(later.0.iter().filter(agent)).cloned().collect())
+        Self(rest.chain(later.0.iter().filter(agent).filter(|line| !is_of_a_look(line))).cloned().collect())
     }
 
     /// The lines that begin in one of these ways.
@@ -75,6 +76,10 @@ impl Snapshot {
             self.0.iter().filter(|line| beginnings.iter().any(|beginning| line.starts_with(beginning)));
         wanted.cloned().collect()
     }
+}
+
+fn is_of_a_look(line: &str) -> bool {
+    line.starts_with("descriptor /proc")
 }
 
 /// Whether a process is the agent's: it lives in the agent's network namespace, or in one of its cgroups.

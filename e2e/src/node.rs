@@ -121,7 +121,7 @@ impl Node {
 
     fn started(self) -> Self {
         self.restart();
-        *self.fresh.lock().unwrap() = self.snapshot();
+        *self.fresh.lock().unwrap() = self.baseline();
         self
     }
 
@@ -408,7 +408,7 @@ impl Node {
     #[track_caller]
     pub fn baseline(&self) -> Snapshot {
         eventually("all that has ended to be gone", SETTLE, || {
-            Some(self.snapshot()).filter(|snapshot| !snapshot.has_zombies())
+            Some(self.snapshot()).filter(|snapshot| !snapshot.is_passing())
         })
     }
 
@@ -475,6 +475,8 @@ impl Node {
             }
             let fresh = self.fresh.lock().unwrap().with_agent_of(&self.snapshot());
             problems.extend(self.lasting_changes(&fresh));
+            // Another eye, which also sees what is missing and what can't be read.
+            problems.extend(self.check("--leaks"));
         }
         problems.extend(self.try_stop());
         problems.extend(self.lasting_remains());

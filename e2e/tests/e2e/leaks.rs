@@ -69,7 +69,12 @@ fn impostor(node: &Node, pod: &str) -> Running {
     run(Command::new("mkfifo").arg(&fifo));
     // Reads what nobody writes: a program with no more arguments than its title.
     let script = format!("exec -a 'berth-monitor: {pod}' cat <> {}", fifo.display());
-    spawn(node.site().command("bash").args(["-c", &script]), &node.dir().join("impostor.log"))
+    let running = spawn(node.site().command("bash").args(["-c", &script]), &node.dir().join("impostor.log"));
+    let title = || fs::read(format!("/proc/{}/cmdline", running.pid())).unwrap_or_default();
+    eventually("the impostor", Duration::from_secs(10), || {
+        title().starts_with(b"berth-monitor").then_some(())
+    });
+    running
 }
 
 /// Copies rows of the database under other ids.

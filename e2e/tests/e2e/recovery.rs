@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use berth_cri_proto::v1::*;
 use berth_e2e::cri::Answer;
-use berth_e2e::requests::shell;
+use berth_e2e::requests::{BUSYBOX, shell};
 use berth_e2e::{Cri, Node, Pod, eventually, read_log};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -159,14 +159,35 @@ fn live_once(cri: &Cri, config: &PodSandboxConfig) -> Answer<()> {
 #[ignore = "needs root and the test images"]
 fn pods_of_before_a_reboot_are_known_and_can_be_removed() {
     let node = Node::start();
-    let pod = node.pod("before");
+    let fresh = node.baseline();
+    let mut config = node.sandbox("before");
+    config.port_mappings = vec![PortMapping { container_port: 80, host_port: 18_082, ..Default::default() }];
+    let pod = Pod::run(&node, config);
     let runs = pod.shell("runs", "exec sleep 1000");
     let ended = pod.shell("ended", "exit 6");
     pod.end_of(&ended);
     let (made, addresses) = (pod.create(shell("made", "true")), pod.addresses());
+    let image = Some(ImageSpec { image: BUSYBOX.into(), ..Default::default() });
+    let volume = Mount { container_path: "/image".into(), image, readonly: true, ..Default::default() };
+    let mapped = ContainerConfig { mounts: vec![volume], ..shell("mapped", "exec sleep 1000") };
+    let mapped = pod.start(mapped);
+    let half = node.pod("stopped");
+    half.shell("main", "exec sleep 1000");
+    node.cri().stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: half.id.clone() }).unwrap();
     node.reboot();
     node.restart();
-    assert_eq!(node.cri().sandbox(&pod.id).unwrap().state(), PodSandboxState::SandboxNotready);
+    assert_eq!(node.check("--leaks"), [""; 0]);
+    assert_eq!((node.cri().sandboxes().len(), node.cri().containers().len()), (2, 5));
+    for pod in node.cri().sandboxes() {
+        assert_eq!(pod.state(), PodSandboxState::SandboxNotready);
+    }
+    for container in node.cri().containers() {
+        assert_eq!(container.state(), ContainerState::ContainerExited);
+    }
+    // They are as good as any that have ended: asked for again, and in any order.
+    node.cri().stop_container(StopContainerRequest { container_id: mapped.clone(), timeout: 10 }).unwrap();
+    node.cri().remove_container(RemoveContainerRequest { container_id: mapped }).unwrap();
+    half.take_down();
     let (status, lost) = (pod.status(&ended), pod.status(&runs));
     assert_eq!((status.exit_code, status.reason.as_str()), (6, "Error"));
     assert_eq!((lost.state(), lost.reason.as_str()), (ContainerState::ContainerExited, "Unknown"));
@@ -180,6 +201,10 @@ fn pods_of_before_a_reboot_are_known_and_can_be_removed() {
     pod.take_down();
     assert_eq!(node.cri().sandboxes().len(), 1);
     assert_eq!(addresses.len(), 2);
+    // It has the port that the old one had.
+    next.take_down();
+    assert_eq!(node.check("--leaks"), [""; 0]);
+    node.assert_as_before(&fresh.with_agent_of(&node.snapshot()));
 }
 
 #[test]
