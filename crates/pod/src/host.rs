@@ -187,6 +187,7 @@ impl Host {
         self.change_snapshot(|pods| {
             pods.remove(pod);
         });
+        self.meters.keep_only(&self.snapshot());
     }
 
     fn change_snapshot(&self, change: impl Fn(&mut BTreeMap<PodId, Arc<PodView>>)) {
