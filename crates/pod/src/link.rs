@@ -36,7 +36,7 @@ pub(crate) use holds::{Attached, Session, Started};
 const GREETING_LIMIT: Duration = berth_fault::limit(Duration::from_secs(20));
 
 /// How long an answer may take: less than a stage, so that the error says who has not answered.
-const ANSWER_LIMIT: Duration = STAGE_LIMIT.saturating_sub(Duration::from_secs(5));
+const ANSWER_LIMIT: Duration = Duration::from_secs(STAGE_LIMIT.as_secs() * 11 / 12);
 
 /// What a driver hears unasked.
 #[derive(Debug)]
