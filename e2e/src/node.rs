@@ -1,7 +1,7 @@
 //! One agent with everything of its own, started and stopped as an operator would, or worse.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -20,6 +20,8 @@ use crate::site::Site;
 use crate::tools::{Running, binary, eventually, poll, repository, run, spawn};
 use crate::{leftovers, processes};
 
+/// Where agents claim the names that they use alone.
+const CLAIMS: &str = "/run/berth-claims";
 /// How long an agent may take to come up: it imports images in a build that is not optimised, maybe on an emulated machine.
 const START: Duration = Duration::from_secs(180);
 /// How long an agent may take to go.
@@ -501,16 +503,23 @@ impl Node {
         processes::kill_all(|process| owns(&self.scope(), process));
     }
 
-    /// An agent leaves bridge and table to its successor, and the file that the bridge is claimed by; a dead one its pods'
+    /// An agent leaves bridge and table to its successor, and the files that they are claimed by; a dead one its pods'
     /// links.
     fn remove_network(&self) {
         let _ = self.site.command("ip").args(["link", "delete", &self.bridge]).output();
         let _ = self.site.command("nft").args(["delete", "table", "inet", &self.table()]).output();
-        let _ = fs::remove_file(format!("/run/berth-bridges/{}-{}", self.site.inode(), self.bridge));
+        for kind in ["bridges", "tables"].into_iter().filter(|_| self.scope().alone) {
+            let of_network = Path::new(CLAIMS).join(kind).join(self.site.inode().to_string());
+            let _ = fs::remove_dir_all(of_network);
+        }
     }
 
     fn remove_cgroups(&self) {
         for root in cgroup_roots(&self.cgroup) {
+            if let Ok(found) = fs::metadata(&root) {
+                let claim = format!("{}-{}", found.dev(), found.ino());
+                let _ = fs::remove_file(Path::new(CLAIMS).join("cgroups").join(claim));
+            }
             for path in leftovers::below(&root).iter().filter(|path| path.is_dir()).chain([&root]) {
                 poll(Duration::from_secs(1), || fs::remove_dir(path).ok());
             }

@@ -15,7 +15,7 @@ use berth_cgroup::{CgroupPath, Cgroups, Driver};
 use berth_cri::Edge;
 use berth_image::{ImageStore, KeptImages};
 use berth_net::{Inherited, Network};
-use berth_pod::{DeviceSettings, Host, HostSettings, Pods, ProfileSpec, Records};
+use berth_pod::{Claims, DeviceSettings, Host, HostSettings, Pods, ProfileSpec, Records};
 use berth_store::Store;
 use berth_stream::Server;
 use std::path::{Path, PathBuf};
@@ -175,8 +175,10 @@ async fn open_host(
         },
     };
     spawn_blocking(move || {
+        // First: to open the network puts its table in place of what is there.
+        let claims = Claims::take(&network, &host.cgroup_root)?;
         let network = Network::open_again(network, inherited).context("make the host's network ready")?;
-        Ok(Host::new(host, store, images, network)?)
+        Ok(Host::new(host, claims, store, images, network)?)
     })
     .await?
 }

@@ -38,7 +38,7 @@ pub enum Error {
     /// Another agent uses something that only one can.
     #[error("{what} {name} is used by another agent")]
     Taken {
-        /// Bridge or cgroup root.
+        /// Bridge, nftables table or cgroup root.
         what: &'static str,
         /// Its name.
         name: String,

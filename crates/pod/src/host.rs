@@ -4,7 +4,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::DirBuilder;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,7 +17,7 @@ use berth_monitor::id::{ContainerId, PodId};
 use berth_net::{AddressPool, Network, PortClaims};
 use berth_store::{Change, Durability, Store};
 
-use crate::claims::{claim_bridge, claim_cgroup_root};
+use crate::claims::Claims;
 use crate::confinement::Confinement;
 use crate::devices::DeviceSettings;
 use crate::error::{Error, Result};
@@ -81,7 +80,7 @@ pub struct Host {
     pub(crate) meters: Meters,
     pub(crate) layers: Layers,
     /// Held as long as this agent lives.
-    _claims: [OwnedFd; 2],
+    _claims: Claims,
     leases: Mutex<AddressPool>,
     ports: Mutex<PortClaims>,
     half_made: Mutex<BTreeSet<PodId>>,
@@ -89,17 +88,22 @@ pub struct Host {
 }
 
 impl Host {
-    /// Finds the cgroups and makes the directories; `network` is open. Blocks on small files only.
+    /// Finds the cgroups and makes the directories; `network` is open, and its names are claimed. Blocks on small files
+    /// only.
     ///
     /// # Errors
     /// No cgroup hierarchy, or a directory can't be made.
-    pub fn new(settings: HostSettings, store: Store, images: ImageStore, network: Network) -> Result<Self> {
+    pub fn new(
+        settings: HostSettings,
+        claims: Claims,
+        store: Store,
+        images: ImageStore,
+        network: Network,
+    ) -> Result<Self> {
         let cgroups = Cgroups::detect()?;
         if !cgroups.controls_devices() {
             tracing::warn!("devices can't be controlled here: containers go without CAP_MKNOD");
         }
-        let claims =
-            [claim_cgroup_root(&cgroups, &settings.cgroup_root)?, claim_bridge(network.bridge().as_str())?];
         let (state, root) = (&settings.state, &settings.root);
         for directory in [state.join("pods"), root.join("pods"), root.join("containers")] {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(&directory);

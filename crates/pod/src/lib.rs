@@ -71,6 +71,7 @@ mod workload;
 mod zygote;
 
 pub use berth_container::spec::ProfileSpec;
+pub use claims::Claims;
 pub use devices::{DeviceError, DeviceSettings};
 pub use error::{Error, Result};
 pub use exec::{Command, ExecOutput};

@@ -1,7 +1,6 @@
 //! A node on which no agent runs, held as long as it is looked at: the locks that an agent takes keep one from starting
 //! meanwhile, or tell that one runs that does not answer. Nothing is made: what an agent has not made is not there.
 
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use berth_cgroup::{CgroupPath, Cgroups};
@@ -11,7 +10,7 @@ use berth_store::Store;
 use super::owners::Rows;
 use super::repair::{repair, settled};
 use super::{Cure, Item, Judged, Keeper, Owners, Places, Standing, inspect, judge, look};
-use crate::claims::{claim_bridge, claim_existing_cgroup_root};
+use crate::claims::Claims;
 use crate::error::{Error, Result};
 use crate::host::blocking;
 
@@ -33,21 +32,20 @@ pub struct VacantSettings {
 pub struct Vacant {
     places: Places,
     store: Option<Store>,
-    _claims: (Option<OwnedFd>, OwnedFd),
+    _claims: Claims,
 }
 
 impl Vacant {
     /// Takes hold of the node.
     ///
     /// # Errors
-    /// Busy, when an agent has its directories, bridge or cgroups.
+    /// Busy, when an agent has its directories, bridge, table or cgroups.
     pub async fn hold(settings: VacantSettings) -> Result<Self> {
         let VacantSettings { root, state, cgroup_root, network } = settings;
         let store = Store::open_existing(&root).await?;
         blocking(move || {
             let cgroups = Cgroups::detect()?;
-            let claims =
-                (claim_existing_cgroup_root(&cgroups, &cgroup_root)?, claim_bridge(network.bridge.as_str())?);
+            let claims = Claims::take_existing(&network, &cgroup_root)?;
             let survey = Survey::new(network);
             let places = Places { root, state, cgroup_root, cgroups, survey, agent: None };
             Ok(Self { places, store, _claims: claims })
