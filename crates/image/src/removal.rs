@@ -1,5 +1,5 @@
-//! Removes a tree that a stranger has filled: however deep it is, with few descriptors and little stack, and nothing of
-//! what is mounted in it.
+//! Removes a tree that a stranger has filled: however deep it is, with few descriptors and little stack, also what is
+//! immutable, and nothing of what is mounted in it.
 //!
 //! What lies deeper than a few levels is moved up beside its ancestors and removed from there. A container can make
 //! directories in each other until its disk is full; `remove_dir_all` needs a descriptor and a stack frame for each.
@@ -10,8 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, openat, openat2, renameat_with,
-    unlinkat,
+    AtFlags, CWD, Dir, FileType, IFlags, Mode, OFlags, RenameFlags, ResolveFlags, ioctl_getflags,
+    ioctl_setflags, openat, openat2, renameat_with, statat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -42,7 +42,7 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
 }
 
 fn remove_entry(parent: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
-    match unlinkat(parent, name, AtFlags::empty()) {
+    match unlink(parent, name, AtFlags::empty()) {
         Err(Errno::ISDIR) => {}
         done => return done,
     }
@@ -51,12 +51,47 @@ fn remove_entry(parent: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
     loop {
         let before = moved_up;
         Remover { top: top.as_fd(), moved_up: &mut moved_up }.empty(&top, 0)?;
-        match unlinkat(parent, name, AtFlags::REMOVEDIR) {
+        match unlink(parent, name, AtFlags::REMOVEDIR) {
             // What was moved up is next.
             Err(Errno::NOTEMPTY) if moved_up > before => {}
             done => return done,
         }
     }
+}
+
+/// Removes a file or an empty directory, also one that a privileged container has made immutable.
+fn unlink(parent: impl AsFd, name: &CStr, flags: AtFlags) -> Result<(), Errno> {
+    let unlinked = match unlinkat(&parent, name, flags) {
+        Err(Errno::PERM) => {
+            make_mutable(&parent)?;
+            if let Some(entry) = open_with_attributes(parent.as_fd(), name)? {
+                make_mutable(entry)?;
+            }
+            unlinkat(&parent, name, flags)
+        }
+        done => done,
+    };
+    // A mount on it makes it busy.
+    unlinked.map_err(|error| if error == Errno::BUSY { Errno::XDEV } else { error })
+}
+
+fn make_mutable(file: impl AsFd) -> Result<(), Errno> {
+    let fixed = IFlags::IMMUTABLE | IFlags::APPEND;
+    match ioctl_getflags(&file) {
+        Ok(flags) if flags.intersects(fixed) => ioctl_setflags(&file, flags - fixed),
+        // A file system may know no such attributes.
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// Files and directories alone: to open a device may do something.
+fn open_with_attributes(parent: BorrowedFd<'_>, name: &CStr) -> Result<Option<OwnedFd>, Errno> {
+    let stat = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    if !matches!(FileType::from_raw_mode(stat.st_mode), FileType::RegularFile | FileType::Directory) {
+        return Ok(None);
+    }
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    openat(parent, name, flags, Mode::empty()).map(Some)
 }
 
 /// Never in another mount: neither one that covers the directory, nor its own where it is one's root.
@@ -81,19 +116,17 @@ impl Remover<'_> {
                 continue;
             }
             if !matches!(entry.file_type(), FileType::Directory | FileType::Unknown) {
-                unlinkat(directory, name, AtFlags::empty())?;
+                unlink(directory, name, AtFlags::empty())?;
                 continue;
             }
-            match unlinkat(directory, name, AtFlags::REMOVEDIR) {
+            match unlink(directory, name, AtFlags::REMOVEDIR) {
                 Ok(()) => {}
-                Err(Errno::NOTDIR) => unlinkat(directory, name, AtFlags::empty())?,
+                Err(Errno::NOTDIR) => unlink(directory, name, AtFlags::empty())?,
                 Err(Errno::NOTEMPTY) if depth == MAX_DEPTH => self.move_up(directory, name)?,
                 Err(Errno::NOTEMPTY) => {
                     self.empty(&open_below(directory.as_fd(), name)?, depth + 1)?;
-                    unlinkat(directory, name, AtFlags::REMOVEDIR)?;
+                    unlink(directory, name, AtFlags::REMOVEDIR)?;
                 }
-                // A mount on it makes it busy.
-                Err(Errno::BUSY) => return Err(Errno::XDEV),
                 Err(error) => return Err(error),
             }
         }

@@ -15,6 +15,8 @@ mod lies;
 mod mirrors;
 #[path = "root/pulls.rs"]
 mod pulls;
+#[path = "root/removal.rs"]
+mod removal;
 #[path = "root/support/mod.rs"]
 mod support;
 

@@ -92,7 +92,7 @@ async fn a_full_disk_is_said_and_nothing_stays() {
     store.close().await;
 }
 
-struct Mounted(std::path::PathBuf);
+pub(crate) struct Mounted(pub(crate) std::path::PathBuf);
 
 impl Drop for Mounted {
     fn drop(&mut self) {
