@@ -10,7 +10,7 @@ use berth_image::{StoredKind, list_stored};
 use berth_net::Survey;
 
 use super::processes::look_at_processes;
-use super::{Grip, Kind, Object, Tie, id_in, is_id};
+use super::{Grip, Kind, Object, Tie, id_in, is_id, leading_id};
 use crate::error::{Error, Result};
 
 /// Where an agent's things are.
@@ -183,12 +183,13 @@ fn tie_of_target(places: &Places, target: &str, namespaces: &BTreeMap<String, Ti
         return namespaces.get(target).cloned().unwrap_or(Tie::Name);
     }
     let path = target.strip_suffix(" (deleted)").unwrap_or(target);
-    let in_cgroups = path.contains(&format!("{}/", places.cgroup_root.as_str()));
-    let is_ours = in_cgroups || places.parents().iter().any(|parent| Path::new(path).starts_with(parent));
-    match id_in(path) {
-        Some(id) if is_ours => Tie::Id(id.to_owned()),
-        _ => Tie::Agent,
-    }
+    let in_cgroups = path.split_once(&format!("{}/", places.cgroup_root.as_str())).map(|(_, below)| below);
+    let in_files = || {
+        let below = |parent| Path::new(path).strip_prefix(parent).ok()?.to_str();
+        places.parents().iter().find_map(below)
+    };
+    let id = in_cgroups.or_else(in_files).and_then(leading_id);
+    id.map_or(Tie::Agent, |id| Tie::Id(id.to_owned()))
 }
 
 /// What is in a directory, with its name; nothing where there is none.

@@ -234,6 +234,12 @@ pub(crate) fn is_id(text: &str) -> bool {
     text.parse::<berth_monitor::id::PodId>().is_ok()
 }
 
+/// The last of the ids that a path begins with, `POD/CONTAINER/…`. What lies deeper is the container's own affair, also
+/// where another runtime in it gives ids to its containers.
+pub(crate) fn leading_id(path: &str) -> Option<&str> {
+    path.split('/').take_while(|component| is_id(component)).take(2).last()
+}
+
 /// The last component of a path that is an id.
 pub(crate) fn id_in(path: &str) -> Option<&str> {
     path.rsplit('/').find(|component| is_id(component))
@@ -251,6 +257,18 @@ mod tests {
         check(&format!("/berth/{pod}/sandbox"), Some(&pod));
         check("/berth/sandbox", None);
         check(&format!("/berth/{pod}0"), None);
+    }
+
+    #[test]
+    fn what_a_container_makes_below_its_own_cgroup_is_its_own() {
+        let (pod, container, nested) = ("a".repeat(64), "b".repeat(64), "d".repeat(64));
+        let check = |path: &str, expected: Option<&str>| assert_eq!(leading_id(path), expected, "{path}");
+        check(&format!("{pod}/{container}/docker/{nested}"), Some(&container));
+        check(&format!("{pod}/{container}/{nested}"), Some(&container));
+        check(&format!("{pod}/{container}"), Some(&container));
+        check(&format!("{pod}/sandbox"), Some(&pod));
+        check(&format!("inner/{pod}"), None);
+        check("", None);
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use super::{Grip, Kind, Object, Places, Tie, id_in};
+use super::{Grip, Kind, Object, Places, Tie, id_in, leading_id};
 
 const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
 
@@ -82,7 +82,7 @@ fn tie_of(process: &Process, places: &Places) -> Option<(Tie, Grip)> {
     }
     let inside = format!("{}/", places.cgroup_root.as_str());
     let paths = || process.cgroups.lines().filter_map(|line| line.splitn(3, ':').nth(2));
-    if let Some(id) = paths().filter_map(|path| path.strip_prefix(&inside)).find_map(id_in) {
+    if let Some(id) = paths().filter_map(|path| path.strip_prefix(&inside)).find_map(leading_id) {
         // Killed with its cgroup.
         return Some((Tie::Id(id.to_owned()), Grip::None));
     }
