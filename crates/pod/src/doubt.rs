@@ -18,10 +18,14 @@ use crate::host::Host;
 use crate::inventory::is_id;
 use crate::record::{ContainerRecord, SandboxRecord};
 
-/// A pod or container of which only the id is certain.
+/// A pod or container of which at most the id is certain.
 #[derive(Debug, Clone)]
 pub(crate) struct Doubt {
     pub(crate) id: String,
+    /// What its text says that its id is, where that is something else: nobody can tell which of the two there is.
+    other_id: Option<String>,
+    /// Its row's key: its id, or nothing that is one.
+    pub(crate) key: String,
     kind: Kind,
     text: String,
     /// Null where the text is no JSON.
@@ -47,8 +51,23 @@ impl Doubt {
             ContainerRecord::TABLE => Kind::Container,
             _ => return None,
         };
-        let value = serde_json::from_str(text).unwrap_or_default();
-        is_id(key).then(|| Self { id: key.to_owned(), kind, text: text.to_owned(), value })
+        let value: Value = serde_json::from_str(text).unwrap_or_default();
+        let said = value.get("id").and_then(Value::as_str).filter(|id| is_id(id)).map(str::to_owned);
+        let (id, other_id) = match is_id(key) {
+            true => (key.to_owned(), said.filter(|said| said != key)),
+            false => (said?, None),
+        };
+        Some(Self { id, other_id, key: key.to_owned(), kind, text: text.to_owned(), value })
+    }
+
+    /// Its id, or the two of which one is.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = &str> {
+        [self.id.as_str()].into_iter().chain(self.other_id.as_deref())
+    }
+
+    /// Whether this may be what has the id.
+    pub(crate) fn may_be(&self, id: &str) -> bool {
+        self.ids().any(|own| own == id)
     }
 
     /// As the inventory calls it.
@@ -170,5 +189,18 @@ mod tests {
         assert!(doubt.forwards().is_empty());
         assert!(Doubt::new("images", POD, "").is_none());
         assert!(Doubt::new("sandboxes", "../x", "").is_none());
+    }
+
+    #[test]
+    fn a_record_under_another_key_may_be_of_either_id() {
+        let other = "b".repeat(64);
+        let text = format!(r#"{{"id":"{POD}"}}"#);
+        let check = |key: &str, ids: &[&str]| {
+            let doubt = Doubt::new("sandboxes", key, &text).unwrap();
+            assert_eq!(doubt.ids().collect::<Vec<_>>(), ids, "{key}");
+        };
+        check(POD, &[POD]);
+        check(&other, &[&other, POD]);
+        check("\u{fffd}", &[POD]);
     }
 }

@@ -95,7 +95,7 @@ pub(crate) async fn find_pods(host: &Arc<Host>, records: Records) -> Result<Vec<
     // Pods that are known come first.
     doubt::reserve(host, &doubts);
     for orphan in containers {
-        if doubts.iter().any(|doubt| doubt.id == orphan.pod.as_str()) {
+        if doubts.iter().any(|doubt| doubt.may_be(orphan.pod.as_str())) {
             pin_again(&host.images, &orphan);
             continue;
         }

@@ -42,6 +42,8 @@ pub struct RowKey {
     pub key: String,
     /// Whether it was moved to the `quarantine` table, as nobody understood it.
     pub set_aside: bool,
+    /// Table and key as they are, which need not be text.
+    pub(crate) raw: [Vec<u8>; 2],
 }
 
 impl fmt::Display for RowKey {
@@ -153,8 +155,9 @@ impl Database {
                 "SELECT tab, key, 0 FROM records UNION ALL SELECT tab, key, 1 FROM quarantine ORDER BY 3, 1, 2",
             )?;
             let rows = statement.query_map([], |row| {
-                let (table, key) = (shown(row.get_ref(0)?), shown(row.get_ref(1)?));
-                Ok(RowKey { table, key, set_aside: row.get(2)? })
+                let (table, key) = (row.get_ref(0)?, row.get_ref(1)?);
+                let raw = [table, key].map(bytes);
+                Ok(RowKey { table: shown(table), key: shown(key), set_aside: row.get(2)?, raw })
             })?;
             rows.collect()
         };
@@ -208,10 +211,10 @@ impl Database {
     /// Forgets a row, wherever it is and whatever is in it; absent means done.
     pub(crate) fn discard(&mut self, row: &RowKey) -> Result<()> {
         let statement = match row.set_aside {
-            true => "DELETE FROM quarantine WHERE tab = ?1 AND key = ?2",
-            false => "DELETE FROM records WHERE tab = ?1 AND key = ?2",
+            true => "DELETE FROM quarantine WHERE CAST(tab AS BLOB) = ?1 AND CAST(key AS BLOB) = ?2",
+            false => "DELETE FROM records WHERE CAST(tab AS BLOB) = ?1 AND CAST(key AS BLOB) = ?2",
         };
-        let deleted = self.connection.execute(statement, params![row.table, row.key]);
+        let deleted = self.connection.execute(statement, params![row.raw[0], row.raw[1]]);
         deleted.map(drop).map_err(|source| Error::Commit { rows: 1, source })
     }
 
@@ -306,15 +309,16 @@ fn shown(value: ValueRef<'_>) -> String {
     }
 }
 
+/// The same as bytes, which tell what is no text from all else.
+fn bytes(value: ValueRef<'_>) -> Vec<u8> {
+    value.as_bytes().map_or_else(|_| shown(value).into_bytes(), <[u8]>::to_vec)
+}
+
 impl StoredRow {
     fn new(key: ValueRef<'_>, version: ValueRef<'_>, body: ValueRef<'_>) -> Self {
-        let raw_key = match key.as_bytes() {
-            Ok(bytes) => bytes.to_vec(),
-            Err(_) => shown(key).into_bytes(),
-        };
         let version = version.as_i64().ok().and_then(|number| u32::try_from(number).ok());
         let body = body.as_str().ok().map(str::to_owned);
-        Self { key: shown(key), raw_key, version, body }
+        Self { key: shown(key), raw_key: bytes(key), version, body }
     }
 }
 

@@ -9,6 +9,8 @@ use berth_e2e::{Node, Pod, eventually, requests};
 /// In the ways in which a record can be unreadable.
 const LATER_VERSION: &str = "version = 99";
 const GARBAGE: &str = "body = 'x' || substr(body, 1, 300)";
+const OTHER_KEY: &str = "key = 'beef' || substr(key, 5)";
+const GARBLED_KEY: &str = "key = x'ff00fe'";
 const UNKNOWN_PHASE: &str = "body = replace(body, '\"phase\":\"Ready\"', '\"phase\":\"Frozen\"')";
 
 fn spoil(node: &Node, table: &str, key: &str, how: &str) {
@@ -80,6 +82,28 @@ fn a_pod_whose_record_cannot_be_read_runs_on_until_it_is_removed_by_its_id() {
         remove(&node, &pod.id);
     }
     assert_eq!(stays.exec(&main, "echo fine"), "fine");
+}
+
+#[test]
+#[ignore = "needs root and the test images"]
+fn a_pod_whose_row_has_a_wrong_key_runs_on_until_it_is_removed_by_its_id() {
+    let node = Node::start();
+    let stays = node.pod("stays");
+    for how in [OTHER_KEY, GARBLED_KEY] {
+        let pod = node.pod("doubted");
+        let container = pod.shell("main", "exec sleep 1000");
+        let pids = [pod.pid(None), pod.pid(Some(&container)), pod.monitor_pid()];
+        spoil(&node, "sandboxes", &pod.id, how);
+        assert!(pids.iter().all(|pid| is_running(*pid)), "{how}: its processes are killed");
+        let found = node.check("--leaks");
+        assert!(found.iter().all(|line| line.starts_with("unreadable ")), "{how}: {found:#?}");
+        assert!(found.iter().filter(|line| line.contains(&pod.id[..12])).count() > 1, "{how}: {found:#?}");
+        remove(&node, &pod.id);
+        assert!(!pids.iter().any(|pid| is_running(*pid)), "{how}");
+        assert_eq!(node.check("--leaks"), [""; 0], "{how}");
+        assert_eq!(node.condition("RecordsReadable"), (true, String::new()), "{how}");
+    }
+    assert!(is_running(stays.monitor_pid()));
 }
 
 #[test]

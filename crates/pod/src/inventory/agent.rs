@@ -54,7 +54,7 @@ impl Pods {
     /// Removes a pod or container whose record can't be read, with everything that belongs to it; absent means done.
     pub(crate) async fn remove_doubted(&self, id: &str) -> Result<()> {
         let rows = Rows::read(&self.host().store).await?;
-        let Some(label) = rows.doubts.iter().find(|doubt| doubt.id == id).map(Doubt::label) else {
+        let Some(label) = rows.doubts.iter().find(|doubt| doubt.may_be(id)).map(Doubt::label) else {
             return Ok(());
         };
         let (pods, id) = (self.clone(), id.to_owned());
@@ -109,13 +109,13 @@ impl Pods {
             take_down_record(host.clone(), record, of_pod).await;
         }
         for doubt in
-            rows.doubts.iter().filter(|doubt| judged.iter().any(|found| found.is_row_in_doubt(&doubt.id)))
+            rows.doubts.iter().filter(|doubt| judged.iter().any(|found| found.is_row_in_doubt(&doubt.key)))
         {
             self.have_forgotten(doubt, judged).await;
         }
         let outcomes = repair(&places(host), &Keeper::Agent(host.clone()), judged).await;
-        let is_gone = |id: &str| judged.iter().any(|found| found.is_row_in_doubt(id));
-        rows.doubts.iter().filter(|doubt| is_gone(&doubt.id)).for_each(|doubt| doubt::release(host, doubt));
+        let is_gone = |key: &str| judged.iter().any(|found| found.is_row_in_doubt(key));
+        rows.doubts.iter().filter(|doubt| is_gone(&doubt.key)).for_each(|doubt| doubt::release(host, doubt));
         for container in rows.containers.iter().filter(|container| is_gone(container.id.as_str())) {
             unpin_images(&host.images, &container.spec, &container.id);
         }

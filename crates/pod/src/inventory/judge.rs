@@ -19,9 +19,9 @@ impl Judged {
         matches!(self.standing, Standing::Left | Standing::Missing)
     }
 
-    /// Whether it is the row of what has this id, and to be discarded.
-    pub(crate) fn is_row_in_doubt(&self, id: &str) -> bool {
-        let is_its_row = matches!(&self.object.grip, Grip::Row(row) if row.key == id);
+    /// Whether it is a row with this key, and to be discarded.
+    pub(crate) fn is_row_in_doubt(&self, key: &str) -> bool {
+        let is_its_row = matches!(&self.object.grip, Grip::Row(row) if row.key == key);
         self.standing == Standing::Unreadable && is_its_row
     }
 

@@ -24,6 +24,8 @@ pub(crate) struct Owners {
     pub(crate) containers: BTreeSet<String>,
     /// Those whose records can't be read and what belongs to them, by id, and what it is called.
     pub(crate) doubts: BTreeMap<String, String>,
+    /// By their rows' keys, what those are called.
+    pub(crate) doubted_rows: BTreeMap<String, String>,
     /// By the port, its pod's id.
     pub(crate) forwards: HashMap<Forward, String>,
     pub(crate) subnets: Vec<IpNet>,
@@ -116,7 +118,7 @@ impl Rows {
             let doubted = self.doubts.iter().map(|doubt| doubt.id.as_str());
             let ids =
                 self.containers.iter().map(|container| container.id.as_str()).chain(doubted).filter(of_pod);
-            for id in ids.chain([pod.id.as_str()]) {
+            for id in ids.chain(pod.ids()) {
                 let Ok(path) = parent.join(id) else { continue };
                 if is_id(id) && places.cgroups.open(&path).exists() {
                     let name = path.as_str().to_owned();
@@ -132,13 +134,16 @@ impl Rows {
         let recorded = self.containers.iter().find(|record| record.id.as_str() == container);
         let doubted = || self.doubts.iter().find(|doubt| doubt.id == container)?.pod();
         let pod = recorded.map(|record| record.pod.as_str()).or_else(doubted)?;
-        self.doubts.iter().find(|doubt| doubt.is_pod() && doubt.id == pod).map(|doubt| &doubt.id)
+        self.doubts.iter().find(|doubt| doubt.is_pod() && doubt.may_be(pod)).map(|doubt| &doubt.id)
     }
 
     /// What each id that is in doubt is called: what belongs to a pod in doubt goes by the pod's name.
     fn labels_of_doubts(&self) -> BTreeMap<String, String> {
-        let labels: BTreeMap<String, String> =
-            self.doubts.iter().map(|doubt| (doubt.id.clone(), doubt.label())).collect();
+        let labels: BTreeMap<String, String> = self
+            .doubts
+            .iter()
+            .flat_map(|doubt| doubt.ids().map(|id| (id.to_owned(), doubt.label())))
+            .collect();
         let recorded = self.containers.iter().map(|record| record.id.as_str());
         let doubted = self.doubts.iter().filter(|doubt| !doubt.is_pod()).map(|doubt| doubt.id.as_str());
         let of_pods = recorded.chain(doubted).filter_map(|container| {
@@ -191,7 +196,9 @@ impl Owners {
         doubts.retain(|id, _| !pods.contains(id) && !containers.contains(id));
         let of_known_pods = rows.containers.iter().filter(|record| pods.contains(record.pod.as_str()));
         containers.extend(of_known_pods.map(|record| record.id.to_string()));
-        let mut owners = Self { pods, containers, doubts, subnets, stored, ..Self::default() };
+        let called = |doubt: &Doubt| Some((doubt.key.clone(), doubts.get(&doubt.id)?.clone()));
+        let doubted_rows = rows.doubts.iter().filter_map(called).collect();
+        let mut owners = Self { pods, containers, doubts, doubted_rows, subnets, stored, ..Self::default() };
         for record in rows.sandboxes.iter().filter(|record| owners.pods.contains(record.id.as_str())) {
             if record.phase != SandboxPhase::NotReady {
                 let forwards = Forward::all(&record.spec.ports, &record.addresses).unwrap_or_default();
@@ -243,7 +250,8 @@ impl Owners {
     pub(crate) fn doubt_of(&self, object: &Object) -> Option<String> {
         let id = match (&object.tie, &object.grip) {
             (Tie::Id(id) | Tie::IfKnown(id), _) => id,
-            (Tie::Unreadable(_), Grip::Row(row)) => &row.key,
+            // As it is: a shorter key than an id is the beginning of none.
+            (Tie::Unreadable(_), Grip::Row(row)) => return self.doubted_rows.get(&row.key).cloned(),
             (Tie::Name, Grip::Forward(forward)) => self.forwards.get(forward)?,
             (Tie::Agent | Tie::Name | Tie::Unreadable(_), _) => return None,
         };
