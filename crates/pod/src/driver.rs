@@ -37,6 +37,7 @@ use crate::sandbox::KILL_ANSWER_LIMIT;
 use crate::spec::{PodResources, SandboxSpec};
 use crate::timeline::Timeline;
 use crate::view::{ContainerView, PodState, PodView};
+use crate::waiting::{Condition, look_at};
 use crate::workload::Workload;
 
 /// Orders waiting for a driver; more than a client has in flight for one pod.
@@ -76,14 +77,19 @@ pub(crate) struct Monitor {
     pub(crate) news: mpsc::UnboundedReceiver<News>,
     pub(crate) pid: i32,
     pub(crate) pause_pid: Option<i32>,
-    /// Whether it has left an order unanswered. The next one does not wait for it.
-    pub(crate) is_silent: bool,
 }
 
 impl Monitor {
     /// How long it is waited for when something is to end.
     pub(crate) fn patience(&self) -> Duration {
-        if self.is_silent { Duration::ZERO } else { KILL_ANSWER_LIMIT }
+        if self.link.is_silent() { Duration::ZERO } else { KILL_ANSWER_LIMIT }
+    }
+
+    /// Whether it does not answer, for it is stopped by a signal or waits in the kernel: nothing that is amiss with it,
+    /// and it may go on.
+    pub(crate) fn is_held_up(&self) -> bool {
+        let condition = || u32::try_from(self.pid).map(|pid| look_at(pid).condition);
+        self.link.is_silent() && matches!(condition(), Ok(Condition::Stopped | Condition::Waits))
     }
 }
 
@@ -178,9 +184,6 @@ impl Driver {
 
     /// Takes in what the monitor says.
     pub(crate) async fn hear(&mut self, news: News) {
-        if let Some(monitor) = &mut self.monitor {
-            monitor.is_silent = false;
-        }
         match news {
             News::Exited(container, exit) => self.container_exited(&container, exit).await,
             News::PauseExited => {
@@ -197,8 +200,8 @@ impl Driver {
 
     /// Whoever undoes what has failed for want of an answer does not wait for another one.
     pub(crate) fn note_silence(&mut self, error: &Error) {
-        if let Some(monitor) = self.monitor.as_mut().filter(|_| error.is_silence()) {
-            monitor.is_silent = true;
+        if let Some(monitor) = self.monitor.as_ref().filter(|_| error.is_silence()) {
+            monitor.link.note_silence();
         }
     }
 

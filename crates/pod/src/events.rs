@@ -83,9 +83,14 @@ impl ListenerId {
     /// The process with this id as the kernel gives it for the other end of a socket; `None` for one that is gone, or
     /// that this pid namespace can't see, for which the kernel says zero. Reads a file of the kernel's.
     pub fn of(pid: i32) -> Option<Self> {
-        let started = started(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
+        let started = started_at(u32::try_from(pid).ok()?)?;
         (pid > 0).then_some(Self { pid, started })
     }
+}
+
+/// When a process was started, in ticks since the kernel was; `None` for one that is gone.
+pub(crate) fn started_at(pid: u32) -> Option<u64> {
+    started(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
 /// The 22nd field of a process's `stat`. The second one, its name in parentheses, may hold anything. Source:

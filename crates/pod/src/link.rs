@@ -8,7 +8,7 @@ mod holds;
 use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -86,6 +86,8 @@ struct Inner {
     /// What the monitor can carry out.
     features: Vec<String>,
     next_request: AtomicU64,
+    /// See [`Link::is_silent`].
+    is_silent: AtomicBool,
     waiting: Mutex<Waiting>,
 }
 
@@ -127,6 +129,7 @@ impl Link {
             pod_links,
             features: greeting.hello.features.clone(),
             next_request: AtomicU64::new(1),
+            is_silent: AtomicBool::new(false),
             waiting: Mutex::default(),
         };
         let link = Self(Arc::new(inner));
@@ -138,6 +141,16 @@ impl Link {
     /// The links of a pod with its own network.
     pub(crate) fn pod_links(&self) -> Option<&PodLinks> {
         self.0.pod_links.as_ref()
+    }
+
+    /// Whether it has left an order unanswered, and has said nothing since. The next one does not wait for it.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.0.is_silent.load(Ordering::Relaxed)
+    }
+
+    /// It has left an order unanswered.
+    pub(crate) fn note_silence(&self) {
+        self.0.is_silent.store(true, Ordering::Relaxed);
     }
 
     /// Refuses a plan that the monitor, which may be older than the agent, would carry out in part.
@@ -263,6 +276,7 @@ fn greeting(hello: Hello, mut fds: Vec<OwnedFd>) -> Result<Greeting> {
 async fn read_all(link: Link, news: mpsc::UnboundedSender<News>) {
     // The connection lives as long as the monitor: it ends with the shutdown that a stop or a removal asks for.
     while let Some(packet) = receive(&link.0.socket).await {
+        link.0.is_silent.store(false, Ordering::Relaxed);
         match serde_json::from_slice(&packet.bytes) {
             Ok(Message::Reply { id, result }) => {
                 if let Some(waiter) = link.waiting().answers.remove(&id) {

@@ -27,6 +27,7 @@ use crate::link::Link;
 use crate::pins::pin_again;
 use crate::record::{ContainerRecord, NetworkRecord, SandboxPhase, SandboxRecord};
 use crate::registry::spawn_driver;
+use crate::sandbox::MONITOR_DIED;
 use crate::view::ContainerState;
 use crate::workload::Workload;
 
@@ -140,7 +141,7 @@ async fn recover_pod(
     let directory = host.pod_directory(&driver.id);
     let connected = passing(point!("reach the monitor again"), Link::connect(&directory));
     match timeout(GREETING_PATIENCE, connected).await {
-        Ok(Err(error)) if error.says_that_nobody_listens() => driver.lose_monitor().await,
+        Ok(Err(error)) if error.says_that_nobody_listens() => driver.lose_monitor(MONITOR_DIED).await,
         Ok(reached) => driver.monitor_is_reached(reached).await,
         // Its driver goes on waiting, while the agent serves.
         Err(_) => driver.out_of_reach(&Error::TooLong { limit: GREETING_PATIENCE }, Duration::ZERO),

@@ -50,6 +50,9 @@ pub(crate) const DYING_TIME: Duration = Duration::from_secs(1);
 /// How long a monitor may take to answer when it is told to kill; after that the agent kills by itself.
 pub(crate) const KILL_ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
+/// What the timeline says of a pod whose monitor has gone by itself.
+pub(crate) const MONITOR_DIED: &str = "its monitor has died, or was killed";
+
 /// Where a pod stands in the cgroup hierarchy.
 #[derive(Debug, Clone)]
 pub(crate) struct PodCgroups {
@@ -116,7 +119,7 @@ impl Driver {
 
         let (link, greeting, news) = self.start_monitor(&cgroup).await?;
         let (pid, pause_pid) = (greeting.hello.pid, greeting.hello.pause_pid);
-        self.set_monitor(Some(Monitor { link, news, pid, pause_pid, is_silent: false }));
+        self.set_monitor(Some(Monitor { link, news, pid, pause_pid }));
 
         if self.spec.net == Sharing::Own {
             let name = self.host_interface()?;
@@ -307,7 +310,7 @@ impl Driver {
             Err(error) if error.says_that_nobody_listens() => {
                 let error = with_causes(&error);
                 tracing::warn!(pod.id = %self.id, error, "monitor has died; its pod is killed");
-                self.lose_monitor().await;
+                self.lose_monitor(MONITOR_DIED).await;
             }
             // The pod runs on, but nothing can be done to it but to remove it.
             Err(error @ Error::OtherProtocol { .. }) => {
@@ -330,7 +333,7 @@ impl Driver {
         news: mpsc::UnboundedReceiver<News>,
     ) {
         let (pid, pause_pid) = (greeting.hello.pid, greeting.hello.pause_pid);
-        self.set_monitor(Some(Monitor { link, news, pid, pause_pid, is_silent: false }));
+        self.set_monitor(Some(Monitor { link, news, pid, pause_pid }));
         self.take_reports(&greeting.containers).await;
         if pause_pid.is_none() {
             self.not_ready().await;
@@ -338,10 +341,10 @@ impl Driver {
         self.publish();
     }
 
-    /// Gives the monitor up, dead or hung: all that is left of the pod is killed by cgroup, the monitor too.
-    pub(crate) async fn lose_monitor(&mut self) {
-        let loss = "its monitor has died, or was killed".to_owned();
-        self.timeline.push(LOSS, Duration::ZERO, Some(loss));
+    /// Gives the monitor up, dead or hung: all that is left of the pod is killed by cgroup, the monitor too. `loss` is
+    /// what the timeline says of it.
+    pub(crate) async fn lose_monitor(&mut self, loss: &str) {
+        self.timeline.push(LOSS, Duration::ZERO, Some(loss.to_owned()));
         self.set_monitor(None);
         self.lose_containers().await;
         self.kill_own_processes().await;

@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 use crate::events::EventKind;
 use crate::host::blocking;
 use crate::launching::launch;
-use crate::link::Link;
+use crate::link::{Link, Reach};
 use crate::pins::{PinnedImages, holders, pin_images, unpin_images};
 use crate::record::{ContainerRecord, SandboxPhase};
 use crate::sandbox::{DEATH_LIMIT, remove_directory};
@@ -61,7 +61,7 @@ impl Workload {
 
     /// When the driver has to look after it unasked.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.stopping.as_ref().map(|stopping| stopping.deadline)
+        self.stopping.as_ref().map(Stopping::next)
     }
 
     /// As readers see it; `None` until it has been made.
@@ -278,7 +278,10 @@ impl Driver {
             ]
             .map(|order| monitor.link.ask_within(monitor.patience(), order, &[]));
             // Sent in this order; one that does not answer is waited for once.
-            let _ = tokio::join!(biased; kill, forget);
+            let (killed, _) = tokio::join!(biased; kill, forget);
+            if let Err(error) = killed {
+                self.note_silence(&error);
+            }
         }
         let cgroup = self.container_cgroup(id)?;
         let directory = self.host.container_directory(id);
@@ -352,10 +355,14 @@ impl Driver {
         }
         let record = std::fs::read(exit_record_path(&self.host.pod_directory(&self.id), id)).ok();
         let exit = record.and_then(|text| serde_json::from_slice(&text).ok());
+        let how = match self.monitor.is_some() || self.reach_again.is_some() {
+            true => "its end was not seen: the pod's monitor does not answer",
+            false => "the container ended together with its monitor",
+        };
         let Some(workload) = self.containers.get_mut(id) else { return };
         let started_at_ns = workload.started_at_ns();
-        let waiters =
-            workload.end(exit.map_or_else(|| lost(started_at_ns), |exit| ended(started_at_ns, exit)));
+        let ended = exit.map_or_else(|| lost(started_at_ns, how), |exit| ended(started_at_ns, exit));
+        let waiters = workload.end(ended);
         self.publish_end(id, waiters).await;
     }
 
@@ -376,8 +383,11 @@ impl Driver {
     }
 
     fn ready_link(&self) -> Result<Link> {
-        match (&self.monitor, self.phase) {
-            (Some(monitor), SandboxPhase::Ready) => Ok(monitor.link.clone()),
+        match (&self.monitor, &**self.reach.load(), self.phase) {
+            (Some(monitor), _, SandboxPhase::Ready) => Ok(monitor.link.clone()),
+            (None, Reach::Blocked(why), _) => {
+                Err(Error::OutOfReach { pod: self.id.to_string(), why: why.clone() })
+            }
             _ => Err(Error::WrongState { object: format!("pod sandbox {}", self.id), state: "is not ready" }),
         }
     }
@@ -418,13 +428,13 @@ pub(crate) fn ended(started_at_ns: Option<i64>, exit: Exit) -> Ended {
     Ended { started_at_ns, finished_at_ns: at_ns, exit_code: code, reason, message, lost_log_bytes }
 }
 
-fn lost(started_at_ns: Option<i64>) -> Ended {
+fn lost(started_at_ns: Option<i64>, how: &str) -> Ended {
     Ended {
         started_at_ns,
         finished_at_ns: crate::clock::now_ns(),
         exit_code: UNKNOWN_EXIT_CODE,
         reason: Reason::Unknown,
-        message: "the container ended together with its monitor".to_owned(),
+        message: how.to_owned(),
         lost_log_bytes: 0,
     }
 }

@@ -352,3 +352,39 @@ fn a_monitor_that_hangs_holds_no_agent_up_that_starts_and_is_found_when_it_goes_
     assert_eq!(hangs.end_of(&ends).exit_code, 137);
     assert_eq!(hangs.exec(&stays, "echo fine"), "fine");
 }
+
+#[test]
+#[ignore = "needs root and the test images"]
+fn a_container_of_a_monitor_that_hangs_is_asked_to_stop_and_no_other_suffers() {
+    let node = Node::start();
+    let pod = node.pod("hangs");
+    let asked = pod.shell("asked", "trap 'echo asked; exit 7' TERM; echo ready; while :; do sleep 0.1; done");
+    let killed = pod.shell("killed", "exec sleep 1000");
+    let stays = pod.shell("stays", "exec sleep 1000");
+    pod.await_line("asked", "ready");
+    let (first, monitor) = (pod.pid(Some(&asked)), pod.monitor_pid());
+    let monitor = Pid::from_raw(monitor.try_into().unwrap()).unwrap();
+    kill_process(monitor, Signal::STOP).unwrap();
+    let since = Instant::now();
+    pod.stop(&asked, 60);
+    assert!(since.elapsed() < Duration::from_secs(15), "{:?}", since.elapsed());
+    assert!(!PathBuf::from(format!("/proc/{first}/exe")).exists(), "it has ended, and is not waited for");
+    assert!(pod.status(&asked).message.contains("does not answer"));
+    // The monitor is known to be silent, and is not waited for again.
+    let since = Instant::now();
+    node.cri().remove_container(RemoveContainerRequest { container_id: killed }).unwrap();
+    assert!(since.elapsed() < Duration::from_secs(4), "{:?}", since.elapsed());
+    assert_eq!(node.cri().sandbox(&pod.id).unwrap().state(), PodSandboxState::SandboxReady);
+    assert_eq!(pod.status(&stays).state(), ContainerState::ContainerRunning);
+    kill_process(monitor, Signal::CONT).unwrap();
+    assert_eq!(pod.exec(&stays, "echo fine"), "fine");
+    pod.await_line("asked", "asked");
+    // One that has answered again is waited for again: its word is how the container ended.
+    let next = pod.shell("next", "trap 'exit 8' TERM; echo ready; while :; do sleep 0.1; done");
+    pod.await_line("next", "ready");
+    pod.stop(&next, 60);
+    assert_eq!(pod.status(&next).exit_code, 8);
+    pod.take_down();
+    node.stop();
+    node.assert_nothing_is_left();
+}

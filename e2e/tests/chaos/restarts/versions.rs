@@ -24,13 +24,15 @@ fn a_monitor_of_a_far_off_version_is_named_and_its_pod_runs_until_it_is_removed(
         let pod = node.pod("old");
         let id = pod
             .shell("main", "mkfifo /tmp/f; exec 3<>/tmp/f; while :; do echo line; read -t 0.05 x <&3; done");
+        let hears = pod.shell("hears", "trap 'exit 7' TERM; echo ready; while :; do sleep 0.1; done");
+        pod.await_line("hears", "ready");
         node.replace_program(to);
         node.kill9();
         node.restart();
 
         let cri = node.cri();
         assert_eq!(cri.sandbox(&pod.id).unwrap().state(), PodSandboxState::SandboxNotready);
-        assert_eq!(cri.containers().len(), 1);
+        assert_eq!(cri.containers().len(), 2);
         assert_eq!(pod.status(&id).state(), ContainerState::ContainerRunning);
         let lines = pod.log("main").len();
         eventually("more lines", PATIENCE, || (pod.log("main").len() > lines).then_some(()));
@@ -52,6 +54,11 @@ fn a_monitor_of_a_far_off_version_is_named_and_its_pod_runs_until_it_is_removed(
         config.metadata.as_mut().unwrap().attempt += 1;
         let next = berth_e2e::Pod::run(&node, config);
         assert_eq!(next.exec(&next.shell("main", "exec sleep 1000"), "echo fine"), "fine");
+        // It is asked to end past its monitor, and whoever asked for that hears of it soon.
+        let since = Instant::now();
+        pod.stop(&hears, 60);
+        assert!(since.elapsed() < Duration::from_secs(9), "{:?}", since.elapsed());
+        assert_eq!(pod.status(&hears).exit_code, 7);
         let since = Instant::now();
         pod.stop(&id, 1);
         // It is looked for soon, since nobody tells of it; not only when it would be called unkillable.
