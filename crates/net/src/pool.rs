@@ -96,6 +96,14 @@ impl AddressPool {
         Ok(())
     }
 
+    /// Keeps for `owner` what nobody else has of addresses that may be its, and returns the others.
+    pub fn keep(&mut self, owner: &str, addresses: &PodAddresses) -> PodAddresses {
+        self.release(owner);
+        let (others, own) = addresses.iter().partition::<Vec<_>, _>(|ip| self.taken.contains(ip));
+        self.record(owner, &own.into_iter().collect());
+        others.into_iter().collect()
+    }
+
     /// Takes the owner's addresses back; an owner that has none is fine.
     pub fn release(&mut self, owner: &str) {
         for address in self.leases.remove(owner).iter().flat_map(PodAddresses::iter) {
@@ -231,6 +239,16 @@ mod tests {
         assert_eq!(pool.lease("c").unwrap(), addresses(&["10.99.0.3"]));
         pool.renumber(&[]);
         assert_eq!(pool.lease("d").unwrap_err().kind(), ErrorKind::Unavailable);
+    }
+
+    #[test]
+    fn what_may_be_an_owners_is_kept_but_for_what_another_has() {
+        let mut pool = pool(&["10.88.0.0/16"]);
+        assert_eq!(pool.keep("a", &addresses(&["10.88.0.2", "10.96.0.10"])), addresses(&[]));
+        assert_eq!(pool.keep("b", &addresses(&["10.96.0.10", "10.88.0.3"])), addresses(&["10.96.0.10"]));
+        assert_eq!(pool.lease("c").unwrap(), addresses(&["10.88.0.4"]));
+        pool.release("b");
+        assert_eq!(pool.keep("d", &addresses(&["10.96.0.10", "10.88.0.3"])), addresses(&["10.96.0.10"]));
     }
 
     #[test]

@@ -90,11 +90,14 @@ impl Doubt {
         self.value.get("spec")?.get("cgroup_parent")?.as_str()
     }
 
-    /// Every address in the text, also where it is no JSON any more: one that is kept back for nothing costs less than
-    /// one that two pods have.
+    /// A pod's addresses; where the text does not tell them any more, every address in it: one that is kept back for
+    /// nothing costs less than one that two pods have.
     pub(crate) fn addresses(&self) -> PodAddresses {
-        let words = self.text.split('"').filter(|_| self.is_pod());
-        words.filter_map(|word| word.parse::<IpAddr>().ok()).collect()
+        let told: Option<PodAddresses> = self.part(&["addresses"]).filter(|_| self.is_pod());
+        told.unwrap_or_else(|| {
+            let words = self.text.split('"').filter(|_| self.is_pod());
+            words.filter_map(|word| word.parse::<IpAddr>().ok()).collect()
+        })
     }
 
     /// The ports of the host that lead to it, if it was ready.
@@ -134,8 +137,10 @@ pub(crate) fn reserve(host: &Host, doubts: &[Doubt]) {
         let refused = |what: &str, error: &dyn std::error::Error| {
             tracing::warn!(id = doubt.id, what, error = with_causes(error), "not kept for a record in doubt");
         };
-        if let Err(error) = host.leases().reserve(&doubt.id, &doubt.addresses()) {
-            refused("addresses", &error);
+        let others = host.leases().keep(&doubt.id, &doubt.addresses());
+        if others != PodAddresses::default() {
+            // Not alarming: pods whose records are cut have their name servers in common.
+            tracing::info!(id = doubt.id, addresses = %others, "an address that a record in doubt names is another's");
         }
         if let Err(error) = host.ports().claim(&doubt.id, &doubt.ports()) {
             refused("host ports", &error);
@@ -172,6 +177,10 @@ mod tests {
     #[test]
     fn addresses_are_found_in_whatever_is_left_of_a_record() {
         assert_eq!(addresses(r#"{"addresses":["10.0.0.2","fd62::2"],"new":1}"#), "10.0.0.2,fd62::2");
+        assert_eq!(
+            addresses(r#"{"addresses":["10.0.0.2"],"spec":{"dns":{"servers":["10.96.0.10"]}}}"#),
+            "10.0.0.2"
+        );
         assert_eq!(addresses(r#"esses":["10.0.0.2","fd6"#), "10.0.0.2");
         assert_eq!(addresses("\u{fffd}\0"), "");
     }
