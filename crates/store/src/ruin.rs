@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::config::DbConfig;
 use rusqlite::types::ToSqlOutput;
-use rusqlite::{Connection, ErrorCode, Row, ffi, params};
+use rusqlite::{Connection, ErrorCode, Row, ffi, params_from_iter};
 
 /// What the name of a database that was set aside begins with, and ends with.
 const NAME: (&str, &str) = ("ruined-", ".db");
@@ -27,7 +27,7 @@ pub struct Ruin {
     pub path: PathBuf,
     /// What was wrong with it.
     pub reason: String,
-    /// How many records could be taken over from it.
+    /// How many records could be taken over from it, those that had been set aside before included.
     pub salvaged: usize,
 }
 
@@ -114,14 +114,11 @@ pub fn ruins(root: &Path) -> Vec<PathBuf> {
 pub(crate) fn salvage(ruined: &Path, into: &Connection) -> usize {
     let Ok(from) = Connection::open(ruined) else { return 0 };
     let _ = leave_as_it_is(&from, true);
-    let mut seen = BTreeSet::new();
     // An error ends one direction; what was copied before stays.
     let _ = into.execute_batch("BEGIN");
-    for order in ["tab, key", "tab DESC, key DESC"] {
-        let _ = copy(&from, into, order, &mut seen);
-    }
+    let copied = TABLES.iter().map(|table| table.copy(&from, into)).sum();
     match into.execute_batch("COMMIT") {
-        Ok(()) => seen.len(),
+        Ok(()) => copied,
         Err(_) => {
             let _ = into.execute_batch("ROLLBACK");
             0
@@ -129,25 +126,65 @@ pub(crate) fn salvage(ruined: &Path, into: &Connection) -> usize {
     }
 }
 
-fn copy(
-    from: &Connection,
-    into: &Connection,
-    order: &str,
-    seen: &mut BTreeSet<(Vec<u8>, Vec<u8>)>,
-) -> rusqlite::Result<()> {
-    let mut statement =
-        from.prepare(&format!("SELECT tab, key, version, body FROM records ORDER BY {order}"))?;
-    let mut insert = into.prepare("INSERT OR IGNORE INTO records VALUES (?1, ?2, ?3, ?4)")?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        // Where the other direction has been, there is nothing new.
-        if !seen.insert((bytes(row, 0)?, bytes(row, 1)?)) {
-            break;
+/// What is copied, and by what its rows are told apart and put in order.
+struct Table {
+    name: &'static str,
+    columns: &'static [&'static str],
+    place: [&'static str; 2],
+}
+
+const TABLES: [Table; 2] = [
+    Table { name: "records", columns: &["tab", "key", "version", "body"], place: ["tab", "key"] },
+    // Several rows may have one key here.
+    Table {
+        name: "quarantine",
+        columns: &["tab", "key", "version", "body", "reason", "at"],
+        place: ["rowid", "rowid"],
+    },
+];
+
+impl Table {
+    /// From both ends on; returns how many rows that were.
+    fn copy(&self, from: &Connection, into: &Connection) -> usize {
+        let mut copied = BTreeSet::new();
+        for direction in ["ASC", "DESC"] {
+            let _ = self.copy_from_one_end(from, into, direction, &mut copied);
         }
-        let raw = |index| Ok::<_, rusqlite::Error>(ToSqlOutput::Borrowed(row.get_ref(index)?));
-        insert.execute(params![raw(0)?, raw(1)?, raw(2)?, raw(3)?])?;
+        copied.len()
     }
-    Ok(())
+
+    fn copy_from_one_end(
+        &self,
+        from: &Connection,
+        into: &Connection,
+        direction: &str,
+        copied: &mut BTreeSet<[Vec<u8>; 2]>,
+    ) -> rusqlite::Result<()> {
+        let Self { name, columns, place: [first, second] } = self;
+        let names = columns.join(", ");
+        let mut statement = from.prepare(&format!(
+            "SELECT CAST({first} AS BLOB), CAST({second} AS BLOB), {names} FROM {name}
+             ORDER BY {first} {direction}, {second} {direction}"
+        ))?;
+        let places = vec!["?"; columns.len()].join(", ");
+        let mut insert =
+            into.prepare(&format!("INSERT OR IGNORE INTO {name} ({names}) VALUES ({places})"))?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let place = [bytes(row, 0)?, bytes(row, 1)?];
+            // Where the other direction has been, there is nothing new.
+            if copied.contains(&place) {
+                break;
+            }
+            let values: Vec<_> = (2..columns.len() + 2)
+                .map(|index| Ok(ToSqlOutput::Borrowed(row.get_ref(index)?)))
+                .collect::<rusqlite::Result<_>>()?;
+            if insert.execute(params_from_iter(values))? > 0 {
+                copied.insert(place);
+            }
+        }
+        Ok(())
+    }
 }
 
 fn bytes(row: &Row<'_>, index: usize) -> rusqlite::Result<Vec<u8>> {

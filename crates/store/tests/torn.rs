@@ -183,6 +183,34 @@ async fn a_ruined_file_is_set_aside_and_what_can_be_read_is_taken_over() {
 }
 
 #[tokio::test]
+async fn what_was_set_aside_is_taken_over_from_a_ruined_file_too() {
+    let (files, _) = history().await;
+    let root = directory();
+    fs::write(root.path().join("berth.db"), &files.main).unwrap();
+    let store = Store::open(root.path()).await.unwrap();
+    let other = rusqlite::Connection::open(root.path().join("berth.db")).unwrap();
+    // Both of one key: the order of the rows tells them apart.
+    for (text, reason) in [("a", "cut"), ("b", "garbled")] {
+        let row = format!("('pods', 'pod-000', 1, '{text}', '{reason}', CURRENT_TIMESTAMP)");
+        other.execute(&format!("INSERT INTO quarantine VALUES {row}"), []).unwrap();
+    }
+    drop(other);
+    let before = store.set_aside().await.unwrap();
+    store.close().await;
+    let mut torn = Files::of(root.path());
+    // A page in the middle of the records, which are many more than the rows that were set aside.
+    let broken = torn.main.len() / 4096 / 2;
+    torn.main[broken * 4096..][..4096].fill(0xa7);
+    fs::write(root.path().join("berth.db"), &torn.main).unwrap();
+    let store = Store::open(root.path()).await.unwrap();
+    let salvaged = store.ruin().unwrap().salvaged;
+    assert_eq!(store.set_aside().await.unwrap(), before);
+    let Loaded { records, quarantined } = store.load::<Pod>().await.unwrap();
+    assert!(records.len() > 20, "{}", records.len());
+    assert_eq!(salvaged, records.len() + quarantined.len() + before.len());
+}
+
+#[tokio::test]
 async fn only_some_ruins_are_kept_and_they_can_be_removed() {
     let root = directory();
     for _ in 0..5 {
