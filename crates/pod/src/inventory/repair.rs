@@ -1,6 +1,6 @@
-//! Takes away what is left and what can't be read, in the order of [`Kind`](super::Kind): processes first, whose cgroups and directories can't go
-//! before them, rows last. As in the way that every pod is taken down, each step treats absent as done, and one that fails
-//! does not keep the others from being tried.
+//! Takes away what is left and what can't be read, in the order of [`Kind`](super::Kind): processes first, whose cgroups
+//! and directories can't go before them, rows last. As in the way that every pod is taken down, each step treats absent
+//! as done, and one that fails does not keep the others from being tried.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -47,7 +47,8 @@ pub(crate) async fn repair(places: &Places, keeper: &Keeper, judged: &[Judged]) 
     outcomes
 }
 
-/// What came of a repair, by a look after it: what went together with something else is removed as well.
+/// What came of a repair, by a look after it: what went together with something else is removed as well, and a row that
+/// is still there is not.
 pub(crate) fn settled(
     judged: &[Judged],
     outcomes: Vec<Option<String>>,
@@ -56,8 +57,13 @@ pub(crate) fn settled(
     let stays: BTreeSet<_> = after.iter().map(Judged::key).collect();
     let settle = |(found, outcome): (&Judged, Option<String>)| {
         let is_removable = matches!(found.standing, Standing::Left | Standing::Unreadable);
-        let is_gone = is_removable && !stays.contains(&found.key());
-        if is_gone { Some(super::REMOVED.to_owned()) } else { outcome }
+        let is_there = stays.contains(&found.key());
+        let is_row = found.object.kind == super::Kind::Row;
+        match outcome.as_deref() {
+            _ if is_removable && !is_there => Some(super::REMOVED.to_owned()),
+            Some(super::REMOVED) if is_row && is_there => Some("not removed: it is there again".to_owned()),
+            _ => outcome,
+        }
     };
     judged.iter().zip(outcomes).map(settle).collect()
 }
