@@ -51,7 +51,10 @@ pub(super) fn node(facts: NodeFacts) -> Account {
         let advice = "remove pods that are not needed, or give the node a larger pod CIDR";
         troubles.push(trouble("addresses", format!("no address is free in {subnet}"), advice));
     }
-    for row in facts.unreadable {
+    if let Err((_, detail)) = &facts.unreadable {
+        troubles.push(trouble("record", detail.clone(), "see to the disk with the agent's root directory"));
+    }
+    for row in facts.unreadable.into_iter().flatten() {
         let advice =
             "it is kept for a person to look at, in the database; an older agent may have written it";
         troubles.push(trouble("record", format!("not understood: {row}"), advice));
@@ -82,6 +85,11 @@ pub(super) fn pod(facts: PodFacts) -> Vec<Account> {
             detail,
             "it ends by its deadline; what it waits for may be named beside",
         ));
+    }
+    if let Some(limit) = facts.overdue {
+        let detail = format!("the kernel has not told within {} s how it is", limit.as_secs());
+        let advice = "ask again; until then nobody knows of processes that hang, nor of its network";
+        troubles.push(trouble("look", detail, advice));
     }
     let Some(view) = &facts.known.view else {
         let subject = Subject::Pod { id, name: facts.known.name() };
@@ -345,7 +353,7 @@ mod tests {
             network: Ok(()),
             storage: Ok(()),
             exhausted: None,
-            unreadable: Vec::new(),
+            unreadable: Ok(Vec::new()),
             half_made: Vec::new(),
             failed_pulls: Vec::new(),
         };
@@ -359,7 +367,7 @@ mod tests {
         let unwell = NodeFacts {
             network: Err((ErrorKind::Unavailable, "use bridge b0: it is gone".into())),
             exhausted: Some("10.0.0.0/30".parse().unwrap()),
-            unreadable: vec!["sandboxes/x: garbage".into()],
+            unreadable: Ok(vec!["sandboxes/x: garbage".into()]),
             half_made: vec!["abc".into()],
             failed_pulls: vec![pull(SystemTime::now()), pull(SystemTime::now() - RECENT * 2)],
             ..facts()

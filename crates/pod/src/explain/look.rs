@@ -16,13 +16,13 @@ use berth_net::PortState;
 use berth_store::with_causes;
 use futures_util::future::join_all;
 use ipnet::IpNet;
+use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::timeout;
 
 use super::Checked;
 use crate::driver::UnderWay;
 use crate::error::{Error, Result};
 use crate::host::{Host, blocking};
-use crate::inventory::unreadable_rows;
 use crate::link::Link;
 use crate::registry::Pods;
 use crate::spec::SandboxSpec;
@@ -32,11 +32,14 @@ use crate::waiting::{Look, look_at, served_by_others, waiting};
 /// How long an answer may take that takes a millisecond.
 const LIMIT: Duration = Duration::from_secs(1);
 
+/// How long looking at all pods may take, of which one takes a millisecond, too.
+const PODS_LIMIT: Duration = Duration::from_secs(2);
+
 /// What waits in the kernel at one moment may wait for a disk; after this time it is looked at again.
 const SETTLE: Duration = Duration::from_millis(200);
 
 /// A pod that something is known of.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Known {
     pub(super) id: PodId,
     pub(super) spec: Arc<SandboxSpec>,
@@ -52,16 +55,18 @@ pub(super) struct NodeFacts {
     pub(super) storage: Checked,
     pub(super) exhausted: Option<IpNet>,
     /// Records that nobody understands, each with the reason.
-    pub(super) unreadable: Vec<String>,
+    pub(super) unreadable: Checked<Vec<String>>,
     /// Pods whose create failed and that could not be taken down yet.
     pub(super) half_made: Vec<String>,
     pub(super) failed_pulls: Vec<FailedPull>,
 }
 
 /// One pod.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct PodFacts {
     pub(super) known: Known,
+    /// How long was waited for what the kernel tells of it, where that was not long enough.
+    pub(super) overdue: Option<Duration>,
     pub(super) monitor: Option<MonitorFacts>,
     /// Why its monitor can't be asked, where there is one.
     pub(super) unreachable: Option<String>,
@@ -75,14 +80,14 @@ pub(super) struct PodFacts {
 }
 
 /// A pod's monitor.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct MonitorFacts {
     pub(super) look: Look,
     pub(super) answers: bool,
 }
 
 /// A pod's own network, as far as it was found to be wrong.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct NetworkFacts {
     /// `None` for a pod without one, and where the kernel did not tell.
     pub(super) port: Option<Port>,
@@ -98,7 +103,7 @@ pub(super) enum Port {
 }
 
 /// One container.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct ContainerFacts {
     pub(super) view: Arc<ContainerView>,
     /// Whether no later one has taken its place.
@@ -154,21 +159,21 @@ pub(super) async fn node(pods: &Pods) -> NodeFacts {
     let (network, storage, unreadable) = tokio::join!(
         checked("look at the network", network),
         checked("write to the database", pods.check_storage()),
-        timeout(LIMIT, unreadable_rows(&host.store)),
+        checked("read the records", pods.unreadable_records()),
     );
     NodeFacts {
         network,
         storage,
         exhausted: host.leases().exhausted(),
-        unreadable: unreadable.ok().and_then(Result::ok).unwrap_or_default(),
+        unreadable,
         half_made: host.half_made().iter().map(ToString::to_string).collect(),
         failed_pulls: host.images.failed_pulls(),
     }
 }
 
-async fn checked(what: &str, check: impl Future<Output = Result<()>>) -> Checked {
+async fn checked<T>(what: &str, check: impl Future<Output = Result<T>>) -> Checked<T> {
     match timeout(LIMIT, check).await {
-        Ok(Ok(())) => Ok(()),
+        Ok(Ok(found)) => Ok(found),
         Ok(Err(error)) => Err((error.kind(), with_causes(&error))),
         Err(_) => {
             let error = Error::TooLong { limit: LIMIT };
@@ -188,18 +193,43 @@ pub(super) async fn pods(pods: &Pods, known: Vec<Known>) -> Vec<PodFacts> {
         ports.map(|ports| ports.into_iter().map(|(link, state)| (link.pod_id, state)).collect())
     };
     let (monitors, ports) = tokio::join!(monitors, ports);
-    let links: Vec<_> = known.iter().map(|pod| (pods.link(&pod.id), pods.blockage(&pod.id))).collect();
-    let (of, begun) = (host.clone(), known.len());
-    let found = blocking(move || {
-        let all = known.into_iter().zip(monitors).zip(links);
-        all.map(|((pod, monitor), link)| look_at_pod(&of, pod, monitor, link, ports.as_ref()))
-            .collect::<Vec<_>>()
+    let unasked = known.into_iter().zip(monitors).map(|(pod, asked)| {
+        let (link, blockage) = (pods.link(&pod.id), pods.blockage(&pod.id));
+        (unseen(pod, asked, blockage), link)
     });
-    let mut found = timeout(LIMIT * 2, found).await.ok().and_then(Result::ok).unwrap_or_default();
-    if found.len() < begun {
-        tracing::warn!("pods could not be looked at in time");
-    }
+    let (mut unseen, links): (Vec<_>, Vec<_>) = unasked.unzip();
+    let (of, begun) = (host.clone(), unseen.clone().into_iter().zip(links).collect());
+    let look = move |(pod, link): (PodFacts, Option<Link>)| see_pod(&of, pod, link.as_ref(), ports.as_ref());
+    let mut found = each_within(PODS_LIMIT, begun, look).await;
+    // What there is to say of the others without the kernel is said.
+    found.extend(unseen.drain(found.len()..));
     confirm_waiting(&mut found).await;
+    found
+}
+
+/// What a thread for blocking work finds out of one after the other, until the time is up; those that are missing are the
+/// last ones. The thread ends with the one that it is at.
+async fn each_within<T: Send + 'static, R: Send + 'static>(
+    limit: Duration,
+    all: Vec<T>,
+    look: impl Fn(T) -> R + Send + 'static,
+) -> Vec<R> {
+    let (tell, mut told) = unbounded_channel();
+    let looking = blocking(move || {
+        for one in all {
+            // Nobody hears when the time is up.
+            if tell.send(look(one)).is_err() {
+                break;
+            }
+        }
+    });
+    let mut found = Vec::new();
+    let hearing = async {
+        while let Some(one) = told.recv().await {
+            found.push(one);
+        }
+    };
+    let _ = timeout(limit, async { tokio::join!(looking, hearing) }).await;
     found
 }
 
@@ -240,46 +270,73 @@ fn is_running(container: &ContainerView) -> bool {
     matches!(container.state, ContainerState::Running { .. })
 }
 
-/// Blocks.
-fn look_at_pod(
-    host: &Host,
-    known: Known,
-    (monitor, mut logs): Asked,
-    (link, unreachable): (Option<Link>, Option<String>),
-    ports: Option<&HashMap<String, PortState>>,
-) -> PodFacts {
-    let containers: Vec<_> = known.view.iter().flat_map(|view| view.containers.values().cloned()).collect();
-    let cgroup = known.view.as_ref().map(|view| view.cgroup.clone()).unwrap_or_default();
+/// A pod of which the kernel has told nothing yet.
+fn unseen(known: Known, (monitor, mut logs): Asked, unreachable: Option<String>) -> PodFacts {
+    let views: Vec<_> = known.view.iter().flat_map(|view| view.containers.values().cloned()).collect();
     let last = |container: &ContainerView| {
-        let same = containers.iter().filter(|other| other.spec.name == container.spec.name);
+        let same = views.iter().filter(|other| other.spec.name == container.spec.name);
         same.max_by_key(|other| (other.created_at_ns, other.spec.attempt)).map(|other| other.id.clone())
     };
     let of_container = |view: &Arc<ContainerView>| ContainerFacts {
+        view: view.clone(),
         is_last: last(view).as_ref() == Some(&view.id),
+        first: None,
+        waiting: Vec::new(),
+        usage: Usage::default(),
+        detail: Detail::default(),
         lost_log: logs.remove(&view.id).unwrap_or_default(),
-        ..look_at_container(host, view.clone())
+        volumes: Vec::new(),
     };
-    let containers: Vec<_> = containers.iter().map(of_container).collect();
-    let in_containers: Vec<u32> = containers.iter().flat_map(|one| procs(host, &one.view.cgroup)).collect();
-    let monitor_pid = monitor.as_ref().map(|monitor| monitor.look.pid);
-    let mut pids = procs(host, &cgroup);
-    pids.retain(|pid| !in_containers.contains(pid) && Some(*pid) != monitor_pid);
-    let network = look_at_network(&known, link.as_ref(), ports);
-    let (usage, detail) = used(host, &cgroup);
-    PodFacts { known, monitor, unreachable, network, usage, detail, waiting: waiting(&pids), containers }
+    let containers = views.iter().map(of_container).collect();
+    PodFacts {
+        known,
+        overdue: Some(PODS_LIMIT),
+        monitor,
+        unreachable,
+        network: NetworkFacts::default(),
+        usage: Usage::default(),
+        detail: Detail::default(),
+        waiting: Vec::new(),
+        containers,
+    }
 }
 
-fn look_at_container(host: &Host, view: Arc<ContainerView>) -> ContainerFacts {
-    let runs = is_running(&view);
+/// Blocks.
+fn see_pod(
+    host: &Host,
+    mut pod: PodFacts,
+    link: Option<&Link>,
+    ports: Option<&HashMap<String, PortState>>,
+) -> PodFacts {
+    pod.containers.iter_mut().for_each(|container| see_container(host, container));
+    let cgroup = pod.known.view.as_ref().map(|view| view.cgroup.clone()).unwrap_or_default();
+    let of_containers = pod.containers.iter().flat_map(|one| procs(host, &one.view.cgroup));
+    let monitor_pid = pod.monitor.as_ref().map(|monitor| monitor.look.pid);
+    let known: Vec<u32> = of_containers.chain(monitor_pid).collect();
+    let mut pids = procs(host, &cgroup);
+    pids.retain(|pid| !known.contains(pid));
+    pod.waiting = waiting(&pids);
+    pod.network = look_at_network(&pod.known, link, ports);
+    (pod.usage, pod.detail) = used(host, &cgroup);
+    pod.overdue = None;
+    pod
+}
+
+fn see_container(host: &Host, container: &mut ContainerFacts) {
+    let view = &container.view;
+    let runs = is_running(view);
     let hosts = view.spec.mounts.iter().filter_map(|volume| match &volume.source {
         VolumeSource::Host { host_path } => Some(host_path.as_path()),
         VolumeSource::Image(_) => None,
     });
-    let waiting = waiting(&procs(host, &view.cgroup));
-    let volumes = if waiting.is_empty() { Vec::new() } else { served_by_others(hosts) };
-    let (usage, detail) = if runs { used(host, &view.cgroup) } else { <_>::default() };
-    let first = view.pid.filter(|_| runs).and_then(|pid| u32::try_from(pid).ok()).map(look_at);
-    ContainerFacts { view, is_last: true, first, waiting, usage, detail, lost_log: (0, None), volumes }
+    container.waiting = waiting(&procs(host, &view.cgroup));
+    if !container.waiting.is_empty() {
+        container.volumes = served_by_others(hosts);
+    }
+    if runs {
+        (container.usage, container.detail) = used(host, &view.cgroup);
+        container.first = view.pid.and_then(|pid| u32::try_from(pid).ok()).map(look_at);
+    }
 }
 
 fn look_at_network(
@@ -330,4 +387,24 @@ async fn confirm_waiting(pods: &mut [PodFacts]) {
 #[expect(clippy::disallowed_methods, reason = "there is no event to wait for: what hangs stays as it is")]
 async fn settle() {
     tokio::time::sleep(SETTLE).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_hangs_takes_no_finding_from_those_before_it() {
+        let (done, hang) = std::sync::mpsc::channel::<()>();
+        let look = move |number: u32| {
+            // Ends when the test does.
+            if number == 3 && hang.recv().is_err() {
+                return 0;
+            }
+            number * 10
+        };
+        assert_eq!(each_within(Duration::from_secs(1), vec![1, 2, 3, 4], look).await, [10, 20]);
+        drop(done);
+        assert_eq!(each_within(PODS_LIMIT, vec![1, 2], |number: u32| number).await, [1, 2]);
+    }
 }

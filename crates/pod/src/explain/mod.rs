@@ -116,4 +116,4 @@ fn is_wanted(snapshot: &Snapshot, account: &Account, text: &str) -> bool {
 }
 
 /// What a question came to that has a deadline: what is wrong, if anything.
-type Checked = std::result::Result<(), (ErrorKind, String)>;
+type Checked<T = ()> = std::result::Result<T, (ErrorKind, String)>;

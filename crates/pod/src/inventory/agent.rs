@@ -3,12 +3,13 @@
 //! A pod is known by its driver, which is there before anything of the pod and goes after it. So a record that has no
 //! driver is left, too: of a pod whose taking down failed when the agent started, or written by somebody else.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use berth_fault::point;
 
 use super::look::object;
-use super::owners::{Known, Rows};
+use super::owners::{Known, Rows, unreadable_rows};
 use super::repair::{remove_from_host, repair, settled};
 use super::{Cure, Grip, Item, Judged, Keeper, Kind, Owners, Places, Standing, inspect, judge, look};
 use berth_monitor::id::ContainerId;
@@ -78,13 +79,13 @@ impl Pods {
         tokio::spawn(work).await.map_err(|_| Error::Abandoned)?
     }
 
-    /// Whether every record can be read, or which can't.
+    /// Whether every record could be read when this agent started, or which could not. It is asked again and again, so no
+    /// record is read for it: what somebody has spoiled since is for [`Self::unreadable_records`].
     ///
     /// # Errors
-    /// Those that can't.
+    /// Those that could not.
     pub async fn check_records(&self) -> Result<()> {
-        let root = self.host().settings.root.clone();
-        let ruins = blocking(move || berth_store::ruins(&root)).await?;
+        let ruins = self.ruins().await?;
         let rows = self.host().store.set_aside().await?;
         if rows.is_empty() && ruins.is_empty() {
             return Ok(());
@@ -93,6 +94,22 @@ impl Pods {
         let all = rows.iter().map(shown).chain(ruins.iter().map(|path| path.display().to_string()));
         let some = all.take(MAX_NAMED).collect::<Vec<_>>().join(", ");
         Err(Error::SetAside { rows: rows.len(), ruins: ruins.len(), some })
+    }
+
+    /// The rows that nobody understands now, each with the reason, and the databases of which that holds.
+    ///
+    /// # Errors
+    /// The database can't be read.
+    pub(crate) async fn unreadable_records(&self) -> Result<Vec<String>> {
+        let mut unreadable = unreadable_rows(&self.host().store).await?;
+        let ruins = self.ruins().await?.into_iter();
+        unreadable.extend(ruins.map(|path| format!("{}: of a ruined database", path.display())));
+        Ok(unreadable)
+    }
+
+    async fn ruins(&self) -> Result<Vec<PathBuf>> {
+        let root = self.host().settings.root.clone();
+        blocking(move || berth_store::ruins(&root)).await
     }
 
     /// Pods on record without a driver take the way down of all pods; what has no record is taken away thing by thing.

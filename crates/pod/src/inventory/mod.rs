@@ -46,7 +46,7 @@ pub use vacant::{Vacant, VacantSettings};
 
 pub(crate) use judge::{Judged, judge};
 pub(crate) use look::{Places, look};
-pub(crate) use owners::{Owners, unreadable_rows};
+pub(crate) use owners::Owners;
 pub(crate) use repair::Keeper;
 
 /// What a repair says of what it has taken away.

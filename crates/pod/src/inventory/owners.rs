@@ -171,7 +171,7 @@ impl Rows {
 }
 
 /// The rows that nobody understands, each with the reason.
-pub(crate) async fn unreadable_rows(store: &Store) -> Result<Vec<String>> {
+pub(super) async fn unreadable_rows(store: &Store) -> Result<Vec<String>> {
     let rows = Rows::read(store).await?;
     let unreadable = rows.objects.into_iter().filter_map(|row| match row.tie {
         Tie::Unreadable(reason) => Some(format!("{}: {reason}", row.name)),
