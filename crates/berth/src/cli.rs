@@ -148,7 +148,7 @@ fn check(settings: &Settings, args: &CheckArgs) -> Result<ExitCode> {
     let cure = if args.repair { Cure::Repair } else { Cure::Report };
     match args.leaks || args.repair {
         true => block_on(check::leaks::run(settings, check::leaks::Wish { cure, all: args.all, format })),
-        false => check::run(settings, format),
+        false => block_on(check::run(settings, format)),
     }
 }
 

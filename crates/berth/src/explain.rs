@@ -11,7 +11,7 @@
 //! such, with what its process is about: that is an explanation, too.
 
 use crate::client;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use berth_admin_proto::v1::admin_client::AdminClient;
 use berth_admin_proto::v1::{Account, ExplainRequest, Trouble};
 use clap::Args;
@@ -21,10 +21,6 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::time::timeout;
-
-/// More than the agent takes when everything hangs.
-const LIMIT: Duration = Duration::from_secs(15);
 
 /// How much of an id is shown: as crictl does.
 const SHOWN_ID: usize = 13;
@@ -69,14 +65,7 @@ pub(crate) async fn run(socket: &Path, args: ExplainArgs) -> Result<ExitCode> {
         let request = ExplainRequest { subject: args.subject.clone() };
         anyhow::Ok(client.explain(request).await.context("explain")?.into_inner().accounts)
     };
-    let Ok(asked) = timeout(LIMIT, ask).await else {
-        bail!(
-            "the agent on {} has not answered within {} s: see whether its process is stopped, or short of CPU",
-            socket.display(),
-            LIMIT.as_secs()
-        );
-    };
-    let accounts = asked?;
+    let accounts = client::within(socket, client::LIMIT, ask).await?;
     let mut out = io::stdout().lock();
     match (args.json, &args.subject) {
         (true, _) => {

@@ -54,17 +54,21 @@ pub(crate) enum Command {
 pub(crate) async fn run(socket: &Path, command: Command) -> Result<()> {
     let channel = client::connect(socket).await?;
     match command {
-        Command::Pull(args) => pull::run(channel, args).await,
-        Command::Import { files } => {
-            for file in files {
-                import(channel.clone(), &file).await.with_context(|| format!("import {}", file.display()))?;
-            }
-            Ok(())
+        Command::Pull(args) => client::attended(socket, pull::run(channel, args)).await,
+        Command::Import { files } => client::attended(socket, import_all(channel, files)).await,
+        Command::Export { output, images } => {
+            client::attended(socket, export(channel, &output, images)).await
         }
-        Command::Export { output, images } => export(channel, &output, images).await,
-        Command::List => list(channel).await,
-        Command::Prune => prune(channel).await,
+        Command::List => client::within(socket, client::LIMIT, list(channel)).await,
+        Command::Prune => client::attended(socket, prune(channel)).await,
     }
+}
+
+async fn import_all(channel: Channel, files: Vec<PathBuf>) -> Result<()> {
+    for file in files {
+        import(channel.clone(), &file).await.with_context(|| format!("import {}", file.display()))?;
+    }
+    Ok(())
 }
 
 async fn import(channel: Channel, file: &Path) -> Result<()> {

@@ -9,7 +9,7 @@ use rustix::net::sockopt::socket_peercred;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
 };
-use rustix::process::{PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
@@ -116,6 +116,11 @@ pub(crate) fn occupant(path: &Path) -> io::Result<Occupant> {
         Err(Errno::NOENT) => Ok(Occupant::Nobody),
         Err(error) => Err(error.into()),
     }
+}
+
+/// The process that listens on `path`, where that can be told.
+pub(crate) fn holder(path: &Path) -> Option<Pid> {
+    Some(socket_peercred(connected(path).ok()?).ok()?.pid)
 }
 
 /// Whether the process that answers ends within a moment, as one does that has just been killed; its locks are free

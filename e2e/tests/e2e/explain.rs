@@ -1,8 +1,8 @@
 //! What `berth explain` says of things that no misbehaviour of pods brings about; the others are in the chaos tests.
 
 use std::path::Path;
-use std::process::{Command, Output};
-use std::time::Duration;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use berth_cri_proto::v1::{ImageSpec, PodSandboxState, PullImageRequest};
 use berth_e2e::{Node, eventually, run};
@@ -72,10 +72,33 @@ fn a_pod_that_lost_its_monitor_and_an_agent_that_is_stopped_are_told_as_such() {
     assert_eq!(code, Some(1), "{text}");
     pod.take_down();
 
+    // At the same time, since each of them waits as long.
+    let asked: [&[&str]; 6] = [
+        &["explain"],
+        &["check"],
+        &["check", "--leaks"],
+        &["check", "--repair"],
+        &["ns"],
+        &["image", "list"],
+    ];
+    let piped = |args: &&[&str]| {
+        node.berth(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
     node.signal(Signal::STOP);
-    let (code, text) = explain(&node, &[]);
+    let begun = Instant::now();
+    let asking = asked.each_ref().map(piped);
+    let told = asking.map(|child| child.wait_with_output().unwrap());
     node.signal(Signal::CONT);
-    assert!(text.contains("has not answered within 15 s"), "{text}");
-    assert_eq!(code, Some(1), "{text}");
+    assert!(begun.elapsed() < 3 * PATIENCE, "{:?}", begun.elapsed());
+    for (args, Output { status, stdout, stderr }) in asked.iter().zip(told) {
+        let text = String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned();
+        let expected =
+            format!("has not answered within 15 s: see whether process {} is stopped", node.agent_pid());
+        assert!(text.contains(&expected), "{args:?}: {text}");
+        assert_eq!(status.code(), Some(1), "{args:?}: {text}");
+    }
+    let checked = node.berth(&["check"]).output().unwrap();
+    let text = String::from_utf8_lossy(&checked.stdout);
+    assert!(text.lines().any(|line| line.starts_with("ok    socket         berth ")), "{text}");
     assert_eq!(explain(&node, &[]), (Some(0), "all well\n".to_owned()));
 }

@@ -8,6 +8,7 @@
 //! Whatever stays makes the exit status 1.
 
 use super::Format;
+use crate::client;
 use crate::listener::{Occupant, occupant};
 use crate::settings::Settings;
 use anyhow::{Context, Result};
@@ -17,6 +18,7 @@ use berth_cgroup::CgroupPath;
 use berth_pod::inventory::{Cure, Item, Vacant, VacantSettings};
 use serde::Serialize;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// What to do and what to show.
@@ -44,7 +46,7 @@ struct Row {
 pub(crate) async fn run(settings: &Settings, wish: Wish) -> Result<ExitCode> {
     let socket = settings.socket();
     let mut rows = match occupant(&socket).with_context(|| format!("look at {}", socket.display()))? {
-        Occupant::Live => ask_agent(settings, wish.cure).await?,
+        Occupant::Live => client::attended(&socket, ask_agent(&socket, wish.cure)).await?,
         Occupant::Nobody | Occupant::Stale | Occupant::File => {
             look_without_agent(settings, wish.cure).await?
         }
@@ -64,8 +66,8 @@ pub(crate) async fn run(settings: &Settings, wish: Wish) -> Result<ExitCode> {
     Ok(if stays { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-async fn ask_agent(settings: &Settings, cure: Cure) -> Result<Vec<Row>> {
-    let mut client = AdminClient::new(crate::client::connect(&settings.socket()).await?);
+async fn ask_agent(socket: &Path, cure: Cure) -> Result<Vec<Row>> {
+    let mut client = AdminClient::new(client::connect(socket).await?);
     let request = TakeInventoryRequest { repair: cure == Cure::Repair };
     let mut messages = client.take_inventory(request).await.context("take inventory")?.into_inner();
     let mut rows = Vec::new();

@@ -53,11 +53,11 @@ struct Finding {
 }
 
 /// Looks, prints, and tells by the exit status whether anything failed.
-pub(crate) fn run(settings: &Settings, format: Format) -> Result<ExitCode> {
+pub(crate) async fn run(settings: &Settings, format: Format) -> Result<ExitCode> {
     let mut findings = kernel::findings(settings);
     findings.extend(cgroup::findings());
     findings.extend(network::findings());
-    findings.extend(node::findings(settings));
+    findings.extend(node::findings(settings).await);
     findings.extend(capabilities::findings());
     let mut out = io::stdout().lock();
     for finding in &findings {

@@ -80,17 +80,17 @@ fn link_kind(what: &'static str, module: &str, option: &str) -> Finding {
 fn sysctls(read: impl Fn(&str) -> Option<String>) -> Vec<Finding> {
     let value = |name: &str| read(name).map(|value| value.trim().to_owned());
     let mut findings = Vec::new();
-    for (family, name) in [("ipv4", "ipv4/ip_forward"), ("ipv6", "ipv6/conf/all/forwarding")] {
+    for (what, name) in [("ipv4", "ipv4/ip_forward"), ("ipv6", "ipv6/conf/all/forwarding")] {
         findings.push(match value(name).as_deref() {
-            Some("0") => Finding::ok("forwarding", format!("{family}: off; the agent turns it on")),
-            Some(_) => Finding::ok("forwarding", format!("{family}: on")),
-            None if family == "ipv4" => Finding::fail("forwarding", "no IPv4", "use a kernel that has it"),
-            None => Finding::warn("forwarding", "no IPv6: pods get IPv4 only", "boot without ipv6.disable=1"),
+            Some("0") => Finding::ok(what, "forwarding is off; the agent turns it on"),
+            Some(_) => Finding::ok(what, "forwarding is on"),
+            None if what == "ipv4" => Finding::fail(what, "not in this kernel", "use one that has it"),
+            None => Finding::warn(what, "none: pods get IPv4 only", "boot without ipv6.disable=1"),
         });
     }
     if value("bridge/bridge-nf-call-iptables").as_deref() == Some("1") {
         findings.push(Finding::ok(
-            "bridge",
+            "bridge-filter",
             "bridged packets pass iptables, as kube-proxy wants; there, a FORWARD policy of DROP cuts pods off",
         ));
     }

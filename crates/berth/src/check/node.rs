@@ -2,8 +2,10 @@
 
 use super::Finding;
 use super::kernel::nearest_directory;
+use crate::client;
 use crate::listener::{Occupant, occupant};
 use crate::settings::Settings;
+use berth_cri_proto::v1::VersionResponse;
 use berth_stream::StreamingConfig;
 use rustix::fs::statvfs;
 use std::fs;
@@ -11,13 +13,16 @@ use std::path::Path;
 
 const MIB: u64 = 1 << 20;
 
-pub(super) fn findings(settings: &Settings) -> Vec<Finding> {
+/// With less, not even the database can be written.
+const LEAST_BYTES: u64 = 2 * MIB;
+
+pub(super) async fn findings(settings: &Settings) -> Vec<Finding> {
     vec![
         security_modules(),
         // An image of a few hundred megabytes must fit; the state directory only holds small files.
         room("root", &settings.root, 2048 * MIB),
         room("state", &settings.state, 32 * MIB),
-        socket(&settings.socket()),
+        socket(&settings.socket()).await,
         streaming(&settings.streaming),
     ]
 }
@@ -45,8 +50,8 @@ fn room(what: &'static str, path: &Path, wanted_bytes: u64) -> Finding {
 
 fn judge_room(what: &'static str, place: &Path, free_bytes: u64, wanted_bytes: u64) -> Finding {
     let detail = format!("{} MiB free in {}", free_bytes / MIB, place.display());
-    let advice = || format!("make room: at least {} MiB", wanted_bytes / MIB);
-    if free_bytes < wanted_bytes / 16 {
+    let advice = || format!("make room: {} MiB are good to begin with", wanted_bytes / MIB);
+    if free_bytes < LEAST_BYTES {
         Finding::fail(what, detail, advice())
     } else if free_bytes < wanted_bytes {
         Finding::warn(what, detail, advice())
@@ -55,16 +60,22 @@ fn judge_room(what: &'static str, place: &Path, free_bytes: u64, wanted_bytes: u
     }
 }
 
-fn socket(path: &Path) -> Finding {
+/// Whoever accepts connections is asked something: the kernel accepts them for an agent that hangs, too.
+async fn socket(path: &Path) -> Finding {
     let path_text = path.display();
     match occupant(path) {
         Ok(Occupant::Nobody) => Finding::ok("socket", format!("{path_text} is free")),
         Ok(Occupant::Stale) => Finding::ok("socket", format!("{path_text} is stale and will be replaced")),
-        Ok(Occupant::Live) => Finding::warn(
-            "socket",
-            format!("an agent answers on {path_text}"),
-            "stop it before starting another",
-        ),
+        Ok(Occupant::Live) => match client::version(path).await {
+            Ok(VersionResponse { runtime_name, runtime_version, .. }) => {
+                Finding::ok("socket", format!("{runtime_name} {runtime_version} answers on {path_text}"))
+            }
+            Err(error) => Finding::fail(
+                "socket",
+                format!("{error:#}"),
+                "kill -CONT the process if it is stopped, or restart the agent: the pods stay",
+            ),
+        },
         Ok(Occupant::File) => {
             Finding::fail("socket", format!("{path_text} is not a socket"), "remove that file")
         }
@@ -96,6 +107,7 @@ mod tests {
             |free, level| assert_eq!(judge_room("root", Path::new("/"), free, 1024 * MIB).level, level);
         check(1024 * MIB, Level::Ok);
         check(1023 * MIB, Level::Warn);
-        check(63 * MIB, Level::Fail);
+        check(2 * MIB, Level::Warn);
+        check(2 * MIB - 1, Level::Fail);
     }
 }

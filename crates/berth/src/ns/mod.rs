@@ -28,7 +28,12 @@ struct Process {
 
 /// Prints one table for each ready pod; with `wanted`, for those with that name or with an id that begins so.
 pub(crate) async fn run(socket: &Path, wanted: Option<&str>) -> Result<()> {
-    let mut client = RuntimeServiceClient::new(client::connect(socket).await?);
+    let channel = client::connect(socket).await?;
+    client::attended(socket, show(channel, wanted)).await
+}
+
+async fn show(channel: Channel, wanted: Option<&str>) -> Result<()> {
+    let mut client = RuntimeServiceClient::new(channel);
     let pods = ready_pods(&mut client, wanted).await?;
     if let (true, Some(wanted)) = (pods.is_empty(), wanted) {
         bail!("find pod {wanted:?}: no ready pod has that name or id");
