@@ -595,10 +595,12 @@ fn a_hundred_sessions_leave_no_descriptor_behind() {
 fn an_agent_that_is_killed_ends_sessions_and_no_container() {
     let node = Node::start();
     let pod = node.pod("killed");
-    let mut config = shell("main", "while read line; do echo \"got $line\"; done");
+    let script = "while :; do echo tick; sleep 0.2; done & while read line; do echo \"got $line\"; done";
+    let mut config = shell("main", script);
     config.stdin = true;
     let id = pod.start(config);
     let mut watcher = spawn(&mut attach(&node, "spdy", &[], &id), &node.dir().join("watcher"));
+    eventually("the watcher to see something", PATIENCE, || watcher.output().contains("tick").then_some(()));
     let mut client =
         spawn(&mut exec(&node, "spdy", &[], &id, &["sleep", "4321"]), &node.dir().join("client"));
     eventually("the command", PATIENCE, || pod.exec(&id, "ps").contains("sleep 4321").then_some(()));
