@@ -17,7 +17,7 @@
 //! Versions: a monitor keeps running under newer agents, and after a downgrade under older ones. Adding a field with a
 //! default, a request or an event changes no version: who does not know it passes it over, or answers with a failure. A
 //! change of what there is raises the version, and both sides speak the one before too, for as long as pods of such builds
-//! may run ([`Versions`]). An agent does not drive a monitor with which it has no version in common, but says so, lists its
+//! may run ([`Versions`]); each request says which it is. An agent does not drive a monitor with which it has no version in common, but says so, lists its
 //! pod and can remove it. A plan's field that a monitor must not pass over, because the workload would be less confined
 //! than it says, belongs to a feature: the monitor's [`Hello`] lists its [`FEATURES`], and an agent sends it no plan that
 //! needs another.
@@ -50,6 +50,10 @@ pub const SOCKET_NAME: &str = "monitor.sock";
 pub struct Request {
     /// Comes back in the [`Message::Reply`].
     pub id: u64,
+    /// The version of the protocol that the agent speaks here, the newest that is in both ranges; those of a time when
+    /// there was but one don't say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u32>,
     /// What to do.
     pub order: Order,
 }

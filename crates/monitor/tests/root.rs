@@ -256,7 +256,7 @@ impl Pod {
         fds: &[BorrowedFd<'_>],
     ) -> (Result<Answer, Failure>, Vec<OwnedFd>) {
         self.requests += 1;
-        let request = serde_json::to_vec(&Request { id: self.requests, order }).unwrap();
+        let request = serde_json::to_vec(&Request { id: self.requests, version: None, order }).unwrap();
         packet::send(&self.socket, &request, fds).unwrap();
         loop {
             match self.packet() {
@@ -305,7 +305,7 @@ impl Pod {
 
 impl Drop for Pod {
     fn drop(&mut self) {
-        let request = serde_json::to_vec(&Request { id: 0, order: Order::Shutdown }).unwrap();
+        let request = serde_json::to_vec(&Request { id: 0, version: None, order: Order::Shutdown }).unwrap();
         let _ = packet::send(&self.socket, &request, &[]);
         // The end of the stream is the end of the monitor.
         while let Ok(Some(_)) = packet::receive(&self.socket) {}

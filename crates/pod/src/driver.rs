@@ -11,6 +11,16 @@
 //! goes on. So a slow stop holds up nothing, not even in its own pod.
 //!
 //! The driver alone writes the pod's records and views; it holds no lock.
+//!
+//! How work passes a `point!`, at which a test can break it:
+//!
+//! | way | for work that | deadline | in the timeline |
+//! | --- | --- | --- | --- |
+//! | [`Driver::step`] | is a step of an order | a stage's | yes |
+//! | [`Driver::blocking_step`] | is one, and blocks; it is awaited before it is undone | a stage's | yes |
+//! | [`Driver::whole_step`] | is one, ends by itself, and whose outcome has to be known | its own | yes |
+//! | [`passing`] | is no step: what the pod does by itself, or past its end | its own | no |
+//! | [`Point::pass`] | is a part of one of these, on a thread or in the monitor | theirs | no |
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -25,13 +35,14 @@ use berth_monitor::id::{ContainerId, PodId};
 use berth_net::PodAddresses;
 use berth_store::{Change, with_causes};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{Error, Result};
 use crate::events::EventKind;
 use crate::host::{Host, STAGE_LIMIT};
 use crate::late::Late;
-use crate::link::{Link, News, Reach};
+use crate::link::{Connected, Link, News, Reach};
 use crate::record::{SandboxPhase, SandboxRecord};
 use crate::sandbox::KILL_ANSWER_LIMIT;
 use crate::spec::{PodResources, SandboxSpec};
@@ -107,6 +118,8 @@ pub(crate) struct Driver {
     pub(crate) monitor: Option<Monitor>,
     /// When to look again for a monitor that could not be reached but has not died.
     pub(crate) reach_again: Option<Instant>,
+    /// The greeting of a monitor that hangs, waited for beside all else.
+    pub(crate) greeting: Option<AbortOnDropHandle<Result<Connected>>>,
     pub(crate) containers: BTreeMap<ContainerId, Workload>,
     /// The removal of the host's side of the network, under way.
     pub(crate) detaching: Option<JoinHandle<Result<()>>>,
@@ -138,6 +151,7 @@ impl Driver {
             timeline: Timeline::default(),
             monitor: None,
             reach_again: None,
+            greeting: None,
             containers: BTreeMap::new(),
             detaching: None,
             late: Late::default(),
@@ -148,6 +162,7 @@ impl Driver {
 
     /// Serves until the pod is removed; returns who asked for that. `None` when the agent stops: the pod lives on.
     pub(crate) async fn run(mut self, orders: &mut mpsc::Receiver<Order>) -> Option<Reply<()>> {
+        self.finish_half_made().await;
         loop {
             let deadline = self.next_deadline();
             tokio::select! {
@@ -158,6 +173,10 @@ impl Driver {
                 news = next_news(&mut self.monitor) => self.hear(news).await,
                 () = until(deadline) => self.meet_deadlines().await,
                 detached = finished(&mut self.detaching) => self.network_is_down(detached).await,
+                reached = finished(&mut self.greeting) => {
+                    self.monitor_is_reached(reached).await;
+                    self.finish_half_made().await;
+                }
             }
         }
     }
@@ -227,15 +246,15 @@ impl Driver {
 
     /// Connects or disconnects the pod from its monitor, for exec sessions too.
     pub(crate) fn set_monitor(&mut self, monitor: Option<Monitor>) {
-        self.reach_again = None;
+        (self.reach_again, self.greeting) = (None, None);
         let reach = monitor.as_ref().map_or(Reach::Gone, |monitor| Reach::Open(monitor.link.clone()));
         self.reach.store(Arc::new(reach));
         self.monitor = monitor;
     }
 
-    /// There is a monitor, which hangs or can't be talked to, or the agent lacks something: it is tried again later. The
-    /// containers may be well, and are killed without it if they must.
-    pub(crate) fn out_of_reach(&mut self, error: &Error, wait: Duration) {
+    /// There is a monitor, which hangs or can't be talked to, or the agent lacks something: it is tried again later, or
+    /// `greeting` comes. The containers may be well, and are killed without it if they must.
+    pub(crate) fn out_of_reach(&mut self, error: &Error) {
         let why = with_causes(error);
         // Told once, not with every try.
         if !matches!(&**self.reach.load(), Reach::Blocked(before) if *before == why) {
@@ -244,7 +263,11 @@ impl Driver {
         }
         self.set_monitor(None);
         self.reach.store(Arc::new(Reach::Blocked(why)));
-        self.reach_again = Some(Instant::now() + wait);
+    }
+
+    /// Whether there is a monitor that can't be asked.
+    pub(crate) fn is_out_of_reach(&self) -> bool {
+        self.reach_again.is_some() || self.greeting.is_some()
     }
 
     /// Records and publishes the pod as it is now. A database that refuses does not stop a pod: memory and kernel have
@@ -364,6 +387,7 @@ impl Driver {
     async fn meet_deadlines(&mut self) {
         if self.reach_again.is_some_and(|at| at <= Instant::now()) {
             self.monitor_is_gone().await;
+            self.finish_half_made().await;
         }
         self.kill_overdue().await;
     }
@@ -395,7 +419,10 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-async fn finished(task: &mut Option<JoinHandle<Result<()>>>) -> Result<()> {
+async fn finished<T, H>(task: &mut Option<H>) -> Result<T>
+where
+    H: Future<Output = std::result::Result<Result<T>, JoinError>> + Unpin,
+{
     let Some(handle) = task else {
         return std::future::pending().await;
     };

@@ -332,7 +332,12 @@ impl Error {
         matches!(self, Self::ImageVolume { .. })
     }
 
-    /// Whether a monitor has not answered that is stopped or hangs.
+    /// Whether an order to a monitor had no answer in its time, whoever is to blame.
+    pub(crate) fn says_that_nobody_answered(&self) -> bool {
+        matches!(self, Self::TooLong { .. } | Self::SilentMonitor { .. })
+    }
+
+    /// Whether a monitor has not answered, and is itself to blame: it is stopped or hangs.
     pub(crate) fn is_silence(&self) -> bool {
         if let Self::Stage { source, .. } = self {
             return source.is_silence();

@@ -21,6 +21,8 @@ use berth_monitor::protocol::{
 use berth_net::PodLinks;
 use berth_sys::packet::{self, Blocking, Packet};
 use rustix::fs::{FileType, fstat};
+use rustix::io::Errno;
+use rustix::net::sockopt::socket_peercred;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
@@ -60,9 +62,20 @@ pub(crate) enum Reach {
     Blocked(String),
 }
 
+/// A monitor that has been connected to and has not greeted yet. It is waited for on this one connection: each would take
+/// one of the few places before its socket.
+#[derive(Debug)]
+pub(crate) struct Call {
+    /// Who listens.
+    pid: i32,
+    socket: OwnedFd,
+}
+
 /// A monitor's greeting with its descriptors.
 #[derive(Debug)]
 pub(crate) struct Greeting {
+    /// The version of the protocol that is spoken.
+    version: Option<u32>,
     pub(crate) hello: Hello,
     pub(crate) containers: Vec<ContainerReport>,
     /// `[netlink socket, network namespace]` of a pod with its own network.
@@ -85,6 +98,8 @@ struct Inner {
     pod_links: Option<PodLinks>,
     /// What the monitor can carry out.
     features: Vec<String>,
+    /// The version of the protocol that both speak.
+    version: Option<u32>,
     next_request: AtomicU64,
     /// See [`Link::is_silent`].
     is_silent: AtomicBool,
@@ -102,23 +117,44 @@ struct Waiting {
 /// An answer with the descriptors that came with it.
 type Answered = std::result::Result<(Answer, Vec<OwnedFd>), Failure>;
 
-impl Link {
-    /// Connects to the monitor of the pod with this directory.
-    pub(crate) async fn connect(directory: &Path) -> Result<Connected> {
-        let socket = packet::connect_in(directory, SOCKET_NAME, Blocking::No);
-        let socket = socket.map_err(|errno| Error::file("connect to monitor in", directory)(errno.into()))?;
-        Self::establish(socket).await
+impl Call {
+    /// What it means that the monitor has not greeted for so long.
+    pub(crate) fn silence(&self, pod: &PodId, limit: Duration) -> Error {
+        silence(pod, self.pid, limit)
     }
 
-    /// Takes over a connected socket and awaits the greeting.
+    /// Awaits the greeting, however long that takes.
+    pub(crate) async fn greeting(self) -> Result<Connected> {
+        Link::greeted(self.socket).await
+    }
+}
+
+impl Link {
+    /// Connects to the monitor of the pod with this directory, which has not greeted yet then.
+    pub(crate) fn call(directory: &Path) -> Result<Call> {
+        let socket =
+            packet::connect_in(directory, SOCKET_NAME, Blocking::No).map_err(|errno| match errno {
+                // As many wait for it as may: it has greeted nobody for long.
+                Errno::AGAIN => Error::TooLong { limit: GREETING_LIMIT },
+                errno => Error::file("connect to monitor in", directory)(errno.into()),
+            })?;
+        let listener = socket_peercred(&socket).map_err(|errno| Error::Spawn(errno.into()))?;
+        Ok(Call { pid: listener.pid.as_raw_nonzero().get(), socket })
+    }
+
+    /// Takes over a connected socket and awaits the greeting of a monitor that has just been started.
     pub(crate) async fn establish(socket: OwnedFd) -> Result<Connected> {
+        let greeted = timeout(GREETING_LIMIT, Self::greeted(socket));
+        greeted.await.unwrap_or(Err(Error::TooLong { limit: GREETING_LIMIT }))
+    }
+
+    async fn greeted(socket: OwnedFd) -> Result<Connected> {
         #[expect(
             deprecated,
             reason = "its successor is unsafe for types that change their descriptor; OwnedFd never does"
         )]
         let socket = AsyncFd::new(socket).map_err(Error::Spawn)?;
-        let greeting = timeout(GREETING_LIMIT, receive_greeting(&socket));
-        let greeting = greeting.await.map_err(|_| Error::TooLong { limit: GREETING_LIMIT })??;
+        let greeting = receive_greeting(&socket).await?;
         // The original is used once more, to set the network up; nobody asks for statistics before that.
         let pod_socket = greeting.handles.first().and_then(|socket| socket.try_clone().ok());
         let pod_links = pod_socket.map(PodLinks::new);
@@ -128,6 +164,7 @@ impl Link {
             socket,
             pod_links,
             features: greeting.hello.features.clone(),
+            version: greeting.version,
             next_request: AtomicU64::new(1),
             is_silent: AtomicBool::new(false),
             waiting: Mutex::default(),
@@ -175,7 +212,7 @@ impl Link {
     ) -> Result<Answer> {
         let (sender, answer) = oneshot::channel();
         let id = self.register(|waiting, id| drop(waiting.answers.insert(id, sender)))?;
-        Ok(self.exchange(limit, Request { id, order }, fds, answer).await?.0)
+        Ok(self.exchange(limit, self.request(id, order), fds, answer).await?.0)
     }
 
     /// Sends a request whose answer is waited for already.
@@ -195,18 +232,13 @@ impl Link {
         self.waiting().answers.remove(&request.id);
         match answered {
             Ok(result) => result?.map_err(Error::Monitor),
-            Err(_) => Err(self.silence(limit)),
+            Err(_) => Err(silence(&self.0.pod, self.0.pid, limit)),
         }
     }
 
-    /// What it means that there was no answer: mostly the child that was ordered has not come so far.
-    fn silence(&self, limit: Duration) -> Error {
-        let pid = self.0.pid;
-        let is_well = u32::try_from(pid).is_ok_and(|pid| look_at(pid).condition == Condition::Well);
-        match is_well {
-            true => Error::TooLong { limit },
-            false => Error::SilentMonitor { pod: self.0.pod.to_string(), pid, limit },
-        }
+    /// A request of the next number, for [`Link::exchange`].
+    fn request(&self, id: u64, order: Order) -> Request {
+        Request { id, version: self.0.version, order }
     }
 
     fn register(&self, enter: impl FnOnce(&mut Waiting, u64)) -> Result<u64> {
@@ -231,6 +263,15 @@ impl Link {
     }
 }
 
+/// What it means that there was no answer: mostly the child that was ordered has not come so far.
+fn silence(pod: &PodId, pid: i32, limit: Duration) -> Error {
+    let is_well = u32::try_from(pid).is_ok_and(|pid| look_at(pid).condition == Condition::Well);
+    match is_well {
+        true => Error::TooLong { limit },
+        false => Error::SilentMonitor { pod: pod.to_string(), pid, limit },
+    }
+}
+
 fn missing(known: &[String], plan: &LaunchPlan) -> Option<&'static str> {
     plan.features().find(|feature| !known.iter().any(|known| known == feature))
 }
@@ -242,12 +283,13 @@ async fn receive(socket: &AsyncFd<OwnedFd>) -> Option<Packet> {
 
 async fn receive_greeting(socket: &AsyncFd<OwnedFd>) -> Result<Greeting> {
     let packet = receive(socket).await.ok_or(Error::MonitorGone)?;
+    let mut version = None;
     if let Ok(opening) = serde_json::from_slice::<Opening>(&packet.bytes) {
         let (monitor, agent) = (opening.versions(), Versions::spoken());
-        monitor.common(agent).ok_or(Error::OtherProtocol { monitor, agent })?;
+        version = Some(monitor.common(agent).ok_or(Error::OtherProtocol { monitor, agent })?);
     }
     match serde_json::from_slice(&packet.bytes) {
-        Ok(Message::Hello(hello)) => greeting(hello, packet.fds),
+        Ok(Message::Hello(hello)) => greeting(hello, version, packet.fds),
         Ok(Message::Reply { result: Err(failure), .. }) => Err(Error::Monitor(failure)),
         Ok(_) | Err(_) => {
             let detail = "the monitor's greeting is not understood".to_owned();
@@ -256,7 +298,7 @@ async fn receive_greeting(socket: &AsyncFd<OwnedFd>) -> Result<Greeting> {
     }
 }
 
-fn greeting(hello: Hello, mut fds: Vec<OwnedFd>) -> Result<Greeting> {
+fn greeting(hello: Hello, version: Option<u32>, mut fds: Vec<OwnedFd>) -> Result<Greeting> {
     // Reading anything but a file could wait for ever.
     let is_file = |fd: &OwnedFd| fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file());
     if !fds.first().is_some_and(is_file) {
@@ -269,7 +311,7 @@ fn greeting(hello: Hello, mut fds: Vec<OwnedFd>) -> Result<Greeting> {
         let detail = format!("read the monitor's reports: {error}");
         Error::Monitor(Failure::Other { detail })
     })?;
-    Ok(Greeting { hello, containers, handles })
+    Ok(Greeting { version, hello, containers, handles })
 }
 
 /// Distributes what a monitor sends, until it is gone.
@@ -364,7 +406,7 @@ mod tests {
     #[tokio::test]
     async fn no_monitor_is_told_apart_from_one_that_hangs_up() {
         let directory = tempfile::tempdir().unwrap();
-        let nobody = Link::connect(directory.path()).await.unwrap_err();
+        let nobody = Link::call(directory.path()).unwrap_err();
         assert!(nobody.says_that_nobody_listens(), "{nobody:?}");
         let listener = packet::listen_in(directory.path(), SOCKET_NAME, 1).unwrap();
         // The listener does not block by itself.
@@ -372,12 +414,38 @@ mod tests {
             let _ = rustix::event::poll(&mut [PollFd::new(&listener, PollFlags::IN)], None);
             drop(rustix::net::accept(&listener));
         });
-        let hung_up = Link::connect(directory.path()).await.unwrap_err();
+        let hung_up = Link::call(directory.path()).unwrap().greeting().await.unwrap_err();
         assert!(!hung_up.says_that_nobody_listens(), "{hung_up:?}");
         accept.await.unwrap();
-        let dead = Link::connect(directory.path()).await.unwrap_err();
+        let dead = Link::call(directory.path()).unwrap_err();
         assert!(dead.says_that_nobody_listens(), "{dead:?}");
         assert!(!Error::TooLong { limit: GREETING_LIMIT }.says_that_nobody_listens());
+    }
+
+    #[tokio::test]
+    async fn a_monitor_that_accepts_nobody_is_named_and_counts_as_silent_however_many_wait_for_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let _listener = packet::listen_in(directory.path(), SOCKET_NAME, 0).unwrap();
+        let first = Link::call(directory.path()).unwrap();
+        assert_eq!(u32::try_from(first.pid).unwrap(), std::process::id());
+        let one_too_many = (0..8).find_map(|_| Link::call(directory.path()).err()).unwrap();
+        assert!(matches!(one_too_many, Error::TooLong { .. }), "{one_too_many:?}");
+    }
+
+    #[tokio::test]
+    async fn each_request_says_which_version_is_spoken() {
+        let (ours, theirs) = packet::pair(Blocking::No).unwrap();
+        let spoken = Versions::spoken().newest;
+        let hello = json!({ "Hello": {
+            "version": spoken + 1, "oldest": spoken, "pod": PodId::from_random([7; 32]), "pid": 1, "pause_pid": null,
+        }});
+        let reports = memfd_of(&Vec::<ContainerReport>::new()).unwrap();
+        packet::send(&theirs, hello.to_string().as_bytes(), &[reports.as_fd()]).unwrap();
+        let (link, ..) = Link::establish(ours).await.unwrap();
+        link.ask_within(Duration::ZERO, Order::OpenNetwork, &[]).await.unwrap_err();
+        let request = packet::receive(&theirs).unwrap().unwrap();
+        let request: Request = serde_json::from_slice(&request.bytes).unwrap();
+        assert_eq!(request.version, Some(spoken));
     }
 
     /// What becomes of a connection to somebody who says this.

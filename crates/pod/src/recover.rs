@@ -1,14 +1,13 @@
 //! What an agent finds when it starts: pods on record, their monitors, and things without an owner.
 //!
 //! Each pod on record is matched with its monitor, all at the same time. A monitor that answers tells everything that
-//! happened meanwhile; where nobody listens, the pod is dead (killed, or the machine was started anew); one that hangs is
-//! waited for while the agent serves. What was
-//! only intended when the last agent died is taken down. Then whatever carries our names in kernel and on disk, but
-//! belongs to no pod on record, is removed (`inventory`). A record that can't be read is set aside, and what it may name
-//! is left as it is (`doubt`).
+//! happened meanwhile; where nobody listens, the pod is dead (killed, or the machine was started anew); one that hangs
+//! is waited for while the agent serves (`sandbox`, `monitor_is_gone`). A pod that was only intended when the last agent
+//! died is taken down; a container that was, by its pod's driver once the agent serves, since that may take time. Then
+//! whatever carries our names in kernel and on disk, but belongs to no pod on record, is removed (`inventory`). A record
+//! that can't be read is set aside, and what it may name is left as it is (`doubt`).
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use berth_fault::point;
 use berth_monitor::id::ContainerId;
@@ -17,22 +16,16 @@ use berth_net::{Forward, Inherited, ServedSubnets};
 use berth_store::{Loaded, Quarantined, Ruin, Store, with_causes};
 use ipnet::IpNet;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 
 use crate::doubt::{self, Doubt};
 use crate::driver::{Driver, passing};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::host::Host;
-use crate::link::Link;
 use crate::pins::pin_again;
 use crate::record::{ContainerRecord, NetworkRecord, SandboxPhase, SandboxRecord};
 use crate::registry::spawn_driver;
-use crate::sandbox::MONITOR_DIED;
 use crate::view::ContainerState;
 use crate::workload::Workload;
-
-/// How long the start of an agent waits for one monitor's greeting.
-const GREETING_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What an earlier agent has recorded: read before the network is opened, which must not take anything from running
 /// pods.
@@ -138,14 +131,7 @@ async fn recover_pod(
         SandboxPhase::Ready => SandboxPhase::Ready,
         SandboxPhase::Making | SandboxPhase::NotReady => SandboxPhase::NotReady,
     };
-    let directory = host.pod_directory(&driver.id);
-    let connected = passing(point!("reach the monitor again"), Link::connect(&directory));
-    match timeout(GREETING_PATIENCE, connected).await {
-        Ok(Err(error)) if error.says_that_nobody_listens() => driver.lose_monitor(MONITOR_DIED).await,
-        Ok(reached) => driver.monitor_is_reached(reached).await,
-        // Its driver goes on waiting, while the agent serves.
-        Err(_) => driver.out_of_reach(&Error::TooLong { limit: GREETING_PATIENCE }, Duration::ZERO),
-    }
+    driver.monitor_is_gone().await;
     if record.phase == SandboxPhase::Making {
         take_down(driver).await;
         return None;
@@ -165,11 +151,7 @@ pub(crate) async fn take_down_record(
 }
 
 async fn take_down(mut driver: Driver) {
-    let ids: Vec<_> = driver.containers.keys().cloned().collect();
-    for id in ids {
-        let _ = driver.remove_container(&id).await;
-    }
-    let torn = passing(point!("take down what was intended"), driver.tear_down()).await;
+    let torn = passing(point!("take down what was intended"), driver.tear_down_with_containers()).await;
     // What was done to it published it, and nobody can ask for its removal: nobody has been told its id.
     driver.host.unpublish(&driver.id);
     if let Err(error) = torn {
@@ -181,7 +163,7 @@ async fn take_down(mut driver: Driver) {
 }
 
 impl Driver {
-    /// Takes a container over from its record; one that was only intended is taken down with the next thing made.
+    /// Takes a container over from its record.
     async fn recover_container(&mut self, record: ContainerRecord) {
         let id = record.id.clone();
         let Ok(cgroup) = self.cgroups().and_then(|cgroups| Ok(cgroups.base.join(id.as_str())?)) else {
@@ -192,20 +174,14 @@ impl Driver {
     }
 
     /// Brings the containers up to date with what their monitor says of them. One of which it knows nothing has been
-    /// lost; one that was only intended is taken down.
+    /// lost; one that was only intended is [`Driver::finish_half_made`]'s.
     pub(crate) async fn take_reports(&mut self, reports: &[ContainerReport]) {
         let ids: Vec<ContainerId> = self.containers.keys().cloned().collect();
         for id in ids {
             let report = reports.iter().find(|report| report.container == id);
             let Some(workload) = self.containers.get_mut(&id) else { continue };
             match (&workload.record.state, report) {
-                (None, _) => {
-                    if let Err(error) = self.tear_container_down(&id).await {
-                        let error = with_causes(&error);
-                        tracing::error!(container.id = %id, error, "half-made container stays");
-                    }
-                }
-                (Some(ContainerState::Exited(_)), _) => {}
+                (None | Some(ContainerState::Exited(_)), _) => {}
                 (Some(_), Some(report)) => self.take_report(&id, report).await,
                 (Some(_), None) => self.lose_container(&id).await,
             }

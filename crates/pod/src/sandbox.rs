@@ -13,7 +13,7 @@
 //! | record the readiness, publish: the commit | unpublish |
 
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use berth_cgroup::{Cgroup, CgroupPath, Driver as CgroupDriver};
 use berth_fault::point;
@@ -24,6 +24,8 @@ use berth_monitor::protocol::Order as MonitorOrder;
 use berth_net::{Attachment, Forward, IfName, PodAddresses};
 use berth_store::{Change, with_causes};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::driver::{Driver, LOSS, Monitor, passing};
 use crate::error::{Error, Result};
@@ -46,6 +48,10 @@ pub(crate) const RETRY_PERIOD: Duration = Duration::from_secs(10);
 
 /// How long a monitor that dies may still be connected to, and what dies unseen may take for it mostly.
 pub(crate) const DYING_TIME: Duration = Duration::from_secs(1);
+
+/// How long a pod waits for its monitor's greeting before it does something else meanwhile; so long takes the start of
+/// an agent at most for monitors that hang.
+const GREETING_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How long a monitor may take to answer when it is told to kill; after that the agent kills by itself.
 pub(crate) const KILL_ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -88,7 +94,10 @@ impl Driver {
         let mut patience = tokio::time::interval(RETRY_PERIOD);
         while self.phase == SandboxPhase::Making {
             patience.tick().await;
-            if self.tear_down().await.is_ok() {
+            let torn = self.tear_down_with_containers().await;
+            // What was done to its containers published it.
+            self.host.unpublish(&self.id);
+            if torn.is_ok() {
                 tracing::info!(pod.id = %self.id, "half-made pod taken down");
                 self.phase = SandboxPhase::NotReady;
             }
@@ -195,14 +204,19 @@ impl Driver {
     /// Stops the pod, then removes every trace of it.
     pub(crate) async fn remove(&mut self) -> Result<()> {
         self.stop().await?;
+        self.tear_down_with_containers().await?;
+        self.host.unpublish(&self.id);
+        self.tell(self.id.to_string(), EventKind::Deleted);
+        Ok(())
+    }
+
+    /// Removes the containers, then the pod; that stays on record while one of them does, which would be nobody's else.
+    pub(crate) async fn tear_down_with_containers(&mut self) -> Result<()> {
         let ids: Vec<_> = self.containers.keys().cloned().collect();
         for id in ids {
             self.remove_container(&id).await?;
         }
-        self.tear_down().await?;
-        self.host.unpublish(&self.id);
-        self.tell(self.id.to_string(), EventKind::Deleted);
-        Ok(())
+        self.tear_down().await
     }
 
     /// Undoes [`Driver::make`], however far it came; absent means done. Whatever fails does not keep the rest from
@@ -232,12 +246,12 @@ impl Driver {
 
     /// Asks the monitor to kill pause and itself; one that is gone has done so, and one that can't be reached is killed.
     async fn shut_monitor_down(&mut self) {
-        let mut is_out_of_reach = self.reach_again.is_some();
+        let mut is_out_of_reach = self.is_out_of_reach();
         if let Some(monitor) = self.monitor.take() {
             let shutdown = monitor.link.ask_within(monitor.patience(), MonitorOrder::Shutdown, &[]);
             let shutdown = passing(point!("shut the monitor down"), shutdown).await;
             // One that hung up instead has gone.
-            is_out_of_reach |= matches!(shutdown, Err(Error::TooLong { .. } | Error::SilentMonitor { .. }));
+            is_out_of_reach |= shutdown.is_err_and(|error| error.says_that_nobody_answered());
         }
         self.set_monitor(None);
         if is_out_of_reach {
@@ -293,14 +307,27 @@ impl Driver {
         self.addresses = PodAddresses::default();
     }
 
-    /// The connection has ended. A monitor that has only lost its patience with us is found again, and tells what
-    /// happened meanwhile; one that has died took pause with it.
+    /// The connection has ended, or there was none yet. A monitor that has only lost its patience with us is found
+    /// again, and tells what happened meanwhile; one that has died took pause with it; one that hangs is waited for
+    /// beside all else.
     pub(crate) async fn monitor_is_gone(&mut self) {
         if self.monitor.is_some() {
             self.set_monitor(None);
         }
-        let reached = Link::connect(&self.host.pod_directory(&self.id)).await;
-        self.monitor_is_reached(reached).await;
+        let call = match Link::call(&self.host.pod_directory(&self.id)) {
+            Ok(call) => call,
+            Err(error) => return self.monitor_is_reached(Err(error)).await,
+        };
+        let silence = call.silence(&self.id, GREETING_PATIENCE);
+        let greeting = passing(point!("reach the monitor again"), call.greeting());
+        let mut greeting = AbortOnDropHandle::new(tokio::spawn(greeting));
+        match timeout(GREETING_PATIENCE, &mut greeting).await {
+            Ok(reached) => self.monitor_is_reached(reached.unwrap_or(Err(Error::Abandoned))).await,
+            Err(_) => {
+                self.out_of_reach(&silence);
+                self.greeting = Some(greeting);
+            }
+        }
     }
 
     /// Takes in what came of a connection to the monitor.
@@ -314,13 +341,15 @@ impl Driver {
             }
             // The pod runs on, but nothing can be done to it but to remove it.
             Err(error @ Error::OtherProtocol { .. }) => {
-                self.out_of_reach(&error, RETRY_PERIOD);
+                self.out_of_reach(&error);
+                self.reach_again = Some(Instant::now() + RETRY_PERIOD);
                 self.not_ready().await;
             }
-            // It hangs: that has taken a while. Or it has hung up, for it is dying, or the agent lacks something.
+            // It hangs, and has for a while: too many wait for it. Or it has hung up, for it is dying, or the agent lacks something.
             Err(error) => {
                 let wait = if matches!(error, Error::TooLong { .. }) { RETRY_PERIOD } else { DYING_TIME };
-                self.out_of_reach(&error, wait);
+                self.out_of_reach(&error);
+                self.reach_again = Some(Instant::now() + wait);
             }
         }
     }

@@ -173,7 +173,7 @@ impl Driver {
             return Err(Error::MonitorGone);
         };
         let told = passing(step, monitor.link.ask_within(KILL_ANSWER_LIMIT, order, &[])).await;
-        if matches!(told, Err(Error::TooLong { .. } | Error::SilentMonitor { .. })) {
+        if told.as_ref().is_err_and(Error::says_that_nobody_answered) {
             monitor.link.note_silence();
         }
         told
@@ -253,5 +253,5 @@ impl Driver {
 
 /// Whether an order has not come to the monitor, as far as is known.
 fn is_unheard(error: &Error) -> bool {
-    matches!(error, Error::MonitorGone | Error::TooLong { .. } | Error::SilentMonitor { .. })
+    matches!(error, Error::MonitorGone) || error.says_that_nobody_answered()
 }

@@ -147,6 +147,16 @@ impl Driver {
         Ok(())
     }
 
+    /// Takes down what the last agent could neither finish nor undo, unless its monitor may still be at it.
+    pub(crate) async fn finish_half_made(&mut self) {
+        if self.is_out_of_reach() {
+            return;
+        }
+        if let Err(error) = self.tear_half_made_down().await {
+            tracing::error!(pod.id = %self.id, error = %with_causes(&error), "half-made container stays for now");
+        }
+    }
+
     async fn make_container(
         &mut self,
         id: &ContainerId,
@@ -355,7 +365,7 @@ impl Driver {
         }
         let record = std::fs::read(exit_record_path(&self.host.pod_directory(&self.id), id)).ok();
         let exit = record.and_then(|text| serde_json::from_slice(&text).ok());
-        let how = match self.monitor.is_some() || self.reach_again.is_some() {
+        let how = match self.monitor.is_some() || self.is_out_of_reach() {
             true => "its end was not seen: the pod's monitor does not answer",
             false => "the container ended together with its monitor",
         };

@@ -307,6 +307,33 @@ fn check_sudden_death(victim: fn(&Pod<'_>) -> u32) {
     node.assert_as_before(&before.with_agent_of(&node.snapshot()));
 }
 
+#[test]
+#[ignore = "needs root and the test images"]
+fn a_container_that_was_being_made_when_the_agent_died_goes_though_its_pod_stays() {
+    let node = Node::start();
+    for is_monitor_dead in [false, true] {
+        let pod = node.pod(&format!("half-{is_monitor_dead}"));
+        let id = pod.shell("main", "exec sleep 1000");
+        let monitor = Pid::from_raw(pod.monitor_pid().try_into().unwrap()).unwrap();
+        let directory = node.dir().join("root/containers").join(&id);
+        assert!(directory.exists());
+        node.kill9();
+        if is_monitor_dead {
+            kill_process(monitor, Signal::KILL).unwrap();
+        }
+        node.change_database(&format!(
+            "update records set body = json_set(body, '$.state', null) where tab = 'containers' and key = '{id}'"
+        ));
+        node.restart();
+        eventually("the container to go", PATIENCE, || (!directory.exists()).then_some(()));
+        let ready = node.cri().sandbox(&pod.id).unwrap().state() == PodSandboxState::SandboxReady;
+        assert_eq!(ready, !is_monitor_dead);
+        pod.take_down();
+    }
+    node.stop();
+    node.assert_nothing_is_left();
+}
+
 fn now_ns() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos().try_into().unwrap()
 }
@@ -348,6 +375,13 @@ fn a_monitor_that_hangs_holds_no_agent_up_that_starts_and_is_found_when_it_goes_
     assert!(ready(&hangs) && ready(&lives));
     let refused = hangs.try_exec(&stays, &["true"], 5).unwrap_err();
     assert!(refused.message().contains("can't be reached"), "{refused}");
+    let culprit = format!("(process {}) is stopped or hangs", monitor.as_raw_nonzero());
+    assert!(refused.message().contains(&culprit), "{refused}");
+    // It is waited for beside the pod's other work.
+    let since = Instant::now();
+    let refused = hangs.try_create(shell("more", "true")).unwrap_err();
+    assert!(refused.message().contains(&culprit), "{refused}");
+    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
     kill_process(monitor, Signal::CONT).unwrap();
     assert_eq!(hangs.end_of(&ends).exit_code, 137);
     assert_eq!(hangs.exec(&stays, "echo fine"), "fine");

@@ -73,7 +73,7 @@ impl Monitor {
             Ok(None) | Err(_) => return self.disconnect(client),
         };
         let (id, order) = match serde_json::from_slice(&packet.bytes) {
-            Ok(Request { id, order }) => (id, order),
+            Ok(Request { id, order, version: _ }) => (id, order),
             Err(error) => return self.refuse(client, &packet.bytes, &error),
         };
         let reply = ReplyTo { client, request: id };

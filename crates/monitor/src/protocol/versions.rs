@@ -4,7 +4,8 @@
 //! agent    2 ─ 3        a range each: from the oldest version whose other side it still understands, and is
 //! monitor      3 ─ 4    understood by, to its own. What lies in both is spoken: 3 here
 //! ```
-//! An agent reads a monitor's range from the beginning of its greeting, [`Opening`], which is the same in all versions.
+//! An agent reads a monitor's range from the beginning of its greeting, [`Opening`], which is the same in all versions,
+//! and says with each request which version that makes.
 
 use std::fmt;
 

@@ -44,7 +44,7 @@ fn all_who_ask_for_the_end_are_told_of_it() {
     // So that it hears of both at once.
     kill_process(pid, Signal::STOP).unwrap();
     for pod in [&first, &second] {
-        let request = serde_json::to_vec(&Request { id: 7, order: Order::Shutdown }).unwrap();
+        let request = serde_json::to_vec(&Request { id: 7, version: None, order: Order::Shutdown }).unwrap();
         packet::send(&pod.socket, &request, &[]).unwrap();
     }
     kill_process(pid, Signal::CONT).unwrap();

@@ -6,7 +6,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use berth_monitor::id::ContainerId;
-use berth_monitor::protocol::{Answer, AttachEnd, Failure, Order, Request};
+use berth_monitor::protocol::{Answer, AttachEnd, Failure, Order};
 use tokio::sync::oneshot;
 
 use super::Link;
@@ -65,7 +65,7 @@ impl Link {
             waiting.sessions.insert(id, exit_sender);
         })?;
         let mut session = Session { link: self.clone(), number, runs: true };
-        let request = Request { id: number, order: Order::Exec };
+        let request = self.request(number, Order::Exec);
         match self.exchange(limit, request, fds, answer).await {
             Ok((_, handles)) => Ok(Started { session, exit, terminal: handles.into_iter().next() }),
             Err(error) => {
@@ -92,7 +92,7 @@ impl Link {
         let [stdout, stderr] = outputs.map(|output| output.is_some());
         let order = Order::Attach { container, stdin, stdout, stderr };
         let fds: Vec<_> = outputs.into_iter().flatten().collect();
-        match self.exchange(STAGE_LIMIT, Request { id: number, order }, &fds, answer).await {
+        match self.exchange(STAGE_LIMIT, self.request(number, order), &fds, answer).await {
             Ok((Answer::Attached { tty, stdin }, handles)) => {
                 Ok(Attached { hold, end, tty, stdin, handle: handles.into_iter().next() })
             }
@@ -111,7 +111,7 @@ impl Link {
     pub(crate) async fn open_network(&self) -> Result<Option<OwnedFd>> {
         let (sender, answer) = oneshot::channel();
         let id = self.register(|waiting, id| drop(waiting.answers.insert(id, sender)))?;
-        let request = Request { id, order: Order::OpenNetwork };
+        let request = self.request(id, Order::OpenNetwork);
         let (_, handles) = self.exchange(STAGE_LIMIT, request, &[], answer).await?;
         Ok(handles.into_iter().next())
     }
