@@ -1,5 +1,8 @@
 //! Exec, attach and port-forward, as people and kubelets use them: with crictl, over SPDY and over WebSocket.
 
+mod attach;
+mod port_forward;
+
 use std::fs::{self, File};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -33,6 +36,15 @@ fn text(bytes: &[u8]) -> String {
 
 fn output(command: &mut Command) -> Output {
     command.stdin(Stdio::null()).output().unwrap()
+}
+
+/// What sleeps from its start on, so that a look at the processes sees it under no other name.
+fn sleeper(name: &str) -> ContainerConfig {
+    ContainerConfig {
+        command: vec!["sleep".to_owned(), "1000".to_owned()],
+        args: Vec::new(),
+        ..shell(name, "")
+    }
 }
 
 #[test]
@@ -240,266 +252,6 @@ fn the_agent_gives_back_what_input_that_nobody_reads_has_taken() {
     eventually("the agent is large", PATIENCE, || (taken() >= 70).then_some(()));
     drop(clients);
     eventually("the agent is small again", 3 * PATIENCE, || (taken() < 30).then_some(()));
-}
-
-/// What sleeps from its start on, so that a look at the processes sees it under no other name.
-fn sleeper(name: &str) -> ContainerConfig {
-    ContainerConfig {
-        command: vec!["sleep".to_owned(), "1000".to_owned()],
-        args: Vec::new(),
-        ..shell(name, "")
-    }
-}
-
-/// For containers that tell clients when they are attached, all the time.
-const TICK: &str = "(while :; do echo tick; usleep 20000; done) &";
-
-/// Waits until a client is attached to a container that ticks.
-fn attached(client: &Running) {
-    eventually("a client to be attached", PATIENCE, || client.output().contains("tick").then_some(()));
-}
-
-/// What came besides the ticks.
-fn words(seen: &str) -> Vec<&str> {
-    seen.lines().filter(|line| *line != "tick").collect()
-}
-
-#[test]
-#[ignore = "needs root, crictl and the test images"]
-fn attached_clients_see_what_comes_and_can_write() {
-    let node = Node::start();
-    let pod = node.pod("attach");
-    for transport in TRANSPORTS {
-        let name = format!("main-{transport}");
-        let script = "echo before; {TICK} while read line; do echo \"got $line\"; echo \"and $line\" >&2; \
-            [ \"$line\" = last ] && exit 4; done; echo the end of input";
-        let mut config = shell(&name, &script.replace("{TICK}", TICK));
-        config.stdin = true;
-        let id = pod.start(config);
-        let mut watcher =
-            spawn(&mut attach(&node, transport, &[], &id), &node.dir().join(format!("watcher-{transport}")));
-        attached(&watcher);
-        // That its client leaves does not end the container's input.
-        let words_of = |line: &str| {
-            let file = node.dir().join("line");
-            fs::write(&file, line).unwrap();
-            File::open(file).unwrap()
-        };
-        let mut first = attach(&node, transport, &["-i"], &id);
-        let mut first =
-            first.stdin(words_of("hello\n")).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        pod.await_line(&name, "and hello");
-        first.kill().unwrap();
-        first.wait().unwrap();
-        // So does one that closes its own, when it has heard the answer; all the others stay.
-        let mut second = attach(&node, transport, &["-i"], &id);
-        let second = second.stdin(words_of("short\n")).output().unwrap();
-        assert!(second.status.success(), "{transport}: {second:?}");
-        assert_eq!(words(&text(&second.stdout)), ["got short"]);
-        let mut last = attach(&node, transport, &["-i"], &id);
-        let last = last.stdin(words_of("more\nlast\n")).output().unwrap();
-        assert!(last.status.success(), "{transport}: {last:?}");
-        let (out, err) = (text(&last.stdout), text(&last.stderr));
-        assert_eq!((words(&out), err.as_str()), (vec!["got more", "got last"], "and more\nand last\n"));
-        let ended = watcher.wait(PATIENCE).expect("the watcher ends with the container");
-        let seen = watcher.output();
-        let mut seen = words(&seen);
-        seen.sort_unstable();
-        let all = [
-            "and hello",
-            "and last",
-            "and more",
-            "and short",
-            "got hello",
-            "got last",
-            "got more",
-            "got short",
-        ];
-        assert!(ended.success() && seen == all, "{transport}: {ended} {seen:?}");
-        assert_eq!(pod.end_of(&id).exit_code, 4);
-    }
-}
-
-#[test]
-#[ignore = "needs root, crictl and the test images"]
-fn input_for_one_client_ends_with_it() {
-    let node = Node::start();
-    let pod = node.pod("once");
-    for transport in TRANSPORTS {
-        let mut config = shell(transport, "echo ready; cat; echo end of input; exit 5");
-        (config.stdin, config.stdin_once) = (true, true);
-        let id = pod.start(config);
-        pod.await_line(transport, "ready");
-        let words = node.dir().join("words");
-        fs::write(&words, "some words\n").unwrap();
-        let mut command = attach(&node, transport, &["-i"], &id);
-        let done = command.stdin(File::open(&words).unwrap()).output().unwrap();
-        assert!(done.status.success(), "{done:?}");
-        assert_eq!(text(&done.stdout), "some words\nend of input\n");
-        assert_eq!(pod.end_of(&id).exit_code, 5);
-    }
-}
-
-#[test]
-#[ignore = "needs root, crictl and the test images"]
-fn an_attached_client_can_have_the_containers_terminal() {
-    let node = Node::start();
-    let pod = node.pod("tty");
-    for transport in TRANSPORTS {
-        let mut config = shell(transport, "exec sh");
-        (config.stdin, config.stdin_once, config.tty) = (true, true, true);
-        let id = pod.start(config);
-        let command = attach(&node, transport, &["-i", "-t"], &id);
-        let mut one = Terminal::start(&command, 80, 24);
-        eventually("a prompt", PATIENCE, || {
-            one.type_text("echo on''e\r");
-            one.screen().contains("\r\none\r\n").then_some(())
-        });
-        one.resize(101, 33);
-        eventually("the size", PATIENCE, || {
-            one.type_text("stty size\r");
-            one.screen().contains("\r\n33 101\r\n").then_some(())
-        });
-        // It can leave, and the terminal stays.
-        one.type_text("\x10\x11");
-        let (_, screen) = one.end();
-        assert!(screen.contains("33 101"), "{transport}: {screen}");
-        let mut other = Terminal::start(&command, 80, 24);
-        eventually("a second client", PATIENCE, || {
-            other.type_text("echo tw''o\r");
-            other.screen().contains("\r\ntwo\r\n").then_some(())
-        });
-        // Its log can be rotated like any other.
-        let log = pod.log_path(transport);
-        fs::rename(&log, log.with_extension("old")).unwrap();
-        node.cri().reopen_container_log(ReopenContainerLogRequest { container_id: id.clone() }).unwrap();
-        other.type_text("echo thr''ee\r");
-        other.await_text("\r\nthree\r\n");
-        other.type_text("exit 6\r");
-        let (status, screen) = other.end();
-        assert!(status.success(), "{transport}: {screen}");
-        assert_eq!(pod.end_of(&id).exit_code, 6);
-        for (file, word) in [(log.with_extension("old"), "two"), (log, "three")] {
-            let lines = read_log(&file);
-            assert!(lines.iter().all(|line| line.stream == "stdout"), "{lines:?}");
-            assert!(lines.iter().any(|line| line.text.trim_end() == word), "{lines:?}");
-        }
-    }
-}
-
-#[test]
-#[ignore = "needs root, crictl and the test images"]
-fn a_client_that_does_not_read_holds_up_nothing_and_is_cut() {
-    const LINES: usize = 4_000_000;
-    let node = Node::start();
-    let pod = node.pod("slow");
-    let script =
-        format!("{TICK} until [ -e /go ]; do usleep 20000; done; kill $!; seq {LINES}; sleep 1; exit 3");
-    let id = pod.shell("main", &script);
-    let mut clients: Vec<_> = TRANSPORTS
-        .into_iter()
-        .map(|transport| spawn(&mut attach(&node, transport, &[], &id), &node.dir().join(transport)))
-        .collect();
-    clients.iter().for_each(attached);
-    clients.iter_mut().for_each(|client| client.signal(Signal::STOP));
-    pod.exec(&id, "touch /go");
-    assert_eq!(pod.end_of(&id).exit_code, 3);
-    let log = read_log(&pod.log_path("main"));
-    let numbers =
-        log.iter().filter(|line| line.text != "tick").map(|line| line.text.parse::<usize>().unwrap());
-    assert!(numbers.eq(1..=LINES), "the log has a gap");
-    for mut client in clients {
-        client.signal(Signal::CONT);
-        let ended = client.wait(PATIENCE).expect("a client that was cut ends");
-        let said = client.output();
-        assert!(!ended.success() && said.contains("reads more slowly"), "{ended} {:?}", said.get(..300));
-    }
-}
-
-/// `crictl port-forward` with its local ports, in the order of the remote ones.
-fn port_forward(node: &Node, transport: &str, pod: &str, ports: &[&str]) -> (Running, Vec<u16>) {
-    let mut command = node.crictl_command();
-    command.args(["port-forward", "--transport", transport, pod]);
-    command.args(ports.iter().map(|port| format!(":{port}")));
-    let forwarder = spawn(&mut command, &node.dir().join(format!("forward-{transport}-{}", ports[0])));
-    let local = eventually("the local ports", PATIENCE, || {
-        let said = forwarder.output();
-        let port = |remote: &&str| {
-            let line = said.lines().find(|line| {
-                line.starts_with("Forwarding from 127.0.0.1:") && line.ends_with(&format!("-> {remote}"))
-            })?;
-            line.strip_prefix("Forwarding from 127.0.0.1:")?.split(' ').next()?.parse().ok()
-        };
-        ports.iter().map(port).collect::<Option<Vec<u16>>>()
-    });
-    (forwarder, local)
-}
-
-fn fetch(node: &Node, port: u16, path: &str) -> Output {
-    let mut command = node.site().command("curl");
-    command.args([
-        "--silent",
-        "--show-error",
-        "--max-time",
-        "20",
-        &format!("http://127.0.0.1:{port}/{path}"),
-    ]);
-    output(&mut command)
-}
-
-#[test]
-#[ignore = "needs root, crictl and the test images"]
-fn ports_of_a_pod_can_be_reached() {
-    const LARGE: usize = 20_000_000;
-    let node = Node::start();
-    let pod = node.pod("ports");
-    let web = pod.start(container("web", WEB));
-    let other = pod.shell("six", "mkdir /files; exec httpd -f -p '[::1]:8081' -h /files");
-    pod.exec(&other, &format!("head -c {LARGE} /dev/urandom >/files/large"));
-    let sum = pod.exec(&other, "sha256sum </files/large");
-    let own = pod.exec(&web, "wget -q -O - http://127.0.0.1:8080/");
-    for transport in TRANSPORTS {
-        let (forwarder, ports) = port_forward(&node, transport, &pod.id, &["8080", "8081"]);
-        let [good, six] = ports[..] else { panic!("{ports:?}") };
-        let page = fetch(&node, good, "");
-        assert!(text(&page.stdout).trim_end() == own, "{transport}: {page:?} {}", forwarder.output());
-        let received = node.dir().join("received");
-        fs::write(&received, fetch(&node, six, "large").stdout).unwrap();
-        assert_eq!(
-            node.site().run("sha256sum", &[received.to_str().unwrap()])[..64],
-            sum[..64],
-            "{transport}"
-        );
-        // Many at once, in one session.
-        std::thread::scope(|scope| {
-            for _ in 0..20 {
-                scope.spawn(|| assert_eq!(text(&fetch(&node, good, "").stdout).trim_end(), own));
-            }
-        });
-        // crictl itself gives up the session after a connection that failed; the reason must arrive.
-        let (refused, ports) = port_forward(&node, transport, &pod.id, &["9"]);
-        assert!(!fetch(&node, ports[0], "").status.success());
-        eventually("the reason", PATIENCE, || refused.output().contains("refused").then_some(()));
-        assert!(refused.output().contains("localhost:9"), "{}", refused.output());
-        assert!(fetch(&node, good, "").status.success(), "{transport}: {}", forwarder.output());
-    }
-}
-
-#[test]
-#[ignore = "needs root, crictl and the test images"]
-fn ports_of_a_pod_on_the_hosts_network_can_be_reached() {
-    let node = Node::start();
-    let mut config = node.sandbox("host");
-    config.hostname = String::new();
-    sandbox_namespaces(&mut config).network = NamespaceMode::Node.into();
-    let pod = Pod::run(&node, config);
-    let mut config = shell("main", "exec httpd -f -p 127.0.0.1:8088 -h /etc");
-    security(&mut config).namespace_options.as_mut().unwrap().network = NamespaceMode::Node.into();
-    pod.start(config);
-    let (_forwarder, ports) = port_forward(&node, "spdy", &pod.id, &["8088"]);
-    eventually("an answer", PATIENCE, || {
-        text(&fetch(&node, ports[0], "motd").stdout).contains("base image").then_some(())
-    });
 }
 
 #[test]
