@@ -126,8 +126,8 @@ fn a_command_can_have_a_terminal() {
             terminal.type_text("stty size\r");
             terminal.screen().contains("\r\n40 120\r\n").then_some(())
         });
-        terminal.type_text("sleep 1000; echo inter''rupted $?\r");
-        terminal.await_text("sleep 1000");
+        terminal.type_text("sleep 4321; echo inter''rupted $?\r");
+        eventually("the command", PATIENCE, || pod.exec(&id, "ps").contains("sleep 4321").then_some(()));
         terminal.type_text("\u{3}");
         terminal.type_text("echo still $((40 + 2)); exit 9\r");
         terminal.await_text("still 42\r\n");
