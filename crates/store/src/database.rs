@@ -20,6 +20,7 @@ use rustix::fs::{FlockOperation, flock};
 use crate::{
     Error, Quarantined, Result, SetAside,
     change::{Row, StoredRow},
+    copy,
     room::{self, Room},
     ruin::{self, Fault, Ruin},
 };
@@ -53,11 +54,8 @@ impl fmt::Display for RowKey {
     }
 }
 
-/// A header and the smallest page. Source: the SQLite database file format.
-const LEAST_BYTES: u64 = 512;
-
-const SCHEMA_VERSION: u32 = 1;
-const SCHEMA: &str = "
+pub(crate) const SCHEMA_VERSION: u32 = 1;
+pub(crate) const SCHEMA: &str = "
     CREATE TABLE records (tab TEXT NOT NULL, key TEXT NOT NULL, version INTEGER NOT NULL, body TEXT NOT NULL,
                           PRIMARY KEY (tab, key)) WITHOUT ROWID;
     CREATE TABLE quarantine (tab TEXT NOT NULL, key TEXT NOT NULL, version INTEGER NOT NULL, body TEXT NOT NULL,
@@ -80,8 +78,8 @@ pub(crate) struct Database {
     durability: Durability,
     unsettled_commits: u32,
     root: PathBuf,
-    /// Declared after the connection, so that it is closed after it.
-    room: Room,
+    /// Declared after the connection, so that it is closed after it. A copy has none.
+    room: Option<Room>,
     /// Declared last, so that it is released after all others.
     _lock: File,
 }
@@ -102,22 +100,32 @@ impl Database {
                 let aside = |source| Error::Directory { path: path.clone(), source };
                 let ruined = ruin::set_aside(root).map_err(aside)?;
                 let (connection, room) = connect(&path)?;
-                let salvaged = ruin::salvage(&ruined, &connection);
+                let salvaged = Connection::open(&ruined).map_or(0, |from| ruin::salvage(&from, &connection));
                 (connection, room, Some(Ruin { path: ruined, reason, salvaged }))
             }
             Err(error) => return Err(error),
         };
         room.furnish(&root.join("berth.db-wal"));
         let (durability, unsettled_commits, root) = (Durability::Process, 0, root.to_owned());
-        Ok((Self { connection, durability, unsettled_commits, root, room, _lock: lock }, ruin))
+        Ok((Self { connection, durability, unsettled_commits, root, room: Some(room), _lock: lock }, ruin))
+    }
+
+    /// Locks a database, and copies it to memory; the files stay as they are.
+    pub(crate) fn open_copy(root: &Path) -> Result<(Self, Option<Ruin>)> {
+        let lock = lock(root)?;
+        let (connection, ruin) = copy::copy(&root.join("berth.db"))?;
+        let (durability, unsettled_commits, root) = (Durability::Process, 0, root.to_owned());
+        Ok((Self { connection, durability, unsettled_commits, root, room: None, _lock: lock }, ruin))
     }
 
     /// Closes the file, and keeps room for whoever opens it next.
     pub(crate) fn close(self) {
         let Self { connection, root, room, _lock, .. } = self;
         drop(connection);
-        drop(room);
-        room::make_reserve(&root);
+        if let Some(room) = room {
+            drop(room);
+            room::make_reserve(&root);
+        }
     }
 
     /// Applies all rows in one transaction, or none. On a full disk, the log is begun anew first.
@@ -222,7 +230,9 @@ impl Database {
     pub(crate) fn settle(&mut self) {
         if self.unsettled_commits >= COMMITS_BEFORE_SETTLING {
             self.copy_log();
-            self.room.keep();
+            if let Some(room) = &self.room {
+                room.keep();
+            }
         }
     }
 
@@ -262,13 +272,11 @@ impl Database {
 /// Opens a file and makes sure that it can be read, whole. One that can't be is left as it is.
 fn connect(path: &Path) -> Result<(Connection, Room)> {
     let failed = |source| Error::Directory { path: path.to_owned(), source };
-    let was_used = path.exists() && path.parent().is_some_and(ruin::has_company);
-    let room = Room::open(path).map_err(failed)?;
     let ruined = |reason: String| Error::Ruined { path: path.to_owned(), reason };
-    // SQLite takes these for new databases, and throws their logs away.
-    let bytes = room.database_bytes().map_err(failed)?;
-    if was_used && bytes < LEAST_BYTES {
-        return Err(ruined(format!("it is cut short at {bytes} bytes")));
+    let cut_short = ruin::cut_short(path);
+    let room = Room::open(path).map_err(failed)?;
+    if let Some(reason) = cut_short {
+        return Err(ruined(reason));
     }
     let opened = prepare(path).map_err(|fault| match fault {
         Fault::Ruined(reason) => ruined(reason),

@@ -15,6 +15,7 @@
 //! can use.
 
 mod change;
+mod copy;
 mod database;
 mod error;
 mod room;

@@ -20,6 +20,9 @@ const NAME: (&str, &str) = ("ruined-", ".db");
 /// So many are kept; the last place is used again and again.
 const MAX_KEPT: usize = 3;
 
+/// A header and the smallest page. Source: the SQLite database file format.
+const LEAST_BYTES: u64 = 512;
+
 /// A database that was set aside when this one was opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ruin {
@@ -77,8 +80,15 @@ pub(crate) fn leave_as_it_is(connection: &Connection, leave: bool) -> rusqlite::
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, leave).map(drop)
 }
 
+/// How a database that has been used is too short for one: SQLite takes such for new, and throws their logs away.
+pub(crate) fn cut_short(path: &Path) -> Option<String> {
+    let bytes = path.metadata().ok()?.len();
+    let is_cut = bytes < LEAST_BYTES && path.parent().is_some_and(has_company);
+    is_cut.then(|| format!("it is cut short at {bytes} bytes"))
+}
+
 /// Whether something lies beside a database that an agent puts there only when it has one.
-pub(crate) fn has_company(root: &Path) -> bool {
+fn has_company(root: &Path) -> bool {
     let is_company =
         |name: &str| !name.starts_with("berth.db") && !["lock", "reserve", "lost+found"].contains(&name);
     let entries = read_dir(root).into_iter().flatten().flatten();
@@ -111,12 +121,11 @@ pub fn ruins(root: &Path) -> Vec<PathBuf> {
 
 /// Copies what can be read of a ruined database into a new one: from the first key on up to what is broken, and from the
 /// last one back. Returns how many records that were.
-pub(crate) fn salvage(ruined: &Path, into: &Connection) -> usize {
-    let Ok(from) = Connection::open(ruined) else { return 0 };
-    let _ = leave_as_it_is(&from, true);
+pub(crate) fn salvage(from: &Connection, into: &Connection) -> usize {
+    let _ = leave_as_it_is(from, true);
     // An error ends one direction; what was copied before stays.
     let _ = into.execute_batch("BEGIN");
-    let copied = TABLES.iter().map(|table| table.copy(&from, into)).sum();
+    let copied = TABLES.iter().map(|table| table.copy(from, into)).sum();
     match into.execute_batch("COMMIT") {
         Ok(()) => copied,
         Err(_) => {

@@ -17,6 +17,9 @@ use crate::{
 
 const QUEUED_REQUESTS: usize = 256;
 
+/// A database, and the one that can't be read for which it stands.
+type Opened = Result<(Database, Option<Ruin>)>;
+
 /// A handle on the database; cloning it is cheap.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -42,12 +45,25 @@ impl Store {
     ///
     /// Errors: busy when another agent has the directory's lock.
     pub async fn open(root: &Path) -> Result<Self> {
+        Self::open_by(root, Database::open).await
+    }
+
+    /// As [`Store::open`], but for a copy of what there is: no file is changed, nor is any made but the lock. `None` where
+    /// no agent has made a database. Changes go nowhere.
+    pub async fn open_copy(root: &Path) -> Result<Option<Self>> {
+        match root.join("berth.db").exists() {
+            true => Self::open_by(root, Database::open_copy).await.map(Some),
+            false => Ok(None),
+        }
+    }
+
+    async fn open_by(root: &Path, open: fn(&Path) -> Opened) -> Result<Self> {
         let (requests, inbox) = mpsc::channel(QUEUED_REQUESTS);
         let (answer, opened) = oneshot::channel();
         let root = root.to_owned();
         std::thread::Builder::new()
             .name("store".into())
-            .spawn(move || match Database::open(&root) {
+            .spawn(move || match open(&root) {
                 Ok((database, ruin)) => {
                     let _ = answer.send(Ok(ruin));
                     serve(database, inbox);
@@ -69,7 +85,8 @@ impl Store {
         }
     }
 
-    /// The database that was set aside when this one was opened, if it was.
+    /// The database that was set aside when this one was opened, if it was; of a copy, the one that it is of, if that
+    /// can't be read.
     pub fn ruin(&self) -> Option<&Ruin> {
         self.ruin.as_deref()
     }

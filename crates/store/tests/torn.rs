@@ -210,6 +210,55 @@ async fn what_was_set_aside_is_taken_over_from_a_ruined_file_too() {
     assert_eq!(salvaged, records.len() + quarantined.len() + before.len());
 }
 
+/// Every file but for SQLite's index of a log.
+fn contents(root: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let files = fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = files.filter(|path| path.is_file() && !path.ends_with("berth.db-shm")).collect();
+    files.sort();
+    files.into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+}
+
+#[tokio::test]
+async fn a_copy_tells_what_there_is_and_leaves_the_files_as_they_are() {
+    let (files, states) = history().await;
+    let garbled = |page: usize| {
+        let mut main = files.main.clone();
+        main[page * 4096..][..4096].fill(0xa7);
+        main
+    };
+    let trials = [
+        ("after a stop", files.main.clone(), Vec::new(), Some(&states[0].1)),
+        ("after a kill", files.main.clone(), files.log.clone(), Some(&states.last().unwrap().1)),
+        ("empty", Vec::new(), Vec::new(), None),
+        ("garbage", vec![b'x'; 8192], Vec::new(), None),
+        ("garbled", garbled(files.main.len() / 4096 / 2), Vec::new(), None),
+        ("cut", files.main[..files.main.len() / 2].to_vec(), Vec::new(), None),
+    ];
+    for (trial, main, log, expected) in trials {
+        let root = directory();
+        fs::write(root.path().join("berth.db"), &main).unwrap();
+        if !log.is_empty() {
+            fs::write(root.path().join("berth.db-wal"), &log).unwrap();
+        }
+        fs::create_dir(root.path().join("images")).unwrap();
+        fs::write(root.path().join("lock"), format!("{}\n", std::process::id())).unwrap();
+        let before = contents(root.path());
+        let copy = Store::open_copy(root.path()).await.unwrap().unwrap();
+        let Loaded { records, quarantined } = copy.peek::<Pod>().await.unwrap();
+        match expected {
+            Some(expected) => assert_eq!((&records, copy.ruin()), (expected, None), "{trial}"),
+            None => {
+                let ruin = copy.ruin().unwrap();
+                assert_eq!(ruin.path, root.path().join("berth.db"), "{trial}");
+                assert_eq!(ruin.salvaged, records.len() + quarantined.len(), "{trial}");
+            }
+        }
+        assert!(trial != "garbled" || records.len() > 20, "{}", records.len());
+        copy.close().await;
+        assert_eq!(contents(root.path()), before, "{trial}");
+    }
+}
+
 #[tokio::test]
 async fn only_some_ruins_are_kept_and_they_can_be_removed() {
     let root = directory();

@@ -162,6 +162,37 @@ fn a_repair_removes_what_cannot_be_read() {
 
 #[test]
 #[ignore = "needs root and the test images"]
+fn a_look_without_an_agent_leaves_a_ruined_database_to_the_next_one() {
+    let node = Node::start();
+    let pod = node.pod("runs");
+    node.stop();
+    let root = node.dir().join("root");
+    let database = root.join("berth.db");
+    let whole = std::fs::read(&database).unwrap();
+    std::fs::write(&database, &whole[..whole.len() - 4096]).unwrap();
+    let files = || {
+        let files = std::fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().path());
+        let mut files: Vec<_> = files.filter(|path| path.is_file() && !path.ends_with("lock")).collect();
+        files.sort();
+        files.into_iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect::<Vec<_>>()
+    };
+    let before = files();
+    let found = node.check("--leaks");
+    let told = format!("unreadable file {}: ", database.display());
+    assert!(found.iter().any(|line| line.starts_with(&told)), "{found:#?}");
+    assert!(files() == before, "the look has changed the files");
+    node.restart();
+    assert!(node.journal().contains("database ruined"));
+    let (is_so, why) = node.condition("RecordsReadable");
+    assert!(!is_so && why.contains("ruined-1.db"), "{why}");
+    // Whether the pod is still known is for the page to say that is gone.
+    node.cri().take_down(&pod.id).ok();
+    assert_eq!(node.check("--repair"), [""; 0]);
+    assert_eq!(node.check("--leaks"), [""; 0]);
+}
+
+#[test]
+#[ignore = "needs root and the test images"]
 fn the_files_of_an_image_whose_record_cannot_be_read_stay_for_its_containers() {
     let node = Node::start_with("[reconciliation]\nperiod_seconds = 1");
     let pod = node.pod("runs");

@@ -78,14 +78,14 @@ async fn ask_agent(socket: &Path, cure: Cure) -> Result<Vec<Row>> {
 }
 
 async fn look_without_agent(settings: &Settings, cure: Cure) -> Result<Vec<Row>> {
-    let vacant = Vacant::hold(VacantSettings {
+    let places = VacantSettings {
         root: settings.root.clone(),
         state: settings.state.clone(),
         cgroup_root: CgroupPath::new(&settings.cgroup.root)?,
         network: settings.network.clone(),
-    })
-    .await?;
-    let items = vacant.inventory(cure).await;
+    };
+    let vacant = Vacant::hold(places, cure).await?;
+    let items = vacant.inventory().await;
     vacant.release().await;
     Ok(items?.into_iter().map(Row::from).collect())
 }
