@@ -128,10 +128,12 @@ async fn tidy(pods: Pods, period_seconds: u32) {
     }
 }
 
-/// Removes what an agent that has stopped keeps for its pods when there are none: bridge, table, cgroup.
+/// Removes what an agent that has stopped keeps for its pods when there are none: bridge, table, cgroup, and the
+/// files by which it has claimed these, which nobody else could have.
 pub(crate) async fn dismantle(settings: &Settings) -> Result<()> {
     let (network, cgroup_root) = (settings.network.clone(), CgroupPath::new(&settings.cgroup.root)?);
     spawn_blocking(move || {
+        Claims::remove_files(&network, &cgroup_root)?;
         Network::open(network)?.teardown()?;
         Cgroups::detect()?.open(&cgroup_root).remove(Duration::ZERO)?;
         Ok(())

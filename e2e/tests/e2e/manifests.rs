@@ -1,6 +1,7 @@
 //! Pods from Kubernetes manifests, with no kubelet: by the running agent, or by one that `berth run` brings along.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -59,6 +60,11 @@ fn ctrl_c_takes_an_embedded_agent_down_with_its_pods() {
     let links = node.site().run("ip", &["-o", "link"]);
     assert_eq!(links.lines().count(), 1, "only the loopback is left: {links}");
     assert_eq!(node.site().run("nft", &["list", "ruleset"]), "");
+    let namespace = node.site().run("stat", &["-Lc", "%i", "/proc/self/ns/net"]);
+    for kind in ["bridges", "tables"] {
+        let claimed = PathBuf::from("/run/berth-claims").join(kind).join(namespace.trim());
+        assert_eq!(fs::read_dir(claimed).unwrap().count(), 0, "{kind}");
+    }
 }
 
 #[test]
