@@ -78,7 +78,8 @@ struct CheckArgs {
     /// Name what pods that are gone have left in kernel, on disk and in the database, and what others have lost
     #[arg(long)]
     leaks: bool,
-    /// The same, and take away what nobody owns
+    /// The same, and take away what nobody owns, and all that a record which can't be read names: also of a pod that
+    /// lives, whose processes are killed
     #[arg(long)]
     repair: bool,
     /// With --leaks or --repair: show also what is as it should be, and whose it is

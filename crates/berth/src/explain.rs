@@ -7,7 +7,8 @@
 //! container app 77b0c1e2aa90: running for 2 h
 //!   - 3 times it came to its memory limit
 //! ```
-//! Without a name, only what is unwell. Any trouble makes the exit status 1. An agent that does not answer is told as
+//! Without a name, only what is unwell. Any trouble makes the exit status 1, but with a name only those of the node that
+//! touch every pod. An agent that does not answer is told as
 //! such, with what its process is about: that is an explanation, too.
 
 use crate::client;
@@ -21,6 +22,12 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// The kind of the node's account.
+const NODE: &str = "node";
+
+/// What is wrong with the node and makes a pod unwell, too, whichever it is.
+const OF_ALL_PODS: [&str; 2] = ["network", "storage"];
 
 /// How much of an id is shown: as crictl does.
 const SHOWN_ID: usize = 13;
@@ -44,6 +51,10 @@ struct Line<'a> {
     name: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     pod: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pod_name: &'a str,
+    #[serde(skip_serializing_if = "is_zero")]
+    attempt: u32,
     state: &'a str,
     since_ns: Option<i64>,
     why: Option<&'a str>,
@@ -76,23 +87,38 @@ pub(crate) async fn run(socket: &Path, args: ExplainArgs) -> Result<ExitCode> {
         (false, None) if accounts.is_empty() => writeln!(out, "all well")?,
         (false, _) => write!(out, "{}", text_of(&accounts, SystemTime::now()))?,
     }
-    let is_well = accounts.iter().all(|account| account.troubles.is_empty());
+    let counts = |account: &Account, trouble: &Trouble| {
+        args.subject.is_none() || account.kind != NODE || OF_ALL_PODS.contains(&trouble.what.as_str())
+    };
+    let is_well =
+        accounts.iter().all(|account| !account.troubles.iter().any(|trouble| counts(account, trouble)));
     Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn line_of(account: &Account) -> Line<'_> {
-    let Account { kind, id, name, pod, state, since_ns, why, notes, troubles } = account;
+    let Account { kind, id, name, pod, pod_name, attempt, state, since_ns, why, notes, troubles } = account;
     let troubles =
         troubles.iter().map(|Trouble { what, detail, advice }| TroubleLine { what, detail, advice });
     let troubles = troubles.collect();
-    Line { kind, id, name, pod, state, since_ns: *since_ns, why: why.as_deref(), notes, troubles }
+    let (attempt, since_ns, why) = (*attempt, *since_ns, why.as_deref());
+    Line { kind, id, name, pod, pod_name, attempt, state, since_ns, why, notes, troubles }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 fn text_of(accounts: &[Account], now: SystemTime) -> String {
     let mut text = String::new();
+    let mut pod = "";
     for account in accounts {
+        let is_told = !account.pod.is_empty() && account.pod == pod;
         // Writing to a String can't fail.
-        let _ = writeln!(text, "{}", headline(account, now));
+        let _ = writeln!(text, "{}", headline(account, is_told, now));
+        if account.pod.is_empty() {
+            pod = &account.id;
+        }
         for note in &account.notes {
             let _ = writeln!(text, "  - {note}");
         }
@@ -103,15 +129,23 @@ fn text_of(accounts: &[Account], now: SystemTime) -> String {
     text
 }
 
-fn headline(account: &Account, now: SystemTime) -> String {
+/// A container is named with its pod, unless that was told of just before.
+fn headline(account: &Account, pod_is_told: bool, now: SystemTime) -> String {
     let id = account.id.get(..SHOWN_ID).unwrap_or(&account.id);
-    let named = [account.kind.as_str(), account.name.as_str(), id];
+    let name = match account.pod_name.as_str() {
+        pod_name if !pod_name.is_empty() && !pod_is_told => format!("{pod_name}/{}", account.name),
+        _ => account.name.clone(),
+    };
+    let attempt = if account.attempt == 0 { String::new() } else { format!("attempt {}", account.attempt) };
+    let named = [account.kind.as_str(), &name, &attempt, id];
     let named: Vec<_> = named.into_iter().filter(|part| !part.is_empty()).collect();
     let since = account.since_ns.and_then(|since_ns| {
         let since = UNIX_EPOCH.checked_add(Duration::from_nanos(u64::try_from(since_ns).ok()?))?;
         Some(format!(" for {}", shown(now.duration_since(since).unwrap_or_default())))
     });
-    let why = account.why.as_ref().map(|why| format!(" ({why})"));
+    // A trouble that says the same stands below.
+    let is_below = |why: &&String| account.troubles.iter().any(|trouble| trouble.detail == **why);
+    let why = account.why.as_ref().filter(|why| !is_below(why)).map(|why| format!(" ({why})"));
     format!("{}: {}{}{}", named.join(" "), account.state, since.unwrap_or_default(), why.unwrap_or_default())
 }
 
@@ -161,6 +195,26 @@ node: unwell (disk)
         let why = Some("disk".to_owned());
         let node = Account { kind: "node".to_owned(), state: "unwell".to_owned(), why, ..Account::default() };
         assert_eq!(text_of(&[account(), node], now), expected);
+
+        let mut container = Account {
+            kind: "container".to_owned(),
+            id: "77b0c1e2aa90".to_owned(),
+            name: "app".to_owned(),
+            pod: account().id,
+            pod_name: account().name,
+            attempt: 4,
+            state: "exited".to_owned(),
+            why: Some("it is stopped".to_owned()),
+            ..Account::default()
+        };
+        let named = "container default/web/app attempt 4 77b0c1e2aa90: exited (it is stopped)";
+        assert_eq!(text_of(&[container.clone()], now).trim_end(), named);
+        container.troubles = account().troubles;
+        let text = text_of(&[account(), container], now);
+        assert!(
+            text.contains("\ncontainer app attempt 4 77b0c1e2aa90: exited\n  ! monitor: it is"),
+            "{text}"
+        );
     }
 
     #[test]

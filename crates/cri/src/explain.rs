@@ -18,12 +18,14 @@ pub(crate) async fn handle(edge: &Edge, request: ExplainRequest) -> Result<Expla
 
 fn told(account: Account) -> Told {
     let Account { subject, state, since_ns, why, notes, troubles } = account;
-    let (kind, id, name, pod) = match subject {
-        Subject::Node => ("node", String::new(), String::new(), String::new()),
-        Subject::Pod { id, name } => ("pod", id, name, String::new()),
-        Subject::Container { id, name, pod } => ("container", id, name, pod),
+    let of_whom = match subject {
+        Subject::Node => Told { kind: "node".to_owned(), ..Told::default() },
+        Subject::Pod { id, name } => Told { kind: "pod".to_owned(), id, name, ..Told::default() },
+        Subject::Container { id, name, pod, pod_name, attempt } => {
+            Told { kind: "container".to_owned(), id, name, pod, pod_name, attempt, ..Told::default() }
+        }
     };
     let trouble = |Trouble { what, detail, advice }| ToldTrouble { what: what.to_owned(), detail, advice };
     let troubles = troubles.into_iter().map(trouble).collect();
-    Told { kind: kind.to_owned(), id, name, pod, state: state.to_owned(), since_ns, why, notes, troubles }
+    Told { state: state.to_owned(), since_ns, why, notes, troubles, ..of_whom }
 }

@@ -75,6 +75,7 @@ pub use server::serve;
 use status::Failure;
 
 use crate::filesystems::Filesystems;
+use crate::runtime_status::Conditions;
 
 /// What clients know the runtime by.
 const RUNTIME_NAME: &str = "berth";
@@ -87,6 +88,7 @@ pub struct Edge {
     streams: Tickets,
     filesystems: Arc<Filesystems>,
     config_json: String,
+    conditions: Arc<Conditions>,
     stopping: CancellationToken,
 }
 
@@ -95,7 +97,8 @@ impl Edge {
     /// shows of the agent's settings; it must hold no secrets.
     pub fn new(pods: Pods, images: ImageStore, streams: Tickets, config_json: String) -> Self {
         let filesystems = Arc::new(Filesystems::of(&images, &pods));
-        Self { pods, images, streams, filesystems, config_json, stopping: CancellationToken::new() }
+        let (conditions, stopping) = (Arc::default(), CancellationToken::new());
+        Self { pods, images, streams, filesystems, config_json, conditions, stopping }
     }
 
     /// Ends event streams and makes [`serve`] and [`serve_streams`] return.

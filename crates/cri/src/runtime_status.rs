@@ -4,7 +4,8 @@
 //! with a deadline: whether anything can be written, and whether somebody has taken the bridge or its rules away. The third
 //! condition is for people: it says that records can't be read, which keeps no pod from being run.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use berth_cri_proto::v1::{
@@ -13,6 +14,7 @@ use berth_cri_proto::v1::{
 };
 use berth_pod::OWN_HANDLER;
 use tokio::time::timeout;
+use tracing::{info, warn};
 
 use crate::{Edge, Failure};
 
@@ -25,11 +27,13 @@ pub(crate) async fn handle(edge: &Edge, request: StatusRequest) -> Result<Status
         checked("check network", edge.pods.check_network()),
         checked("check records", edge.pods.check_records()),
     );
-    let conditions = vec![
+    let conditions = [
         condition("RuntimeReady", "RuntimeNotReady", storage),
         condition("NetworkReady", "NetworkNotReady", network),
         condition("RecordsReadable", "RecordsSetAside", records),
     ];
+    edge.conditions.note(&conditions);
+    let conditions = conditions.to_vec();
     let info = match request.verbose {
         true => HashMap::from([("config".to_owned(), edge.config_json.clone())]),
         false => HashMap::new(),
@@ -46,6 +50,24 @@ pub(crate) async fn handle(edge: &Edge, request: StatusRequest) -> Result<Status
             mount_options: true,
         }),
     })
+}
+
+/// What was answered last, so that the log has one line for each time that a condition changes, and not for each answer.
+#[derive(Debug, Default)]
+pub(crate) struct Conditions(Mutex<BTreeSet<String>>);
+
+impl Conditions {
+    fn note(&self, conditions: &[RuntimeCondition]) {
+        let mut unmet = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for condition in conditions {
+            let name = condition.r#type.as_str();
+            if condition.status && unmet.remove(name) {
+                info!(condition = name, "condition met again");
+            } else if !condition.status && unmet.insert(name.to_owned()) {
+                warn!(condition = name, error = condition.message, "condition not met");
+            }
+        }
+    }
 }
 
 async fn checked(what: &str, check: impl Future<Output = berth_pod::Result<()>>) -> Result<(), String> {

@@ -137,7 +137,7 @@ impl ImageStore {
         tokio::spawn(pull.instrument(span)).await.map_err(|_| Error::Gone("pull image"))?
     }
 
-    /// Pulls that failed lately, and have not succeeded since.
+    /// Pulls that failed lately, and have not succeeded since, nor was an image of that name imported.
     pub fn failed_pulls(&self) -> Vec<FailedPull> {
         self.0.failed.all()
     }
@@ -258,7 +258,14 @@ impl ImageStore {
     /// gzip or zstd.
     pub async fn import(&self, path: &Path) -> Result<Vec<Imported>> {
         let (store, path) = (self.clone(), path.to_owned());
-        let import = async move { store.import_file(path).await };
+        let import = async move {
+            let imported = store.import_file(path).await?;
+            for name in imported.iter().flat_map(|one| &one.names) {
+                // It is here now, from wherever.
+                store.0.failed.note(name, &Ok(()));
+            }
+            Ok(imported)
+        };
         tokio::spawn(import.in_current_span()).await.map_err(|_| Error::Gone("import images"))?
     }
 

@@ -127,7 +127,7 @@ pub enum Error {
         found: String,
     },
     /// The bridge is not there, or is down; [`Network::restore`](crate::Network::restore) puts it back.
-    #[error("use bridge {bridge}: it is {state}")]
+    #[error("bridge {bridge} is {state}")]
     BridgeLost {
         /// The bridge.
         bridge: IfName,

@@ -308,9 +308,9 @@ fn lost_bridge_is_reported_and_comes_back_with_the_next_pod() {
         let network = open();
         let (a, _) = pod(&network, POD_A, 2);
         run("ip", &["link", "set", "berth0", "down"]);
-        assert_eq!(network.check().unwrap_err().to_string(), "use bridge berth0: it is down");
+        assert_eq!(network.check().unwrap_err().to_string(), "bridge berth0 is down");
         run("ip", &["link", "del", "berth0"]);
-        assert_eq!(network.check().unwrap_err().to_string(), "use bridge berth0: it is gone");
+        assert_eq!(network.check().unwrap_err().to_string(), "bridge berth0 is gone");
         let (b, _) = pod(&network, POD_B, 3);
         for (space, address) in [(&a, "10.88.0.2"), (&b, "10.88.0.3")] {
             assert_eq!(reach_from_host(&space.listen(ip(address))), ip("10.88.0.1"), "{address}");

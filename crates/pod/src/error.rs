@@ -247,7 +247,7 @@ pub enum Error {
     },
     /// Records or whole databases that can't be read have been set aside.
     #[error(
-        "read all records: {rows} and {ruins} files of ruined databases are set aside: {some} \
+        "read all records: records set aside: {rows}, files of ruined databases: {ruins}; {some} \
              (berth check --leaks names all, --repair removes them)"
     )]
     SetAside {

@@ -100,7 +100,7 @@ fn deleted_bridge(node: &Node) -> Result<String, Problem> {
     let address = pod.addresses()[0].clone();
     await_reachable(node, &address);
     node.site().run("ip", &["link", "delete", node.bridge()]);
-    await_trouble(node, None, "network", "it is gone")?;
+    await_trouble(node, None, "network", "is gone")?;
     live_and_go(node, "next");
     await_reachable(node, &address);
     await_well(node)?;

@@ -5,7 +5,8 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use berth_cri_proto::v1::{ImageSpec, PodSandboxState, PullImageRequest};
-use berth_e2e::{Node, eventually, run};
+use berth_e2e::requests::{self, BUSYBOX};
+use berth_e2e::{Node, eventually, repository, run};
 use rustix::process::{Pid, Signal, kill_process};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -44,14 +45,70 @@ fn a_node_is_well_until_a_pull_fails_or_a_record_is_not_understood() {
     let image = Some(ImageSpec { image: NOWHERE.into(), ..Default::default() });
     node.cri().pull_image(PullImageRequest { image, ..Default::default() }).unwrap_err();
     let (code, text) = explain(&node, &[]);
-    assert!(text.contains("! pull: 127.0.0.1:1/nothing:1 failed, 1 times by now: "), "{text}");
+    assert!(text.contains("! pull: 127.0.0.1:1/nothing:1 failed once, the last time "), "{text}");
     assert_eq!(code, Some(1), "{text}");
+    let (code, text) = explain(&node, &["web"]);
+    assert!(text.contains("! pull: "), "{text}");
+    assert_eq!(code, Some(0), "the pull is not this pod's: {text}");
 
     let database = node.dir().join("root/berth.db");
     change(&database, "insert into records values ('sandboxes', 'nonsense', 1, 'nonsense')");
     let (_, text) = explain(&node, &[]);
     assert!(text.contains("! record: not understood: sandboxes/nonsense"), "{text}");
     change(&database, "delete from records where key = 'nonsense'");
+}
+
+#[test]
+#[ignore = "needs root and the test images"]
+fn a_failed_pull_is_forgotten_once_its_image_is_imported_or_used() {
+    let node = Node::start();
+    let pod = node.pod("web");
+    // Nobody serves it there.
+    let fail = || {
+        let image = Some(ImageSpec { image: BUSYBOX.into(), ..Default::default() });
+        node.cri().pull_image(PullImageRequest { image, ..Default::default() }).unwrap_err();
+        let (code, text) = explain(&node, &[]);
+        assert!(text.contains(&format!("! pull: {BUSYBOX} failed once")), "{text}");
+        assert_eq!(code, Some(1), "{text}");
+    };
+    fail();
+    run(node.berth(&["image", "import"]).arg(repository().join("hack/images/out/busybox")));
+    assert_eq!(explain(&node, &[]), (Some(0), "all well\n".to_owned()));
+    fail();
+    pod.shell("app", "exec sleep 1000");
+    assert_eq!(explain(&node, &[]), (Some(0), "all well\n".to_owned()));
+}
+
+#[test]
+#[ignore = "needs root and the test images"]
+fn a_container_is_told_with_its_pod_its_attempt_and_how_often_it_was_made_anew() {
+    let node = Node::start();
+    let pod = node.pod("web");
+    let attempt = |attempt, script: &str| {
+        let mut config = requests::shell("crash", script);
+        config.metadata.as_mut().unwrap().attempt = attempt;
+        pod.start(config)
+    };
+    for number in 0..4 {
+        let id = attempt(number, "exit 3");
+        pod.end_of(&id);
+        if number < 3 {
+            let (code, text) = explain(&node, &[]);
+            let shown = if number == 0 { String::new() } else { format!("attempt {number} ") };
+            let headline = format!("container e2e/web/crash {shown}{}: exited for ", &id[..13]);
+            assert!(text.starts_with(&headline), "{text}");
+            assert_eq!(text.matches("it ended with exit code 3").count(), 1, "{text}");
+            assert_eq!(code, Some(1), "{text}");
+        }
+    }
+    attempt(4, "exec sleep 1000");
+    let (code, text) = explain(&node, &[]);
+    assert!(text.contains("! restarts: it was made anew 4 times, the last time "), "{text}");
+    assert!(text.contains("the one before: Error: it ended with exit code 3"), "{text}");
+    assert_eq!(code, Some(1), "{text}");
+    let (_, text) = explain(&node, &["web"]);
+    let places: Vec<_> = (1..5).map(|number| text.find(&format!("crash attempt {number} "))).collect();
+    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{text}");
 }
 
 #[test]

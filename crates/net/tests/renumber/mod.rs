@@ -132,9 +132,9 @@ fn what_is_taken_away_is_noticed_and_comes_back() {
         );
         lost(
             &["ip", "addr", "del", "10.88.0.1/16", "dev", "berth0"],
-            "use bridge berth0: it is without a gateway address",
+            "bridge berth0 is without a gateway address",
         );
-        lost(&["ip", "link", "del", "berth0"], "use bridge berth0: it is gone");
+        lost(&["ip", "link", "del", "berth0"], "bridge berth0 is gone");
         assert_eq!(reach_from_host(&a.listen(ip("10.88.0.2"))), ip("10.88.0.1"), "its port is back");
     });
 }

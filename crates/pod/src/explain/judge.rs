@@ -1,6 +1,6 @@
 //! From facts to accounts: what is remarkable, what is wrong, and what to do about it. Pure, but for the clock.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use berth_cgroup::{Detail, MemoryUsage, Usage};
 use berth_net::PortState;
@@ -17,6 +17,12 @@ const SLOW_STEP: Duration = Duration::from_secs(5);
 
 /// A pull that failed longer ago is nobody's concern any more: a kubelet tries every five minutes at least.
 const RECENT: Duration = Duration::from_secs(15 * 60);
+
+/// A container that was made anew so many times does not do what is expected of it.
+const MANY_RESTARTS: u32 = 3;
+
+/// One that has been there for so long does: a kubelet forgets the restarts then, too.
+const STEADY: Duration = Duration::from_secs(10 * 60);
 
 /// How much of its limit of processes a container may use before it is short of them.
 const SHORT_OF_TASKS_PERCENT: u64 = 90;
@@ -48,15 +54,17 @@ pub(super) fn node(facts: NodeFacts) -> Account {
         troubles.push(trouble("storage", detail, "make room, or mount it writable"));
     }
     if let Some(subnet) = facts.exhausted {
-        let advice = "remove pods that are not needed, or give the node a larger pod CIDR";
-        troubles.push(trouble("addresses", format!("no address is free in {subnet}"), advice));
+        let advice = "remove pods that are not needed, or give the node a larger pod CIDR, which is a kubelet's, or the \
+                      agent's [network] subnets";
+        let detail = format!("no address is free in {subnet}; {} pods have one", facts.leases);
+        troubles.push(trouble("addresses", detail, advice));
     }
     if let Err((_, detail)) = &facts.unreadable {
         troubles.push(trouble("record", detail.clone(), "see to the disk with the agent's root directory"));
     }
     for row in facts.unreadable.into_iter().flatten() {
-        let advice =
-            "it is kept for a person to look at, in the database; an older agent may have written it";
+        let advice = "berth check --leaks names it with what belongs to it, which may be a pod that lives; --repair \
+                      removes all of that; until then it is kept, for a person to look at";
         troubles.push(trouble("record", format!("not understood: {row}"), advice));
     }
     for pod in facts.half_made {
@@ -64,10 +72,13 @@ pub(super) fn node(facts: NodeFacts) -> Account {
         troubles.push(trouble("leftover", detail, "the agent tries again; its log says what fails"));
     }
     for pull in facts.failed_pulls {
-        if pull.at.elapsed().is_ok_and(|age| age > RECENT) {
+        let age = pull.at.elapsed().unwrap_or_default();
+        if age > RECENT {
             continue;
         }
-        let detail = format!("{} failed, {} times by now: {}", pull.reference, pull.times, pull.error);
+        let times = if pull.times == 1 { "once".to_owned() } else { format!("{} times", pull.times) };
+        let (reference, age) = (pull.reference, shown(age));
+        let detail = format!("{reference} failed {times}, the last time {age} ago: {}", pull.error);
         troubles.push(trouble("pull", detail, "see to the name, the registry, or the credentials"));
     }
     let state = if troubles.is_empty() { "well" } else { "unwell" };
@@ -111,11 +122,48 @@ pub(super) fn pod(facts: PodFacts) -> Vec<Account> {
     let why = failed_step(view).or_else(|| lost.map(str::to_owned));
     let subject = Subject::Pod { id, name: facts.known.name() };
     let mut accounts = vec![account(subject, state, since_ns, why, Vec::new(), troubles)];
-    accounts.extend(facts.containers.into_iter().map(container));
+    let mut containers = facts.containers;
+    containers.sort_by_key(|one| (one.view.created_at_ns, one.view.spec.attempt));
+    let restarts: Vec<_> = containers.iter().map(|one| restarts(one, &containers)).collect();
+    for (one, restarts) in containers.into_iter().zip(restarts) {
+        let mut account = container(one, facts.known.name());
+        account.troubles.extend(restarts);
+        accounts.push(account);
+    }
     accounts
 }
 
-fn container(facts: ContainerFacts) -> Account {
+/// Of one that has been started again and again, the last time a short while ago.
+fn restarts(last: &ContainerFacts, all: &[ContainerFacts]) -> Option<Trouble> {
+    let name = &last.view.spec.name;
+    let earlier: Vec<_> = all
+        .iter()
+        .filter(|one| one.view.spec.name == *name && one.view.id != last.view.id)
+        .map(|one| &one.view)
+        .collect();
+    // Those that a kubelet has removed count, and those that somebody made without a number.
+    let times = last.view.spec.attempt.max(u32::try_from(earlier.len()).unwrap_or(u32::MAX));
+    let created = u64::try_from(last.view.created_at_ns).ok().map(Duration::from_nanos)?;
+    let age = SystemTime::now().duration_since(UNIX_EPOCH + created).unwrap_or_default();
+    if !last.is_last || times < MANY_RESTARTS || age > STEADY {
+        return None;
+    }
+    let before = earlier.iter().max_by_key(|view| view.created_at_ns);
+    let end = before.and_then(|view| match &view.state {
+        ContainerState::Exited(ended) => Some(format!("; the one before: {}", how(ended, None))),
+        ContainerState::Created | ContainerState::Running { .. } => None,
+    });
+    let detail = format!(
+        "it was made anew {times} times, the last time {} ago{}",
+        shown(age),
+        end.unwrap_or_default()
+    );
+    let log = before.and_then(|view| view.log_path.as_ref());
+    let log = log.map(|path| format!(" in the log of the one before, {}", path.display()));
+    Some(trouble("restarts", detail, &format!("see why it ends{}", log.unwrap_or_default())))
+}
+
+fn container(facts: ContainerFacts, pod_name: String) -> Account {
     let view = &facts.view;
     let (mut notes, mut troubles) = (Vec::new(), Vec::new());
     let (state, since_ns, why) = match &view.state {
@@ -148,6 +196,8 @@ fn container(facts: ContainerFacts) -> Account {
         id: view.id.to_string(),
         name: view.spec.name.clone(),
         pod: view.pod.to_string(),
+        pod_name,
+        attempt: view.spec.attempt,
     };
     account(subject, state, Some(since_ns), why, notes, troubles)
 }
@@ -192,8 +242,9 @@ fn network(view: &PodView, network: &NetworkFacts) -> Vec<Trouble> {
         }
         Some(Port::Is(PortState::Loose)) => {
             let detail = format!("{name}, the host's end of its link, is not in the bridge");
-            let advice = "restart the agent, or put it there: ip link set LINK master BRIDGE";
-            Some(trouble("network", detail, advice))
+            let advice =
+                format!("restart the agent, or put it there: ip link set {name} master {}", network.bridge);
+            Some(trouble("network", detail, &advice))
         }
     };
     // Without a link there are no addresses either.
@@ -306,6 +357,11 @@ fn limit_bytes(limit: &berth_cgroup::Limit) -> Option<u64> {
     }
 }
 
+fn shown(age: Duration) -> String {
+    let seconds = age.as_secs();
+    if seconds < 120 { format!("{seconds} s") } else { format!("{} min", seconds / 60) }
+}
+
 fn mib(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)
 }
@@ -339,8 +395,6 @@ fn account(
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
-
     use super::*;
 
     fn look(condition: Condition, place: &str) -> Look {
@@ -353,6 +407,7 @@ mod tests {
             network: Ok(()),
             storage: Ok(()),
             exhausted: None,
+            leases: 0,
             unreadable: Ok(Vec::new()),
             half_made: Vec::new(),
             failed_pulls: Vec::new(),
@@ -365,7 +420,7 @@ mod tests {
             error: "no route".into(),
         };
         let unwell = NodeFacts {
-            network: Err((ErrorKind::Unavailable, "use bridge b0: it is gone".into())),
+            network: Err((ErrorKind::Unavailable, "bridge b0 is gone".into())),
             exhausted: Some("10.0.0.0/30".parse().unwrap()),
             unreadable: Ok(vec!["sandboxes/x: garbage".into()]),
             half_made: vec!["abc".into()],

@@ -4,11 +4,11 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use berth_cgroup::{CgroupPath, Detail, Usage};
 use berth_container::spec::VolumeSource;
-use berth_image::FailedPull;
+use berth_image::{FailedPull, ImageStore};
 use berth_monitor::id::{ContainerId, PodId};
 use berth_monitor::plan::Sharing;
 use berth_monitor::protocol::{Answer, Order};
@@ -54,6 +54,8 @@ pub(super) struct NodeFacts {
     pub(super) network: Checked,
     pub(super) storage: Checked,
     pub(super) exhausted: Option<IpNet>,
+    /// How many pods have addresses.
+    pub(super) leases: usize,
     /// Records that nobody understands, each with the reason.
     pub(super) unreadable: Checked<Vec<String>>,
     /// Pods whose create failed and that could not be taken down yet.
@@ -93,6 +95,8 @@ pub(super) struct NetworkFacts {
     pub(super) port: Option<Port>,
     /// Addresses that `eth0` should have.
     pub(super) missing: Vec<String>,
+    /// The bridge that it should be in.
+    pub(super) bridge: String,
 }
 
 /// The host's end of a pod's link.
@@ -161,14 +165,32 @@ pub(super) async fn node(pods: &Pods) -> NodeFacts {
         checked("write to the database", pods.check_storage()),
         checked("read the records", pods.unreadable_records()),
     );
+    let (exhausted, leases) = {
+        let pool = host.leases();
+        (pool.exhausted(), pool.leases().count())
+    };
     NodeFacts {
         network,
         storage,
-        exhausted: host.leases().exhausted(),
+        exhausted,
+        leases,
         unreadable,
         half_made: host.half_made().iter().map(ToString::to_string).collect(),
-        failed_pulls: host.images.failed_pulls(),
+        failed_pulls: missed(host.images.failed_pulls(), &host.images, &pods.snapshot()),
     }
+}
+
+/// Those pulls that somebody may still miss: no container has been made since of the image with that name.
+fn missed(failed: Vec<FailedPull>, images: &ImageStore, snapshot: &Snapshot) -> Vec<FailedPull> {
+    let is_used_since = |pull: &FailedPull| {
+        let Ok(Some(image)) = images.find(&pull.reference) else { return false };
+        let failed_at = pull.at.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let mut containers = snapshot.pods.values().flat_map(|pod| pod.containers.values());
+        containers.any(|one| {
+            one.image == image.id && u128::try_from(one.created_at_ns).is_ok_and(|made| made > failed_at)
+        })
+    };
+    failed.into_iter().filter(|pull| !is_used_since(pull)).collect()
 }
 
 async fn checked<T>(what: &str, check: impl Future<Output = Result<T>>) -> Checked<T> {
@@ -316,7 +338,10 @@ fn see_pod(
     let mut pids = procs(host, &cgroup);
     pids.retain(|pid| !known.contains(pid));
     pod.waiting = waiting(&pids);
-    pod.network = look_at_network(&pod.known, link, ports);
+    pod.network = NetworkFacts {
+        bridge: host.network.bridge().to_string(),
+        ..look_at_network(&pod.known, link, ports)
+    };
     (pod.usage, pod.detail) = used(host, &cgroup);
     pod.overdue = None;
     pod
@@ -354,7 +379,8 @@ fn look_at_network(
         let missing = view.addresses.iter().filter(|address| !own.contains(address));
         missing.map(|address| address.to_string()).collect()
     };
-    NetworkFacts { port, missing: own.as_ref().map(is_missing).unwrap_or_default() }
+    let missing = own.as_ref().map(is_missing).unwrap_or_default();
+    NetworkFacts { port, missing, ..NetworkFacts::default() }
 }
 
 fn procs(host: &Host, cgroup: &str) -> Vec<u32> {

@@ -37,6 +37,10 @@ pub enum Subject {
         name: String,
         /// The pod's id.
         pod: String,
+        /// The pod's namespace and name, with a slash between.
+        pod_name: String,
+        /// How many of its name there were before it, by whom made it.
+        attempt: u32,
     },
 }
 

@@ -39,7 +39,7 @@ pub(crate) async fn repair(places: &Places, keeper: &Keeper, judged: &[Judged]) 
                 Ok(Some(why)) => why.to_owned(),
                 Err(error) => format!("not removed: {}", with_causes(&error)),
             }),
-            Standing::Missing => Some("can't be made good: remove its owner".to_owned()),
+            Standing::Missing => Some("can't be made good: remove the pod".to_owned()),
             Standing::Owned => None,
         };
         outcomes.push(outcome);
