@@ -1,10 +1,10 @@
 //! `berth explain`: what is the matter with a pod, a container, or the node, as the agent knows it.
 //!
 //! ```text
-//! pod default/web 3f2a81c09d11: ready for 2 h
+//! pod default/web 3f2a81c09d11e: ready for 2 h
 //!   ! monitor: process 812 is stopped by a signal, and does not answer
 //!     → kill -CONT 812, or remove the pod: what does not answer is killed
-//! container app 77b0c1e2aa90: running for 2 h
+//! container app 77b0c1e2aa90d: running for 2 h
 //!   - 3 times it came to its memory limit
 //! ```
 //! Without a name, only what is unwell. Any trouble makes the exit status 1, but with a name only those of the node that

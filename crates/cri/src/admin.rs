@@ -22,16 +22,13 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::io::StreamReader;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::answers::Answers;
+use crate::answers::{Answers, in_parts};
 use crate::call::{Rpc, call, record_image};
 use crate::convert::{Refusal, check};
 use crate::{Edge, Failure};
 
 /// How often the progress of a pull is told: enough for a person who watches it.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
-
-/// Things of an inventory in one message.
-const ITEMS_AT_ONCE: usize = 500;
 
 #[tonic::async_trait]
 impl Admin for Edge {
@@ -85,11 +82,7 @@ impl Admin for Edge {
 /// In messages that stay well below the limit of one.
 fn inventory_of(items: Vec<Item>) -> Answers<TakeInventoryResponse> {
     let items: Vec<InventoryItem> = items.into_iter().map(inventory_item).collect();
-    let messages: Vec<_> = items
-        .chunks(ITEMS_AT_ONCE)
-        .map(|items| Ok(TakeInventoryResponse { items: items.to_vec() }))
-        .collect();
-    stream::iter(messages).boxed()
+    in_parts(items, |items| TakeInventoryResponse { items })
 }
 
 fn inventory_item(item: Item) -> InventoryItem {

@@ -5,6 +5,9 @@
 //! stay theirs and their images stay, as far as the text of the record tells; the inventory and the node's status name
 //! them. They go when someone removes them, by their id or by a repair. Their names are free: whoever wants such a pod
 //! makes it anew.
+//!
+//! A row that is no record is *unreadable*. When it is loaded, it is *set aside*, in the table `quarantine`. A pod or
+//! container that such a row may be of is a *doubt*.
 
 use std::net::IpAddr;
 

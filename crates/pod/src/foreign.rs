@@ -73,6 +73,7 @@ impl Driver {
             config: oci_config(launch, &facts),
         }))
     }
+
     fn foreign_state(&self, handler: &ForeignHandler) -> PathBuf {
         handler.root.clone().unwrap_or_else(|| self.host.pod_directory(&self.id).join("runtime"))
     }

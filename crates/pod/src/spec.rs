@@ -58,7 +58,7 @@ pub struct SandboxSpec {
     /// What its containers need, and what it needs besides.
     #[serde(default)]
     pub resources: PodResources,
-    /// The handler asked for, as given; only the built-in one exists.
+    /// The handler asked for, as given; empty or `OWN_HANDLER` for the built-in one.
     pub runtime_handler: String,
 }
 

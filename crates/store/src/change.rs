@@ -38,7 +38,7 @@ pub(crate) enum Row {
 pub struct Loaded<R> {
     /// The records, in the order of their keys.
     pub records: Vec<R>,
-    /// Rows that this load moved to the `quarantine` table.
+    /// Rows that are none: a load has moved them to the `quarantine` table, a peek has left them where they are.
     pub quarantined: Vec<Quarantined>,
 }
 

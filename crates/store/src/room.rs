@@ -8,7 +8,7 @@
 //! A file that is given up when a commit fails would be the simpler way, but its blocks go to whoever fills the disk.
 //!
 //! Failure: none is told. A file system that can't set blocks aside (fallocate(2)) keeps no room, and neither does one
-//! that is full already; it is tried again at every quiet moment.
+//! that is full already; it is tried again whenever the log has been copied.
 
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -40,7 +40,10 @@ pub(crate) fn tally(trials: Vec<Trial>) -> Tally {
     Tally {
         what: "broken steps",
         tried: trials.len(),
-        survived: trials.iter().filter(|trial| trial.problems.is_empty()).count(),
+        survived: trials
+            .iter()
+            .filter(|trial| trial.problems.is_empty() && trial.leftovers.is_empty())
+            .count(),
         retries: sum(|trial| trial.retries),
         restarts: sum(|trial| trial.restarts),
         remarks: String::new(),
