@@ -18,6 +18,9 @@ const SLOW_STEP: Duration = Duration::from_secs(5);
 /// A pull that failed longer ago is nobody's concern any more: a kubelet tries every five minutes at least.
 const RECENT: Duration = Duration::from_secs(15 * 60);
 
+/// The kernel's functions in which what is frozen sleeps, on version 1 and 2.
+const FREEZER: [&str; 2] = ["__refrigerator", "do_freezer_trap"];
+
 /// A container that was made anew so many times does not do what is expected of it.
 const MANY_RESTARTS: u32 = 3;
 
@@ -217,6 +220,9 @@ fn monitor(view: &PodView, monitor: Option<&MonitorFacts>, why: Option<String>) 
             let detail = format!("process {pid} is stopped by a signal, and does not answer");
             Some(trouble("monitor", detail, &format!("kill -CONT {pid}, {kill}")))
         }
+        (Condition::Waits | Condition::Well, false) if FREEZER.contains(&look.place.as_str()) => {
+            Some(frozen(look, &view.cgroup))
+        }
         (Condition::Waits, false) => {
             let detail = format!("process {pid} waits in the kernel ({}), and does not answer", look.place);
             Some(trouble("monitor", detail, &format!("see to the disk with the pod's logs, {kill}")))
@@ -226,6 +232,12 @@ fn monitor(view: &PodView, monitor: Option<&MonitorFacts>, why: Option<String>) 
         }
         (Condition::Well | Condition::Waits | Condition::Gone, true) => None,
     }
+}
+
+fn frozen(look: &Look, cgroup: &str) -> Trouble {
+    let detail = format!("process {} is frozen with its cgroup, {cgroup}, and does not answer", look.pid);
+    let advice = "thaw it: write THAWED to the cgroup's freezer.state (version 1), or 0 to its cgroup.freeze";
+    trouble("monitor", detail, advice)
 }
 
 fn network(view: &PodView, network: &NetworkFacts) -> Vec<Trouble> {
@@ -437,6 +449,13 @@ mod tests {
         assert!(trouble.detail.contains("process 7 (cat) waits in the kernel (request_wait_answer)"));
         assert!(trouble.advice.contains("/mnt/x (fuse)") && trouble.advice.contains("abort"), "{trouble:?}");
         assert!(waits(&look(Condition::Waits, "io_schedule"), &[]).advice.contains("disk"));
+    }
+
+    #[test]
+    fn a_frozen_process_is_told_with_its_cgroup_and_how_to_thaw_it() {
+        let trouble = frozen(&look(Condition::Waits, "__refrigerator"), "/kubepods/pod1");
+        assert!(trouble.detail.contains("7 is frozen with its cgroup, /kubepods/pod1"), "{trouble:?}");
+        assert!(trouble.advice.contains("THAWED") && !trouble.advice.contains("disk"), "{trouble:?}");
     }
 
     #[test]
