@@ -11,6 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tonic::transport::Channel;
+use tonic::{Response, Status};
 
 /// How long an agent may be silent: more than it takes to explain when everything else hangs.
 pub(crate) const LIMIT: Duration = Duration::from_secs(15);
@@ -21,12 +22,13 @@ const ASK_EVERY: Duration = Duration::from_secs(5);
 /// Connects to the agent on `socket`, and has an answer from it; where nobody listens, or nobody answers, the error says
 /// what to do about it.
 pub(crate) async fn connect(socket: &Path) -> Result<Channel> {
+    // One that answers with an error does answer: what it is asked next shows what it can.
     within(socket, LIMIT, async { Ok(greet(socket).await?.0) }).await
 }
 
 /// What the agent on `socket` says that it is.
 pub(crate) async fn version(socket: &Path) -> Result<VersionResponse> {
-    within(socket, LIMIT, async { Ok(greet(socket).await?.1) }).await
+    within(socket, LIMIT, async { Ok(greet(socket).await?.1?) }).await
 }
 
 /// Carries out what takes the agent no time to speak of; gives up after `limit`.
@@ -52,13 +54,13 @@ pub(crate) fn nobody<T>(socket: &Path) -> Result<T> {
     bail!("no agent answers on {}; start `berth serve`", socket.display())
 }
 
-async fn greet(socket: &Path) -> Result<(Channel, VersionResponse)> {
+async fn greet(socket: &Path) -> Result<(Channel, Result<VersionResponse, Status>)> {
     let channel = match (berth_cri_proto::connect(socket).await, occupant(socket)) {
         (Err(_), Ok(Occupant::Nobody | Occupant::Stale)) => return nobody(socket),
         (connected, _) => connected?,
     };
-    let version = RuntimeServiceClient::new(channel.clone()).version(VersionRequest::default()).await?;
-    Ok((channel, version.into_inner()))
+    let version = RuntimeServiceClient::new(channel.clone()).version(VersionRequest::default()).await;
+    Ok((channel, version.map(Response::into_inner)))
 }
 
 /// Ends when the agent has been silent for too long. One that is gone is not silent: the command learns it first.

@@ -49,7 +49,13 @@ fn describe(error: &anyhow::Error) -> String {
     let words = error.chain().map(|cause| {
         let boxed = cause.downcast_ref::<Box<tonic::Status>>().map(AsRef::as_ref);
         let status = cause.downcast_ref::<tonic::Status>().or(boxed);
-        status.map_or_else(|| cause.to_string(), |status| status.message().to_owned())
+        status.map_or_else(
+            || cause.to_string(),
+            |status| match status.message() {
+                "" => status.code().description().to_owned(),
+                message => message.to_owned(),
+            },
+        )
     });
     words.collect::<Vec<_>>().join(": ")
 }

@@ -213,8 +213,9 @@ async fn an_explanation_names_what_is_wrong_and_the_status_tells() {
     check(&["unwell"], 1, "pod unwell: ready\n  ! monitor: it hangs\n    → wait\n", "").await;
     check(&["absent"], 1, "", "berth: explain: no pod sandbox \"absent\"\n").await;
     let late = format!(
-        "berth: the agent on {} has not answered within 15 s: see whether its process is stopped, or short of CPU\n",
-        socket.display()
+        "berth: the agent on {} has not answered within 15 s: see whether process {} is stopped, or short of CPU\n",
+        socket.display(),
+        std::process::id()
     );
     check(&["hung"], 1, "", &late).await;
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use berth_e2e::{Node, Running, eventually, repository, spawn};
@@ -186,7 +186,11 @@ fn end_by_ctrl_c(run: &mut Running) {
 }
 
 fn berth_run(node: &Node, files: &[&str]) -> Running {
-    spawn(node.berth(&["run"]).args(files), &node.dir().join(format!("run-{}.log", name_of(files[0]))))
+    let run = node.berth(&["run"]);
+    // It heeds no SIGHUP where these tests run under nohup.
+    let mut command = Command::new("env");
+    command.arg("--default-signal=HUP").arg(run.get_program()).args(run.get_args()).args(files);
+    spawn(&mut command, &node.dir().join(format!("run-{}.log", name_of(files[0]))))
 }
 
 fn name_of(file: &str) -> &str {
