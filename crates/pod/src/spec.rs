@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use berth_cgroup::Limits;
+use berth_cgroup::{CgroupPath, Limits};
 use berth_monitor::idmap::IdMaps;
 use berth_monitor::plan::{Sharing, Sysctl};
 use berth_net::PortMapping;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Who a pod is. Two requests with the same identity mean the same pod: a retry joins the work of the first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -38,6 +39,7 @@ pub struct SandboxSpec {
     /// Returned as given.
     pub annotations: BTreeMap<String, String>,
     /// A cgroup path or systemd slice; `None` for one below the agent's own root.
+    #[serde(default, deserialize_with = "cgroup_parent")]
     pub cgroup_parent: Option<String>,
     /// Kernel parameters of the pod's own namespaces, already checked to be theirs.
     pub sysctls: Vec<Sysctl>,
@@ -60,6 +62,15 @@ pub struct SandboxSpec {
     pub resources: PodResources,
     /// The handler asked for, as given; empty or `OWN_HANDLER` for the built-in one.
     pub runtime_handler: String,
+}
+
+/// From a record: what can't be a cgroup's parent would leave a pod that nobody finds the processes of.
+fn cgroup_parent<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    let parent = Option::<String>::deserialize(from)?;
+    match parent.as_deref().map(CgroupPath::from_parent) {
+        Some(Err(error)) => Err(D::Error::custom(format_args!("cgroup_parent: {error}"))),
+        None | Some(Ok(_)) => Ok(parent),
+    }
 }
 
 /// What a pod's containers are limited to together, and what the pod needs besides (a RuntimeClass' overhead).

@@ -12,6 +12,7 @@ const GARBAGE: &str = "body = 'x' || substr(body, 1, 300)";
 const OTHER_KEY: &str = "key = 'beef' || substr(key, 5)";
 const GARBLED_KEY: &str = "key = x'ff00fe'";
 const UNKNOWN_PHASE: &str = "body = replace(body, '\"phase\":\"Ready\"', '\"phase\":\"Frozen\"')";
+const NO_PARENT: &str = "body = replace(body, '\"cgroup_parent\":null', '\"cgroup_parent\":\"/../../x\"')";
 const OTHER_FIELDS: &str = "version = 99, body = replace(body, '\"addresses\":', '\"ips\":')";
 
 fn spoil(node: &Node, table: &str, key: &str, how: &str) {
@@ -47,7 +48,7 @@ fn a_pod_whose_record_cannot_be_read_runs_on_until_it_is_removed_by_its_id() {
     let stays = node.pod("stays");
     let command = ["sleep", "1000"].map(str::to_owned).to_vec();
     let main = stays.start(ContainerConfig { command, ..requests::container("main", requests::BUSYBOX) });
-    for how in [LATER_VERSION, GARBAGE, UNKNOWN_PHASE] {
+    for how in [LATER_VERSION, GARBAGE, UNKNOWN_PHASE, NO_PARENT] {
         let before = node.baseline();
         let config = PodSandboxConfig {
             port_mappings: vec![PortMapping { container_port: 80, host_port: 18_081, ..Default::default() }],
