@@ -160,15 +160,16 @@ impl Driver {
         }
     }
 
-    /// Serves until the pod is removed; returns who asked for that. `None` when the agent stops: the pod lives on.
-    pub(crate) async fn run(mut self, orders: &mut mpsc::Receiver<Order>) -> Option<Reply<()>> {
+    /// Serves until the pod is removed; returns who asked for that, and the driver, which may have something to wait for
+    /// ([`Driver::finish_tear_down`]). `None` when the agent stops: the pod lives on.
+    pub(crate) async fn run(mut self, orders: &mut mpsc::Receiver<Order>) -> Option<(Reply<()>, Self)> {
         self.finish_half_made().await;
         loop {
             let deadline = self.next_deadline();
             tokio::select! {
                 order = orders.recv() => match self.obey(order?).await {
                     Then::GoOn => {}
-                    Then::End(reply) => return Some(reply),
+                    Then::End(reply) => return Some((reply, self)),
                 },
                 news = next_news(&mut self.monitor) => self.hear(news).await,
                 () = until(deadline) => self.meet_deadlines().await,

@@ -2,7 +2,7 @@
 //!
 //! No lock here is held across an await or a system call that can hang.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
@@ -19,6 +19,7 @@ use berth_store::{Change, Durability, Store};
 
 use crate::claims::Claims;
 use crate::confinement::Confinement;
+use crate::departures::Departures;
 use crate::devices::DeviceSettings;
 use crate::error::{Error, Result};
 use crate::events::EventFeed;
@@ -83,7 +84,7 @@ pub struct Host {
     _claims: Claims,
     leases: Mutex<AddressPool>,
     ports: Mutex<PortClaims>,
-    half_made: Mutex<BTreeSet<PodId>>,
+    pub(crate) departures: Departures,
     published: Arc<ArcSwap<Snapshot>>,
 }
 
@@ -113,7 +114,7 @@ impl Host {
         Ok(Self {
             leases: Mutex::new(AddressPool::new(&network.subnets())),
             ports: Mutex::default(),
-            half_made: Mutex::default(),
+            departures: Departures::default(),
             zygote: Zygote::new(settings.zygote_program.clone()),
             capabilities: own_capabilities(),
             least_oom_score: least_oom_score(),
@@ -166,11 +167,6 @@ impl Host {
     /// Which pod has which ports of the host; held for a few instructions only.
     pub(crate) fn ports(&self) -> MutexGuard<'_, PortClaims> {
         self.ports.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Pods whose create failed and that could not be taken down yet; held for a few instructions only.
-    pub(crate) fn half_made(&self) -> MutexGuard<'_, BTreeSet<PodId>> {
-        self.half_made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All pods at this moment.

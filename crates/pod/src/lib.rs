@@ -41,6 +41,7 @@ mod attach;
 mod cdi;
 mod claims;
 mod confinement;
+mod departures;
 mod devices;
 mod doubt;
 mod driver;

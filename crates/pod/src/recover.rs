@@ -157,7 +157,7 @@ async fn take_down(mut driver: Driver) {
     if let Err(error) = torn {
         tracing::error!(pod.id = %driver.id, error = %with_causes(&error), "half-made pod stays for now");
         driver.phase = SandboxPhase::Making;
-        driver.host.half_made().insert(driver.id.clone());
+        driver.host.departures.get_stuck(&driver.id);
         spawn_driver(&driver.id.clone(), driver.finish_tear_down());
     }
 }

@@ -263,9 +263,9 @@ impl Pods {
 
     /// The ids of all pods of which something may exist, as text.
     pub(crate) fn known_ids(&self) -> BTreeSet<String> {
-        // A failed create is half made before its driver is forgotten.
+        // Those that go are among the departures before their drivers are forgotten.
         let mut ids: BTreeSet<String> = self.drivers().by_id.keys().map(ToString::to_string).collect();
-        ids.extend(self.0.host.half_made().iter().map(ToString::to_string));
+        ids.extend(self.0.host.departures.all().iter().map(ToString::to_string));
         ids
     }
 
@@ -353,11 +353,12 @@ impl Pods {
 
     async fn run(self, driver: Driver, mut orders: mpsc::Receiver<Order>) {
         let (id, identity) = (driver.id.clone(), driver.spec.identity.clone());
-        if let Some(reply) = driver.run(&mut orders).await {
+        if let Some((reply, driver)) = driver.run(&mut orders).await {
             // Before the inbox closes: who finds it closed looks whether the pod is still known.
             self.drivers().forget(&id, &identity);
             tracing::info!(pod.id = %id, "pod removed");
             let _ = reply.send(Ok(()));
+            driver.finish_tear_down().await;
         }
     }
 }

@@ -22,7 +22,7 @@ use berth_monitor::id::PodId;
 use berth_monitor::plan::{SandboxPlan, Sharing};
 use berth_monitor::protocol::Order as MonitorOrder;
 use berth_net::{Attachment, Forward, IfName, PodAddresses};
-use berth_store::{Change, with_causes};
+use berth_store::{Change, ErrorKind, with_causes};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
@@ -42,6 +42,9 @@ const SHM_BYTES: u64 = 64 << 20;
 
 /// How long processes that were killed may take to die before it is an error.
 pub(crate) const DEATH_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a pod waits for addresses of pods that are gone; the kernel takes some 30 ms to let go of a network.
+const LEASE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Between two tries to take a half-made pod down, or to reach a monitor.
 pub(crate) const RETRY_PERIOD: Duration = Duration::from_secs(10);
@@ -81,15 +84,15 @@ impl Driver {
         {
             tracing::error!(pod.id = %self.id, error = %with_causes(&error), "pod half made");
             self.phase = SandboxPhase::Making;
-            self.host.half_made().insert(self.id.clone());
+            self.host.departures.get_stuck(&self.id);
         } else if made.is_err() {
             self.phase = SandboxPhase::NotReady;
         }
         made
     }
 
-    /// Keeps trying to take down what a failed create could not, so that its addresses and whatever else it holds do
-    /// not stay until the agent's next start.
+    /// Takes down what is left of a pod that nobody can ask for any more, and keeps trying, so that its addresses and
+    /// whatever else it holds do not stay until the agent's next start.
     pub(crate) async fn finish_tear_down(mut self) {
         let mut patience = tokio::time::interval(RETRY_PERIOD);
         while self.phase == SandboxPhase::Making {
@@ -97,12 +100,15 @@ impl Driver {
             let torn = self.tear_down_with_containers().await;
             // What was done to its containers published it.
             self.host.unpublish(&self.id);
-            if torn.is_ok() {
-                tracing::info!(pod.id = %self.id, "half-made pod taken down");
-                self.phase = SandboxPhase::NotReady;
+            match torn {
+                Ok(()) => self.phase = SandboxPhase::NotReady,
+                Err(error) => {
+                    tracing::warn!(pod.id = %self.id, error = %with_causes(&error), "pod not taken down yet");
+                    self.host.departures.get_stuck(&self.id);
+                }
             }
         }
-        self.host.half_made().remove(&self.id);
+        self.host.departures.end(&self.id);
     }
 
     async fn make_steps(&mut self) -> Result<()> {
@@ -111,7 +117,7 @@ impl Driver {
         self.check_cgroup_parent()?;
         host.ports().claim(self.id.as_str(), &self.spec.ports)?;
         if self.spec.net == Sharing::Own {
-            self.addresses = host.leases().lease(self.id.as_str())?;
+            self.addresses = self.lease_addresses().await?;
         }
         let forwards = Forward::all(&self.spec.ports, &self.addresses)?;
         let intent = Change::new().put(&self.record())?;
@@ -201,10 +207,21 @@ impl Driver {
         ports
     }
 
-    /// Stops the pod, then removes every trace of it.
+    /// Stops the pod, then removes every trace of it. What the kernel has yet to do to its network is not waited for:
+    /// that is [`Driver::finish_tear_down`]'s, and on record until then as something that an agent takes down.
     pub(crate) async fn remove(&mut self) -> Result<()> {
         self.stop().await?;
-        self.tear_down_with_containers().await?;
+        self.remove_containers().await?;
+        self.take_host_side_down().await?;
+        if self.detaching.is_none() {
+            self.forget().await?;
+        } else {
+            let departure = SandboxRecord { phase: SandboxPhase::Making, ..self.record() };
+            let (departure, host) = (Change::new().put(&departure)?, self.host.clone());
+            self.step(point!("record the pod's departure"), "", host.commit(departure)).await?;
+            self.phase = SandboxPhase::Making;
+            host.departures.begin(&self.id);
+        }
         self.host.unpublish(&self.id);
         self.tell(self.id.to_string(), EventKind::Deleted);
         Ok(())
@@ -212,16 +229,32 @@ impl Driver {
 
     /// Removes the containers, then the pod; that stays on record while one of them does, which would be nobody's else.
     pub(crate) async fn tear_down_with_containers(&mut self) -> Result<()> {
+        self.remove_containers().await?;
+        self.tear_down().await
+    }
+
+    async fn remove_containers(&mut self) -> Result<()> {
         let ids: Vec<_> = self.containers.keys().cloned().collect();
         for id in ids {
             self.remove_container(&id).await?;
         }
-        self.tear_down().await
+        Ok(())
     }
 
     /// Undoes [`Driver::make`], however far it came; absent means done. Whatever fails does not keep the rest from
     /// being taken down, but the record stays, so that it is tried again.
     pub(crate) async fn tear_down(&mut self) -> Result<()> {
+        let host_side = self.take_host_side_down().await;
+        let network = match self.detaching.take() {
+            Some(task) => task.await.unwrap_or(Err(Error::Abandoned)),
+            None => Ok(()),
+        };
+        host_side.and(network)?;
+        self.forget().await
+    }
+
+    /// All of [`Driver::tear_down`] but the record, and the network, whose end it begins.
+    async fn take_host_side_down(&mut self) -> Result<()> {
         self.shut_monitor_down().await;
         let late = self.late.end(DEATH_LIMIT).await;
         let ports = self.close_ports().await;
@@ -229,14 +262,14 @@ impl Driver {
         let cgroups = move || Ok(host.cgroups.open(&own).remove(DEATH_LIMIT)?);
         let cgroups = self.blocking_step(point!("remove cgroup"), "", cgroups).await;
         self.begin_detach();
-        let network = match self.detaching.take() {
-            Some(task) => task.await.unwrap_or(Err(Error::Abandoned)),
-            None => Ok(()),
-        };
         let (directory, files) = (self.host.pod_directory(&self.id), self.host.pod_files(&self.id));
         let files = move || remove_directory(&directory).and(remove_directory(&files));
         let files = self.blocking_step(point!("remove the pod's files"), "", files).await;
-        late.and(cgroups).and(ports).and(network).and(files)?;
+        late.and(cgroups).and(ports).and(files)
+    }
+
+    /// Nothing of the pod is left, and nothing on record.
+    async fn forget(&mut self) -> Result<()> {
         let forget = Change::new().delete::<SandboxRecord>(self.id.to_string());
         let host = self.host.clone();
         self.step(point!("delete the pod's record"), "", host.commit(forget)).await?;
@@ -302,8 +335,28 @@ impl Driver {
         }
     }
 
+    /// Where none is free but some are about to be, waits for these.
+    async fn lease_addresses(&self) -> Result<PodAddresses> {
+        let host = &self.host;
+        let lease = || host.leases().lease(self.id.as_str());
+        let waited = async {
+            loop {
+                let mut freed = std::pin::pin!(host.departures.freed().notified());
+                freed.as_mut().enable();
+                match lease() {
+                    Err(error) if error.kind() == ErrorKind::Exhausted && host.departures.any_leaves() => {
+                        freed.await;
+                    }
+                    leased => return leased,
+                }
+            }
+        };
+        Ok(timeout(LEASE_PATIENCE, waited).await.unwrap_or_else(|_| lease())?)
+    }
+
     fn end_lease(&mut self) {
         self.host.leases().release(self.id.as_str());
+        self.host.departures.freed().notify_waiters();
         self.addresses = PodAddresses::default();
     }
 

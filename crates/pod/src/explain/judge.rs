@@ -70,8 +70,8 @@ pub(super) fn node(facts: NodeFacts) -> Account {
                       removes all of that; until then it is kept, for a person to look at";
         troubles.push(trouble("record", format!("not understood: {row}"), advice));
     }
-    for pod in facts.half_made {
-        let detail = format!("pod {pod} could not be made, nor taken down yet");
+    for pod in facts.stuck {
+        let detail = format!("pod {pod} could not be taken down yet");
         troubles.push(trouble("leftover", detail, "the agent tries again; its log says what fails"));
     }
     for pull in facts.failed_pulls {
@@ -421,7 +421,7 @@ mod tests {
             exhausted: None,
             leases: 0,
             unreadable: Ok(Vec::new()),
-            half_made: Vec::new(),
+            stuck: Vec::new(),
             failed_pulls: Vec::new(),
         };
         assert_eq!((node(facts()).state, node(facts()).troubles), ("well", Vec::new()));
@@ -435,7 +435,7 @@ mod tests {
             network: Err((ErrorKind::Unavailable, "bridge b0 is gone".into())),
             exhausted: Some("10.0.0.0/30".parse().unwrap()),
             unreadable: Ok(vec!["sandboxes/x: garbage".into()]),
-            half_made: vec!["abc".into()],
+            stuck: vec!["abc".into()],
             failed_pulls: vec![pull(SystemTime::now()), pull(SystemTime::now() - RECENT * 2)],
             ..facts()
         };

@@ -59,7 +59,7 @@ pub(super) struct NodeFacts {
     /// Records that nobody understands, each with the reason.
     pub(super) unreadable: Checked<Vec<String>>,
     /// Pods whose create failed and that could not be taken down yet.
-    pub(super) half_made: Vec<String>,
+    pub(super) stuck: Vec<String>,
     pub(super) failed_pulls: Vec<FailedPull>,
 }
 
@@ -175,7 +175,7 @@ pub(super) async fn node(pods: &Pods) -> NodeFacts {
         exhausted,
         leases,
         unreadable,
-        half_made: host.half_made().iter().map(ToString::to_string).collect(),
+        stuck: host.departures.stuck().iter().map(ToString::to_string).collect(),
         failed_pulls: missed(host.images.failed_pulls(), &host.images, &pods.snapshot()),
     }
 }
