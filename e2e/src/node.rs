@@ -149,10 +149,13 @@ impl Node {
     fn settings(&self, more: &str) -> String {
         let Self { number, cgroup, bridge, .. } = self;
         let dir = self.dir.display();
+        // What waits for pods comes and goes by itself, and would be a leftover of whoever looks.
+        let spare = if more.contains("[sandboxes]") { "" } else { "sandboxes.spare = 0" };
         format!(
             "root = '{dir}/root'\n\
              state = '{dir}/state'\n\
              log.level = 'info'\n\
+             {spare}\n\
              cgroup.root = '{cgroup}'\n\
              [network]\n\
              bridge = '{bridge}'\n\

@@ -38,6 +38,7 @@ pub(crate) struct Agent {
 #[derive(Debug)]
 struct Parts {
     edge: Edge,
+    pods: Pods,
     store: Store,
     /// Answers the calls.
     serving: JoinHandle<Result<(), tonic::transport::Error>>,
@@ -83,10 +84,10 @@ impl Agent {
         }
         let clearing = detached::clear_after(&pods, &settings.state);
         let tidying = tokio::spawn(tidy(pods.clone(), settings.reconciliation.period_seconds));
-        let edge = Edge::new(pods, images, streams.tickets(), shown(settings)?);
+        let edge = Edge::new(pods.clone(), images, streams.tickets(), shown(settings)?);
         let streaming = tokio::spawn(berth_cri::serve_streams(edge.clone(), streams));
         let serving = tokio::spawn(berth_cri::serve(edge.clone(), socket));
-        Ok(Parts { edge, store, serving, streaming, clearing, tidying })
+        Ok(Parts { edge, pods, store, serving, streaming, clearing, tidying })
     }
 
     /// Waits until a part of the agent ends, which none does by itself unless something is broken. Dropping the future
@@ -103,6 +104,7 @@ impl Agent {
         parts.streaming.await.context("serve streams")?;
         parts.clearing.abort();
         parts.tidying.abort();
+        parts.pods.close().await;
         listener.remove().context("remove the socket")?;
         parts.store.close().await;
         Ok(())
@@ -171,6 +173,7 @@ async fn open_host(
         },
         log_line_bytes: settings.limits.log_line_bytes as usize,
         exec_output_bytes: settings.limits.exec_output_bytes as usize,
+        spare_sandboxes: settings.sandboxes.spare as usize,
         unset_seccomp: match settings.security.unset_seccomp {
             UnsetSeccomp::Unconfined => ProfileSpec::Unconfined,
             UnsetSeccomp::RuntimeDefault => ProfileSpec::RuntimeDefault,

@@ -6,6 +6,8 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+
 use crate::{CgroupError, CgroupPath, Cgroups, DeviceRule, Entry, Layout, device_program, files, kill};
 
 /// A cgroup, which may or may not exist.
@@ -33,6 +35,21 @@ impl Cgroup {
     /// How a new process gets in; also what [`crate::kill_all`] takes.
     pub fn entry(&self) -> Entry {
         procs_entry(self.cgroups.layout(), self.directories())
+    }
+
+    /// Moves a process with all its threads into it; one that has ended is no error.
+    ///
+    /// Blocks for some 10 ms, in which the kernel waits until no processor can be in the middle of a fork: processes that
+    /// are new had better be born inside, see [`Cgroup::entry`]. Calls that follow soon take microseconds.
+    pub fn adopt(&self, pid: u32) -> Result<(), CgroupError> {
+        for directory in self.directories() {
+            let path = directory.join("cgroup.procs");
+            match files::write(&path, &pid.to_string()) {
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::SRCH) => return Ok(()),
+                moved => moved.map_err(|source| CgroupError::Adopt { pid, path, source })?,
+            }
+        }
+        Ok(())
     }
 
     /// The file that counts OOM kills, for [`crate::read_oom_kills`]; `None` where there is no memory controller.

@@ -77,6 +77,16 @@ pub enum CgroupError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A process could not be moved.
+    #[error("move process {pid} by {}", path.display())]
+    Adopt {
+        /// Which.
+        pid: u32,
+        /// The `cgroup.procs` file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The kernel refused the program that controls the devices.
     #[error("control the devices of cgroup {}", path.display())]
     AllowDevices {

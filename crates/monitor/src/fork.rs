@@ -222,6 +222,26 @@ pub(crate) fn in_pid_namespace(
     forked
 }
 
+/// Does `work` in the uts namespace of `target`, which the monitor enters for as long as that takes.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the monitor enters the pod's uts namespace to set its hostname"
+)]
+pub(crate) fn in_uts_namespace<T>(
+    target: impl AsFd,
+    work: impl FnOnce() -> Result<T, Errno>,
+) -> Result<T, Errno> {
+    let home = open("/proc/self/ns/uts", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::thread::move_into_thread_name_spaces(
+        target.as_fd(),
+        ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME,
+    )?;
+    let done = work();
+    let uts = Some(LinkNameSpaceType::HostNameAndNISDomainName);
+    rustix::thread::move_into_link_name_space(home.as_fd(), uts)?;
+    done
+}
+
 /// What a child has said.
 #[derive(Debug)]
 pub(crate) enum Heard {

@@ -15,7 +15,8 @@
 //!
 //! The state and the loop are here; what is done to it lies below: `clients` (connections), `orders` (what the agent
 //! wants), `containers`, `births` and `sessions` (what becomes of children), `attached`
-//! (who watches), `errands` (hooks outside of containers), `attendants` (what other runtimes leave to be waited for), `leaving` (the end, and the node's).
+//! (who watches), `errands` (hooks outside of containers), `attendants` (what other runtimes leave to be waited for), `leaving` (the end, and the node's),
+//! `spare` (one that has no pod yet).
 
 mod attached;
 mod attendants;
@@ -26,6 +27,7 @@ mod errands;
 mod leaving;
 mod orders;
 mod sessions;
+mod spare;
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};

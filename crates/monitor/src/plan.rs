@@ -45,6 +45,10 @@ pub struct SandboxPlan {
     pub sysctls: Vec<Sysctl>,
     /// Size of the pod's `/dev/shm`.
     pub shm_bytes: u64,
+    /// Whether this is made before anybody has asked for a pod: it waits for the order to become one
+    /// ([`Order::Occupy`](crate::protocol::Order::Occupy)), and is gone with the agent until then.
+    #[serde(default)]
+    pub spare: bool,
 }
 
 /// Whether a namespace is the pod's own or the host's.

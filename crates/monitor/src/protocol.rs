@@ -119,6 +119,11 @@ pub enum Order {
         /// Which.
         container: ContainerId,
     },
+    /// Become a pod: a monitor that was made as a spare takes its pod's hostname, and stays when the agent goes.
+    Occupy {
+        /// The pod's.
+        hostname: String,
+    },
     /// Hand out the pod's network namespace, so that a socket can be made in it; a pod in the host's has none.
     OpenNetwork,
     /// End the pod: kill every container and pause, then exit. Answered before the exit.

@@ -79,7 +79,8 @@ fn run_monitor(connection: OwnedFd, plan: SandboxPlan) -> i32 {
     notice_children();
     // The agent's own; whoever reads it should see its end when the agent has ended, not when the last pod has.
     let _ = replace_stderr();
-    berth_sys::title::set(c"berth-monitor", &format!("berth-monitor: {}", plan.pod));
+    let name = if plan.spare { c"berth-spare" } else { c"berth-monitor" };
+    berth_sys::title::set(name, &format!("berth-monitor: {}", plan.pod));
     let started = SingleThreaded::verify()
         .ok_or_else(|| Failure::Other { detail: "the monitor has threads".to_owned() })
         .and_then(|witness| Monitor::start(witness, plan));

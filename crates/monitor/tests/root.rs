@@ -60,6 +60,7 @@ impl Host {
             user_namespace: None,
             sysctls: vec![],
             shm_bytes: 1 << 20,
+            spare: false,
         };
         change(&mut plan);
         let (ours, theirs) = packet::pair(Blocking::Yes).unwrap();

@@ -107,6 +107,12 @@ pub enum Error {
         /// How many there should be.
         wanted: usize,
     },
+    /// A pod's link was taken away, or out of the bridge.
+    #[error("use link {host_ifname}: it is gone, down, or no port of the bridge")]
+    LinkLost {
+        /// The host's end.
+        host_ifname: IfName,
+    },
     /// The flows of a pod's ports cannot be looked at.
     #[error("forget the flows of ports that have changed")]
     Flows(#[source] NetlinkError),
@@ -220,7 +226,9 @@ impl Error {
             Self::PortTaken { .. } => ErrorKind::Exists,
             Self::PortTwice { .. } | Self::PortUnreachable { .. } => ErrorKind::Invalid,
             Self::SubnetInUse { .. } | Self::SubnetOfHost { .. } => ErrorKind::WrongState,
-            Self::BridgeLost { .. } | Self::RulesLost { .. } => ErrorKind::Unavailable,
+            Self::BridgeLost { .. } | Self::RulesLost { .. } | Self::LinkLost { .. } => {
+                ErrorKind::Unavailable
+            }
             Self::AwaitingPodCidr => ErrorKind::Unavailable,
             Self::InUse { .. } => ErrorKind::Busy,
             Self::Sysctl { .. } => ErrorKind::Internal,

@@ -226,10 +226,7 @@ impl Network {
             source,
         };
         let host = HostLinks::open().map_err(failed)?;
-        match self.look(&host) {
-            Err(error) if error.is_lost() => self.restore()?,
-            looked => looked?,
-        }
+        self.look_and_restore(&host)?;
         let known = self.bridge_index.load(Ordering::Relaxed);
         let error = match wiring.connect(&host, known) {
             Ok(attached) => return Ok(attached),
@@ -253,6 +250,20 @@ impl Network {
     pub fn detach(&self, host_ifname: &IfName) -> Result<()> {
         let failed = |source| Error::Detach { host_ifname: host_ifname.clone(), source };
         HostLinks::open().and_then(|host| host.delete(host_ifname)).map_err(failed)
+    }
+
+    /// Looks whether a pod that was attached still is: its link is there, up, and a port of the bridge. What somebody else
+    /// has taken from all pods is put back first, as by [`Network::attach`].
+    ///
+    /// Errors: unavailable, when the link itself was taken away.
+    pub fn check_attached(&self, host_ifname: &IfName) -> Result<()> {
+        let host = HostLinks::open().map_err(Error::List)?;
+        self.look_and_restore(&host)?;
+        let bridge = Some(self.bridge_index.load(Ordering::Relaxed));
+        match host.find(host_ifname).map_err(Error::List)? {
+            Some(link) if link.up && link.controller == bridge => Ok(()),
+            Some(_) | None => Err(Error::LinkLost { host_ifname: host_ifname.clone() }),
+        }
     }
 
     /// Every veth in the host's namespace whose alias says that it joins a pod to this bridge.
@@ -311,6 +322,13 @@ impl Network {
             return Err(Error::RulesLost { table: table.clone(), found, wanted });
         }
         Ok(())
+    }
+
+    fn look_and_restore(&self, host: &HostLinks) -> Result<()> {
+        match self.look(host) {
+            Err(error) if error.is_lost() => self.restore(),
+            looked => looked,
+        }
     }
 
     /// Puts back what somebody else has taken away, as a firewall does that starts anew, or a person by mistake: the

@@ -123,6 +123,8 @@ pub(crate) struct Driver {
     pub(crate) containers: BTreeMap<ContainerId, Workload>,
     /// The removal of the host's side of the network, under way.
     pub(crate) detaching: Option<JoinHandle<Result<()>>>,
+    /// The way of monitor and pause into the pod's cgroup, under way.
+    pub(crate) moving: Option<JoinHandle<Result<()>>>,
     pub(crate) late: Late,
     /// For exec sessions, which do not pass through the driver.
     pub(crate) reach: Arc<ArcSwap<Reach>>,
@@ -154,10 +156,18 @@ impl Driver {
             greeting: None,
             containers: BTreeMap::new(),
             detaching: None,
+            moving: None,
             late: Late::default(),
             reach: Arc::default(),
             under_way: Arc::default(),
         }
+    }
+
+    /// Gives a spare sandbox the pod that it is to be.
+    pub(crate) fn occupied_by(self, spec: Arc<SandboxSpec>) -> Self {
+        let resources = spec.resources.clone();
+        let (created_at_ns, timeline) = (crate::clock::now_ns(), Timeline::default());
+        Self { spec, resources, created_at_ns, timeline, ..self }
     }
 
     /// Serves until the pod is removed; returns who asked for that, and the driver, which may have something to wait for
@@ -340,6 +350,7 @@ impl Driver {
         object: &str,
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
+        self.host.spares.stir();
         let begun = Instant::now();
         let stage = format!("{} {object}", step.name()).trim_end().to_owned();
         self.under_way.store(Some(Arc::new(UnderWay { stage: stage.clone(), since: begun })));

@@ -27,6 +27,7 @@ use crate::foreign::ForeignHandler;
 use crate::id_maps;
 use crate::layers::Layers;
 use crate::meters::Meters;
+use crate::spares::Spares;
 use crate::view::{PodView, Snapshot};
 use crate::zygote::Zygote;
 
@@ -57,6 +58,8 @@ pub struct HostSettings {
     pub log_line_bytes: usize,
     /// Most output of an exec session kept for each stream; what comes after is dropped (CRI: 16 MiB).
     pub exec_output_bytes: usize,
+    /// How many sandboxes wait for pods that are asked for next.
+    pub spare_sandboxes: usize,
     /// The system call filter of containers whose request says nothing of it.
     pub unset_seccomp: ProfileSpec,
 }
@@ -85,6 +88,7 @@ pub struct Host {
     leases: Mutex<AddressPool>,
     ports: Mutex<PortClaims>,
     pub(crate) departures: Departures,
+    pub(crate) spares: Spares,
     published: Arc<ArcSwap<Snapshot>>,
 }
 
@@ -115,6 +119,7 @@ impl Host {
             leases: Mutex::new(AddressPool::new(&network.subnets())),
             ports: Mutex::default(),
             departures: Departures::default(),
+            spares: Spares::new(settings.spare_sandboxes),
             zygote: Zygote::new(settings.zygote_program.clone()),
             capabilities: own_capabilities(),
             least_oom_score: least_oom_score(),
@@ -157,6 +162,11 @@ impl Host {
     /// Whether all controllers are in one cgroup v2 hierarchy.
     pub(crate) fn is_unified(&self) -> bool {
         self.cgroups.layout() == Layout::Unified
+    }
+
+    /// The cgroup of a pod that names no parent, and of every sandbox that has no pod yet.
+    pub(crate) fn own_cgroup(&self, pod: &PodId) -> Result<CgroupPath> {
+        Ok(self.settings.cgroup_root.join(pod.as_str())?)
     }
 
     /// The address pool; held for a few instructions only.

@@ -32,6 +32,7 @@ pub mod explain;
 pub mod host;
 pub mod inventory;
 pub mod registry;
+mod spares;
 pub mod spec;
 pub mod stats;
 pub mod timeline;

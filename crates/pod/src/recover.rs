@@ -136,6 +136,7 @@ async fn recover_pod(
         take_down(driver).await;
         return None;
     }
+    driver.go_on_moving().await;
     driver.save().await;
     tracing::info!(pod.id = %driver.id, ready = driver.phase == SandboxPhase::Ready, "pod found again");
     Some(driver)

@@ -25,6 +25,7 @@ use crate::host::Host;
 use crate::layers::{Walking, start_walking};
 use crate::link::Reach;
 use crate::recover::{self, Records};
+use crate::spares::Spares;
 use crate::spec::{PodIdentity, PodResources, SandboxSpec};
 use crate::view::{ContainerView, PodState, Snapshot};
 
@@ -149,6 +150,11 @@ impl Pods {
         tokio::spawn(work).await.map_err(|_| Error::Abandoned)?
     }
 
+    /// Gives back what waits for pods, and keeps no more of it: the agent is about to end.
+    pub async fn close(&self) {
+        self.0.host.spares.close().await;
+    }
+
     /// Makes a pod and answers when it is ready. The same request again gets the same pod.
     ///
     /// # Errors
@@ -263,8 +269,10 @@ impl Pods {
 
     /// The ids of all pods of which something may exist, as text.
     pub(crate) fn known_ids(&self) -> BTreeSet<String> {
-        // Those that go are among the departures before their drivers are forgotten.
-        let mut ids: BTreeSet<String> = self.drivers().by_id.keys().map(ToString::to_string).collect();
+        // A spare that is taken is out of its place only while the drivers are locked; a pod that goes is among the
+        // departures before its driver is forgotten.
+        let mut ids: BTreeSet<String> = self.0.host.spares.ids();
+        ids.extend(self.drivers().by_id.keys().map(ToString::to_string));
         ids.extend(self.0.host.departures.all().iter().map(ToString::to_string));
         ids
     }
@@ -313,8 +321,12 @@ impl Pods {
         {
             return Ok((id.clone(), handle.clone()));
         }
-        let id = PodId::from_random(random_bytes()?);
-        let driver = Driver::new(self.0.host.clone(), id.clone(), Arc::new(spec));
+        let host = &self.0.host;
+        let driver = match host.spares.take(&spec) {
+            Some(spare) => spare.occupied_by(Arc::new(spec)),
+            None => Driver::new(host.clone(), PodId::from_random(random_bytes()?), Arc::new(spec)),
+        };
+        let id = driver.id.clone();
         let (made, outcome) = watch::channel(None);
         let (handle, orders) = drivers.enter(&driver, outcome);
         drop(drivers);
@@ -340,6 +352,7 @@ impl Pods {
             Ok(()) => {
                 tracing::info!(pod.name = identity.name, pod.namespace = identity.namespace, "pod ready");
                 made.send_replace(Some(Ok(())));
+                Spares::fill(&self.0.host);
                 self.run(driver, orders).await;
             }
             Err(error) => {

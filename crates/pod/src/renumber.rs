@@ -28,6 +28,8 @@ pub(crate) async fn renumber(host: Arc<Host>, subnets: Vec<IpNet>) -> Result<()>
         host.network.served()
     };
     record(&host, served.clone()).await?;
+    // They have addresses of before.
+    host.spares.clear().await;
     host.leases().renumber(&served.current);
     let pruned = change(&host, Network::prune).await?;
     if is_new {

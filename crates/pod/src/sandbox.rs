@@ -12,6 +12,7 @@
 //! | ports of the host lead to the pod | they do not, and are free |
 //! | record the readiness, publish: the commit | unpublish |
 
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -75,6 +76,14 @@ pub(crate) struct PodCgroups {
     pub(crate) sandbox: CgroupPath,
 }
 
+/// What namespaces are made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Pod,
+    /// To wait for a pod.
+    Spare,
+}
+
 impl Driver {
     /// Makes the pod. On an error nothing of it is left, or else [`Driver::finish_tear_down`] has work to do.
     pub(crate) async fn make(&mut self) -> Result<()> {
@@ -116,7 +125,8 @@ impl Driver {
         let cgroups = self.cgroups()?;
         self.check_cgroup_parent()?;
         host.ports().claim(self.id.as_str(), &self.spec.ports)?;
-        if self.spec.net == Sharing::Own {
+        let is_spare = self.monitor.is_some();
+        if self.spec.net == Sharing::Own && !is_spare {
             self.addresses = self.lease_addresses().await?;
         }
         let forwards = Forward::all(&self.spec.ports, &self.addresses)?;
@@ -128,19 +138,8 @@ impl Driver {
         let files = move || make_files(&of, &id, &spec, &addresses);
         self.blocking_step(point!("write the pod's files"), "", files).await?;
 
-        let (all, path) = (host.cgroups.clone(), cgroups.sandbox.clone());
-        let cgroup = move || Ok(all.create(&path)?);
-        let cgroup = self.blocking_step(point!("make cgroup"), cgroups.sandbox.as_str(), cgroup).await?;
-
-        let (link, greeting, news) = self.start_monitor(&cgroup).await?;
-        let (pid, pause_pid) = (greeting.hello.pid, greeting.hello.pause_pid);
-        self.set_monitor(Some(Monitor { link, news, pid, pause_pid }));
-
-        if self.spec.net == Sharing::Own {
-            let name = self.host_interface()?;
-            let (of, id, addresses) = (host.clone(), self.id.to_string(), self.addresses.clone());
-            let attach = move || attach(&of, &id, &name, &addresses, greeting);
-            self.blocking_step(point!("attach network"), "", attach).await?;
+        if !is_spare || !self.occupy(&cgroups).await? {
+            self.make_namespaces(&cgroups, Purpose::Pod).await?;
         }
         if !forwards.is_empty() {
             let (host, name) = (host.clone(), self.host_interface()?);
@@ -159,12 +158,34 @@ impl Driver {
         Ok(())
     }
 
+    /// The cgroup, monitor and pause in it, and their network.
+    pub(crate) async fn make_namespaces(&mut self, cgroups: &PodCgroups, purpose: Purpose) -> Result<()> {
+        let host = self.host.clone();
+        let cgroup = self.make_cgroup(cgroups).await?;
+        let (link, greeting, news) = self.start_monitor(&cgroup, purpose).await?;
+        let (pid, pause_pid) = (greeting.hello.pid, greeting.hello.pause_pid);
+        self.set_monitor(Some(Monitor { link, news, pid, pause_pid }));
+        if self.spec.net == Sharing::Own {
+            let name = self.host_interface()?;
+            let (of, id, addresses) = (host, self.id.to_string(), self.addresses.clone());
+            let attach = move || attach(&of, &id, &name, &addresses, greeting);
+            self.blocking_step(point!("attach network"), "", attach).await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn make_cgroup(&mut self, cgroups: &PodCgroups) -> Result<Cgroup> {
+        let (all, path) = (self.host.cgroups.clone(), cgroups.sandbox.clone());
+        let cgroup = move || Ok(all.create(&path)?);
+        self.blocking_step(point!("make cgroup"), cgroups.sandbox.as_str(), cgroup).await
+    }
+
     /// Has a monitor forked and hears its greeting; where none comes, once more by another zygote: that one may have died
     /// with the request.
-    async fn start_monitor(&mut self, cgroup: &Cgroup) -> Result<Connected> {
+    async fn start_monitor(&mut self, cgroup: &Cgroup, purpose: Purpose) -> Result<Connected> {
         let mut is_first = true;
         loop {
-            let (host, plan) = (self.host.clone(), self.sandbox_plan(cgroup));
+            let (host, plan) = (self.host.clone(), self.sandbox_plan(cgroup, purpose));
             let spawn = move || host.zygote.spawn_monitor(&plan).map_err(Error::Spawn);
             let spawned = self.blocking_step(point!("start monitor and pause"), "", spawn).await?;
             let greeted = Link::establish(spawned.connection);
@@ -179,7 +200,7 @@ impl Driver {
         }
     }
 
-    fn sandbox_plan(&self, cgroup: &Cgroup) -> SandboxPlan {
+    fn sandbox_plan(&self, cgroup: &Cgroup, purpose: Purpose) -> SandboxPlan {
         SandboxPlan {
             pod: self.id.clone(),
             directory: self.host.pod_directory(&self.id),
@@ -192,6 +213,7 @@ impl Driver {
             user_namespace: self.spec.user_namespace,
             sysctls: self.spec.sysctls.clone(),
             shm_bytes: SHM_BYTES,
+            spare: purpose == Purpose::Spare,
         }
     }
 
@@ -245,12 +267,23 @@ impl Driver {
     /// being taken down, but the record stays, so that it is tried again.
     pub(crate) async fn tear_down(&mut self) -> Result<()> {
         let host_side = self.take_host_side_down().await;
-        let network = match self.detaching.take() {
-            Some(task) => task.await.unwrap_or(Err(Error::Abandoned)),
-            None => Ok(()),
-        };
+        let network = self.end_detaching().await;
         host_side.and(network)?;
         self.forget().await
+    }
+
+    /// Ends monitor and pause, and waits for the end of their network; its addresses stay leased.
+    pub(crate) async fn take_network_and_monitor_down(&mut self) -> Result<()> {
+        self.shut_monitor_down().await;
+        self.begin_detach();
+        self.end_detaching().await
+    }
+
+    async fn end_detaching(&mut self) -> Result<()> {
+        match self.detaching.take() {
+            Some(task) => task.await.unwrap_or(Err(Error::Abandoned)),
+            None => Ok(()),
+        }
     }
 
     /// All of [`Driver::tear_down`] but the record, and the network, whose end it begins.
@@ -258,8 +291,10 @@ impl Driver {
         self.shut_monitor_down().await;
         let late = self.late.end(DEATH_LIMIT).await;
         let ports = self.close_ports().await;
-        let (host, own) = (self.host.clone(), self.cgroups()?.own);
-        let cgroups = move || Ok(host.cgroups.open(&own).remove(DEATH_LIMIT)?);
+        self.end_move().await;
+        let (host, own) = (self.host.clone(), self.own_cgroups()?);
+        let remove = move |path: &CgroupPath| host.cgroups.open(path).remove(DEATH_LIMIT);
+        let cgroups = move || Ok(own.iter().try_for_each(remove)?);
         let cgroups = self.blocking_step(point!("remove cgroup"), "", cgroups).await;
         self.begin_detach();
         let (directory, files) = (self.host.pod_directory(&self.id), self.host.pod_files(&self.id));
@@ -344,7 +379,11 @@ impl Driver {
                 let mut freed = std::pin::pin!(host.departures.freed().notified());
                 freed.as_mut().enable();
                 match lease() {
-                    Err(error) if error.kind() == ErrorKind::Exhausted && host.departures.any_leaves() => {
+                    Err(error) if error.kind() == ErrorKind::Exhausted => {
+                        host.spares.give_up();
+                        if !host.departures.any_leaves() {
+                            return Err(error);
+                        }
                         freed.await;
                     }
                     leased => return leased,
@@ -435,8 +474,8 @@ impl Driver {
     }
 
     async fn kill_own_processes(&self) {
-        if let Ok(cgroups) = self.cgroups() {
-            let entry = self.host.cgroups.open(&cgroups.own).entry();
+        for path in self.own_cgroups().unwrap_or_default() {
+            let entry = self.host.cgroups.open(&path).entry();
             let _ = blocking(move || berth_cgroup::kill_all(&entry)).await;
         }
     }
@@ -444,6 +483,11 @@ impl Driver {
     /// Where this pod's cgroups are, by its request alone.
     pub(crate) fn cgroups(&self) -> Result<PodCgroups> {
         cgroups_of(&self.id, &self.spec, &self.host.settings.cgroup_root)
+    }
+
+    /// What of them goes with the pod. Processes that were made before the pod come from the first.
+    fn own_cgroups(&self) -> Result<BTreeSet<CgroupPath>> {
+        Ok([self.host.own_cgroup(&self.id)?, self.cgroups()?.own].into())
     }
 
     /// A pod whose kubelet makes its cgroup in another way than the agent thinks would run without its limits. Looked

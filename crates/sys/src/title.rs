@@ -11,7 +11,7 @@ use std::ptr;
 ///
 /// `std::env::args` shows the new text afterwards; call it only where the arguments have been read.
 pub fn set(comm: &std::ffi::CStr, title: &str) {
-    let _ = rustix::thread::set_name(comm);
+    set_name(comm);
     let Some((start, end)) = argument_area() else {
         return;
     };
@@ -27,6 +27,11 @@ pub fn set(comm: &std::ffi::CStr, title: &str) {
     unsafe { ptr::write_bytes(area, 0, room) };
     // SAFETY: as above, and `title` can't overlap the argument strings, being borrowed from Rust's memory.
     unsafe { ptr::copy_nonoverlapping(title.as_ptr(), area, length) };
+}
+
+/// Sets the short name alone.
+pub fn set_name(comm: &std::ffi::CStr) {
+    let _ = rustix::thread::set_name(comm);
 }
 
 /// Fields 48 and 49 of `/proc/self/stat` (proc_pid_stat(5)): `arg_start`, `arg_end`.

@@ -45,6 +45,8 @@ pub(crate) struct Settings {
     pub(crate) registries: RegistryConfig,
     /// Images that a node has without a registry.
     pub(crate) images: Images,
+    /// How sandboxes of pods are made.
+    pub(crate) sandboxes: Sandboxes,
     /// Where pods stand in the control groups of the machine.
     pub(crate) cgroup: Cgroup,
     /// What containers may do when nobody says.
@@ -177,6 +179,15 @@ impl From<Handler> for ForeignHandler {
     }
 }
 
+/// `[sandboxes]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Sandboxes {
+    /// How many wait, with namespaces and network, for pods that are asked for next, so that these start faster. Each
+    /// takes an address and some 300 KiB of memory. There are none before the first pod, and none with 0.
+    pub(crate) spare: u32,
+}
+
 /// `[reconciliation]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -207,6 +218,7 @@ impl Default for Settings {
             network: NetworkConfig::default(),
             registries: RegistryConfig::default(),
             images: Images::default(),
+            sandboxes: Sandboxes::default(),
             cgroup: Cgroup::default(),
             security: Security::default(),
             devices: Devices::default(),
@@ -214,6 +226,12 @@ impl Default for Settings {
             reconciliation: Reconciliation::default(),
             limits: Limits::default(),
         }
+    }
+}
+
+impl Default for Sandboxes {
+    fn default() -> Self {
+        Self { spare: 4 }
     }
 }
 
@@ -319,6 +337,8 @@ impl Settings {
             let root = handler.root.as_deref().unwrap_or(Path::new("/"));
             expect(is_plain_absolute(root), &format!("{key}.root"), &root, PLAIN);
         }
+        let spare = self.sandboxes.spare;
+        expect(spare <= 64, "sandboxes.spare", &spare, "be at most 64");
         let period = self.reconciliation.period_seconds;
         expect(period <= 86_400, "reconciliation.period_seconds", &period, "be at most 86400, a day");
         let (line, output) = (self.limits.log_line_bytes, self.limits.exec_output_bytes);

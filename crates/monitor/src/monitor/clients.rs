@@ -103,6 +103,7 @@ impl Monitor {
             session.kill();
         }
         self.detach_all_of(client);
+        self.leave_if_spare();
     }
 
     pub(super) fn reply(&mut self, to: ReplyTo, result: Result<Answer, Failure>) {

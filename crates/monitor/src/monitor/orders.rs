@@ -41,6 +41,7 @@ impl Monitor {
                 Ok(Some(Answer::Done))
             }
             Order::CheckLog { container } => self.check_log(&container),
+            Order::Occupy { hostname } => self.occupy(&hostname),
             Order::OpenNetwork => {
                 self.open_network(reply);
                 Ok(None)
@@ -159,6 +160,7 @@ fn step_of(order: &Order) -> Option<Point> {
         Order::Exec => Some(point!("carry out exec")),
         Order::Shutdown => Some(point!("carry out shutdown")),
         Order::KillExec { .. } => Some(point!("carry out kill of command")),
+        Order::Occupy { .. } => Some(point!("carry out occupation")),
         Order::Attach { .. } | Order::Detach { .. } | Order::CheckLog { .. } | Order::OpenNetwork => None,
     }
 }
