@@ -64,7 +64,7 @@ impl<'a> Lab<'a> {
     }
 
     /// Removes what a trial has left that broke off, so that the next one is none the worse for it.
-    fn clear(&self) {
+    pub(crate) fn clear(&self) {
         let cri = self.node.cri();
         for pod in cri.sandboxes().iter().filter(|pod| pod.id != self.bystander.pod()) {
             let _ = cri.take_down(&pod.id);

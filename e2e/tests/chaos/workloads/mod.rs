@@ -30,6 +30,13 @@ const LARGEST_LOG: u64 = 256 << 20;
 
 const MEMORY_LIMIT: i64 = 24 << 20;
 
+/// Doubles until it is refused more; then sleepers take every place that is left or becomes free. A shell that is refused a
+/// process ends, so the doubling goes out by itself; the one that makes the sleepers begins anew.
+const BOMB: &str = r#"
+    export again='trap "exec sh -c \"\$again\"" EXIT; while :; do sleep 1000 & done'
+    (b() { b | b & }; b; exec sh -c "$again") 2>/dev/null &
+    exec sleep 1000"#;
+
 /// Doubles a text until there is no memory left.
 const EAT: &str = "x=aaaaaaaaaaaaaaaa; while :; do x=$x$x; done";
 
@@ -53,26 +60,30 @@ fn whatever_a_workload_does_its_own_pod_suffers_and_is_named() {
 
 /// It multiplies up to its pod's limit, and no further.
 fn fork_bomb(lab: &mut Lab<'_>) -> Result<String, Problem> {
+    let bounded = BoundedCgroup::new(&format!("{}/bounded", lab.node.cgroup()));
+    let outcome = multiply_in(lab, &bounded);
+    // Before its parent, whatever came of it.
+    lab.clear();
+    outcome
+}
+
+fn multiply_in(lab: &Lab<'_>, bounded: &BoundedCgroup) -> Result<String, Problem> {
     let node = lab.node;
     let quiet = exec_time(lab);
-    let parent = format!("{}/bounded", node.cgroup());
-    let directory = limit_tasks(&parent);
     let mut config = node.sandbox("victim");
-    config.linux.as_mut().unwrap().cgroup_parent = parent.clone();
+    config.linux.as_mut().unwrap().cgroup_parent = bounded.path.clone();
     let pod = Pod::run(node, config);
-    let bomb = "(b() { b | b & }; b; while :; do sleep 1000 & done) 2>/dev/null & exec sleep 1000";
-    pod.shell("main", bomb);
+    pod.shell("main", BOMB);
     let mut most = 0;
     eventually("many processes", PATIENCE, || {
-        most = most.max(tasks_in(&directory));
+        most = most.max(bounded.tasks());
         (most >= MOST_TASKS * 9 / 10).then_some(())
     });
     await_trouble(node, Some(&pod.id), "processes", "processes and threads that it may have")?;
     let loud = exec_time(lab);
-    most = most.max(tasks_in(&directory));
+    most = most.max(bounded.tasks());
     need(most <= MOST_TASKS, || format!("{most} processes, with a limit of {MOST_TASKS}"))?;
     pod.take_down();
-    remove_cgroups(&parent);
     Ok(format!("exec elsewhere {} ms, quiet {} ms", loud.as_millis(), quiet.as_millis()))
 }
 
@@ -317,24 +328,36 @@ impl Drop for SmallDisk {
     }
 }
 
-/// Makes a cgroup with a limit of tasks, as a kubelet makes one for a pod; returns its directory.
-fn limit_tasks(cgroup: &str) -> PathBuf {
-    let hierarchy =
-        ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].into_iter().find(|path| Path::new(path).is_dir());
-    let directory = PathBuf::from(format!("{}{cgroup}", hierarchy.unwrap()));
-    fs::create_dir(&directory).unwrap();
-    fs::write(directory.join("pids.max"), MOST_TASKS.to_string()).unwrap();
-    directory
+/// A cgroup with a limit of tasks, as a kubelet makes one for a pod. It goes with this value, in all hierarchies; the
+/// pod's own have gone by then.
+#[derive(Debug)]
+struct BoundedCgroup {
+    path: String,
+    /// Where tasks are counted.
+    directory: PathBuf,
 }
 
-fn tasks_in(directory: &Path) -> u64 {
-    fs::read_to_string(directory.join("pids.current")).unwrap().trim().parse().unwrap()
+impl BoundedCgroup {
+    fn new(path: &str) -> Self {
+        let hierarchy =
+            ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].into_iter().find(|path| Path::new(path).is_dir());
+        let directory = PathBuf::from(format!("{}{path}", hierarchy.unwrap()));
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("pids.max"), MOST_TASKS.to_string()).unwrap();
+        Self { path: path.to_owned(), directory }
+    }
+
+    fn tasks(&self) -> u64 {
+        fs::read_to_string(self.directory.join("pids.current")).unwrap().trim().parse().unwrap()
+    }
 }
 
-/// In all hierarchies; the pod's are gone by now.
-fn remove_cgroups(cgroup: &str) {
-    let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap().map(|entry| entry.unwrap().path());
-    for hierarchy in hierarchies.chain(["/sys/fs/cgroup".into()]).filter(|path| !path.is_symlink()) {
-        let _ = fs::remove_dir(hierarchy.join(cgroup.trim_start_matches('/')));
+impl Drop for BoundedCgroup {
+    fn drop(&mut self) {
+        let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+        let roots = hierarchies.map(|entry| entry.path()).chain(["/sys/fs/cgroup".into()]);
+        for root in roots.filter(|path| !path.is_symlink()) {
+            let _ = fs::remove_dir(root.join(self.path.trim_start_matches('/')));
+        }
     }
 }
