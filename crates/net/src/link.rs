@@ -90,9 +90,11 @@ pub(crate) fn create_veth(pair: &VethPair<'_>) -> RouteNetlinkMessage {
         vec![LinkAttribute::IfName(POD_IFNAME.into()), LinkAttribute::NetNsFd(pair.netns.as_raw_fd())];
     peer.attributes.extend(pair.address.map(|address| LinkAttribute::Address(mac_of(address))));
     peer.attributes.extend(pair.mtu.map(LinkAttribute::Mtu));
+    peer.attributes.extend(one_queue());
     let mut link = named(pair.host_ifname);
     mark_up(&mut link);
     link.attributes.extend(pair.mtu.map(LinkAttribute::Mtu));
+    link.attributes.extend(one_queue());
     link.attributes.push(LinkAttribute::Controller(pair.bridge_index));
     link.attributes.push(LinkAttribute::LinkInfo(vec![
         LinkInfo::Kind(InfoKind::Veth),
@@ -216,6 +218,12 @@ pub(crate) fn default_route(index: u32, subnet: &IpNet) -> RouteNetlinkMessage {
     route.header.kind = RouteType::Unicast;
     route.attributes = vec![RouteAttribute::Gateway(gateway.into()), RouteAttribute::Oif(index)];
     RouteNetlinkMessage::NewRoute(route)
+}
+
+/// What a veth ends up with. Not asked for, the kernel makes a queue for each processor that could ever be there and then
+/// puts all but one out of use, for which it waits until no processor sends (`veth_init_queues`).
+fn one_queue() -> [LinkAttribute; 2] {
+    [LinkAttribute::NumTxQueues(1), LinkAttribute::NumRxQueues(1)]
 }
 
 fn named(name: &IfName) -> LinkMessage {

@@ -200,6 +200,9 @@ fn attached_pod_is_configured_when_attach_returns() {
             "{port}"
         );
         assert!(port.starts_with(&format!("{}:", attached.host_index)), "{port}");
+        for end in [port, space.run("ip", &["-d", "link", "show", "eth0"])] {
+            assert!(end.contains("numtxqueues 1 numrxqueues 1 "), "{end}");
+        }
         assert!(!run("ip", &["addr", "show", "dev", "bthaaaaaaaaaaaa"]).contains("inet"));
         let owned: Vec<_> =
             network.owned_links().unwrap().into_iter().map(|l| (l.name.to_string(), l.pod_id)).collect();
