@@ -40,6 +40,10 @@ impl Departures {
         self.pods().remove(pod);
     }
 
+    pub(crate) fn has(&self, pod: &PodId) -> bool {
+        self.pods().contains_key(pod)
+    }
+
     pub(crate) fn all(&self) -> Vec<PodId> {
         self.pods().keys().cloned().collect()
     }

@@ -1,10 +1,5 @@
-//! The task that owns one pod.
+//! The task that owns one pod. What the states of the pod and its containers make of all that comes, `lifecycle` says.
 //!
-//! ```text
-//!             make fails                        pause or monitor dies, Stop
-//!   Making ──────────────▶ (gone)      Ready ──────────────────────────────▶ NotReady ──Remove──▶ (gone)
-//!      └──────── made ──────────────────▶ └─────────────────── Remove ─────────────────────────────▶ ┘
-//! ```
 //! Three things move it: orders from requests, news from the monitor, and its own deadlines (a container that does not
 //! end within its grace period, a network that has been taken down). Orders are carried out one after the other; what
 //! takes a container's own time, its grace period, is not waited for inside an order: the driver notes who waits and
@@ -42,6 +37,8 @@ use crate::error::{Error, Result};
 use crate::events::EventKind;
 use crate::host::{Host, STAGE_LIMIT};
 use crate::late::Late;
+use crate::lifecycle::container;
+use crate::lifecycle::sandbox::{Contact, Event};
 use crate::link::{Connected, Link, News, Reach};
 use crate::record::{SandboxPhase, SandboxRecord};
 use crate::sandbox::KILL_ANSWER_LIMIT;
@@ -215,7 +212,7 @@ impl Driver {
     /// Takes in what the monitor says.
     pub(crate) async fn hear(&mut self, news: News) {
         match news {
-            News::Exited(container, exit) => self.container_exited(&container, exit).await,
+            News::Exited(container, exit) => self.take_in(&container, container::Event::Ended(exit)).await,
             News::PauseExited => {
                 tracing::warn!(pod.id = %self.id, "pause has died");
                 self.timeline.push(LOSS, Duration::ZERO, Some("its pause process has died".to_owned()));
@@ -244,10 +241,11 @@ impl Driver {
 
     /// The pod has lost what held it together: it is reported so, and kept until someone removes it.
     pub(crate) async fn not_ready(&mut self) {
-        if self.phase == SandboxPhase::NotReady {
+        let phase = self.phase.after(Event::Lost);
+        if phase == self.phase {
             return;
         }
-        self.phase = SandboxPhase::NotReady;
+        self.phase = phase;
         if let Err(error) = self.close_ports().await {
             tracing::warn!(pod.id = %self.id, error = %with_causes(&error), "host ports not closed");
         }
@@ -276,9 +274,9 @@ impl Driver {
         self.reach.store(Arc::new(Reach::Blocked(why)));
     }
 
-    /// Whether there is a monitor that can't be asked.
-    pub(crate) fn is_out_of_reach(&self) -> bool {
-        self.reach_again.is_some() || self.greeting.is_some()
+    /// Whether the monitor can be asked.
+    pub(crate) fn contact(&self) -> Contact {
+        self.reach.load().contact()
     }
 
     /// Records and publishes the pod as it is now. A database that refuses does not stop a pod: memory and kernel have
@@ -295,9 +293,11 @@ impl Driver {
         self.host.commit(change.put(&self.record())?).await
     }
 
-    /// Shows the pod as it is now to all readers.
+    /// Shows the pod as it is now to all readers, if they may see it.
     pub(crate) fn publish(&self) {
-        self.host.publish(Arc::new(self.view()));
+        if let Some(state) = self.phase.seen() {
+            self.host.publish(Arc::new(self.view(state)));
+        }
     }
 
     /// Tells listeners, with the pod as it has just been published.
@@ -372,16 +372,18 @@ impl Driver {
         }
     }
 
-    fn view(&self) -> PodView {
-        let is_ready = self.phase == SandboxPhase::Ready;
+    fn view(&self, state: PodState) -> PodView {
         let containers =
             self.containers.iter().filter_map(|(id, workload)| Some((id.clone(), workload.view()?)));
         PodView {
             id: self.id.clone(),
             spec: self.spec.clone(),
-            state: if is_ready { PodState::Ready } else { PodState::NotReady },
+            state,
             created_at_ns: self.created_at_ns,
-            addresses: if is_ready { self.addresses.clone() } else { PodAddresses::default() },
+            addresses: match state {
+                PodState::Ready => self.addresses.clone(),
+                PodState::NotReady => PodAddresses::default(),
+            },
             pause_pid: self.monitor.as_ref().and_then(|monitor| monitor.pause_pid),
             monitor_pid: self.monitor.as_ref().map(|monitor| monitor.pid),
             cgroup: self.cgroups().map(|cgroups| cgroups.base.as_str().to_owned()).unwrap_or_default(),
@@ -401,7 +403,7 @@ impl Driver {
             self.monitor_is_gone().await;
             self.finish_half_made().await;
         }
-        self.kill_overdue().await;
+        self.meet_stops().await;
     }
 }
 

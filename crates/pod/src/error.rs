@@ -10,6 +10,7 @@ use berth_monitor::stage::Stage as LaunchStage;
 use berth_store::ErrorKind;
 
 use crate::devices::DeviceError;
+use crate::lifecycle::sandbox::Silence;
 
 /// The result of an operation on pods.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -345,7 +346,20 @@ impl Error {
         matches!(self, Self::SilentMonitor { .. })
     }
 
-    /// Whether a connection to a monitor that failed says that there is none. It may fail for the agent's own want, too.
+    /// What a connection that failed says of the monitor. It may fail for the agent's own want, too.
+    pub(crate) fn silence(&self) -> Silence {
+        if self.says_that_nobody_listens() {
+            Silence::Dead
+        } else if matches!(self, Self::OtherProtocol { .. }) {
+            Silence::OtherProtocol
+        } else if matches!(self, Self::TooLong { .. }) {
+            Silence::Hangs
+        } else {
+            Silence::HungUp
+        }
+    }
+
+    /// Whether it says that there is none.
     pub(crate) fn says_that_nobody_listens(&self) -> bool {
         use std::io::ErrorKind::{ConnectionRefused, NotFound};
         matches!(self, Self::File { source, .. } if matches!(source.kind(), NotFound | ConnectionRefused))

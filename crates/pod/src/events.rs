@@ -136,6 +136,17 @@ impl Drop for Events {
     }
 }
 
+impl EventKind {
+    /// What tells that a container has come so far.
+    pub(crate) fn of(state: &ContainerState) -> Self {
+        match state {
+            ContainerState::Created => Self::Created,
+            ContainerState::Running { .. } => Self::Started,
+            ContainerState::Exited(_) => Self::Stopped,
+        }
+    }
+}
+
 /// Where drivers tell; clones are the same feed.
 #[derive(Debug, Clone)]
 pub(crate) struct EventFeed(Arc<Shared>);
@@ -247,12 +258,7 @@ impl EventFeed {
                 },
             );
             for container in pod.containers.values() {
-                let kind = match container.state {
-                    ContainerState::Created => EventKind::Created,
-                    ContainerState::Running { .. } => EventKind::Started,
-                    ContainerState::Exited(_) => EventKind::Stopped,
-                };
-                push(container.id.to_string(), kind);
+                push(container.id.to_string(), EventKind::of(&container.state));
             }
         }
         events

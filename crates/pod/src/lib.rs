@@ -8,6 +8,7 @@
 //! - [`registry`]: [`Pods`], the handle that the edge holds: finds or starts a pod's driver, never works itself.
 //! - `driver`: the task that owns one pod. Work belongs to it and not to the request that asked for it: a client
 //!   that hangs up cancels nothing, and one that asks again gets the result of the first.
+//! - `lifecycle`: the states of pods and containers, and what each answers to a request; pure, and asked by all others.
 //! - `sandbox`, `workload`: the steps of a pod's and of a container's life. `planning`: what a container needs.
 //! - `exec`, `attach`, `port_forward`: clients of containers and pods, past the driver; `process`: the ends they hold.
 //! - `confinement`: what holds a container's process back, as this kernel can.
@@ -53,6 +54,7 @@ mod id_maps;
 mod late;
 mod launching;
 mod layers;
+mod lifecycle;
 mod link;
 mod meters;
 mod pins;

@@ -30,6 +30,8 @@ use tokio::time::timeout;
 
 use crate::error::{Error, Result};
 use crate::host::STAGE_LIMIT;
+use crate::lifecycle::sandbox::{self, Contact};
+use crate::view::PodState;
 use crate::waiting::{Condition, look_at};
 
 pub(crate) use holds::{Attached, Session, Started};
@@ -60,6 +62,34 @@ pub(crate) enum Reach {
     Open(Link),
     /// There is one, which hangs or can't be talked to; why.
     Blocked(String),
+}
+
+impl Reach {
+    pub(crate) fn contact(&self) -> Contact {
+        match self {
+            Self::Gone => Contact::Gone,
+            Self::Open(_) => Contact::Open,
+            Self::Blocked(_) => Contact::Blocked,
+        }
+    }
+
+    /// The connection for a request to a pod in this state, if that can be carried out; `refused` says what it means that
+    /// it can't.
+    pub(crate) fn link_for(
+        &self,
+        request: sandbox::Request,
+        pod: &PodId,
+        state: Option<PodState>,
+        refused: impl FnOnce() -> Error,
+    ) -> Result<Link> {
+        match (sandbox::answer(request, state, self.contact()), self) {
+            (sandbox::Answer::Do, Self::Open(link)) => Ok(link.clone()),
+            (sandbox::Answer::OutOfReach, Self::Blocked(why)) => {
+                Err(Error::OutOfReach { pod: pod.to_string(), why: why.clone() })
+            }
+            _ => Err(refused()),
+        }
+    }
 }
 
 /// A monitor that has been connected to and has not greeted yet. It is waited for on this one connection: each would take

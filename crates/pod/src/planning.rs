@@ -16,6 +16,7 @@ use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::files::hostname_of;
 use crate::host::Host;
+use crate::lifecycle::container::{Answer, Request, answer};
 use crate::pins::PinnedImages;
 use crate::spec::PodPid;
 
@@ -107,7 +108,9 @@ impl Driver {
                 let mut found =
                     self.containers.values().filter(|w| w.record.id.as_str().starts_with(target.as_str()));
                 match (found.next(), found.next()) {
-                    (Some(workload), None) if workload.started_at_ns().is_some() => {
+                    (Some(workload), None)
+                        if answer(Request::Join, workload.record.state.stage()) == Answer::Do =>
+                    {
                         Ok(PidNamespace::Container(workload.record.id.clone()))
                     }
                     _ => Err(invalid(target, "the target is no running container of this pod")),

@@ -16,8 +16,8 @@ use berth_net::{PodAddresses, ServedSubnets};
 use berth_store::Record;
 use serde::{Deserialize, Serialize};
 
+use crate::lifecycle::container::Life;
 use crate::spec::{PodResources, SandboxSpec};
-use crate::view::ContainerState;
 
 /// A pod on record.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -36,7 +36,7 @@ pub(crate) struct SandboxRecord {
 /// How far a pod on record has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum SandboxPhase {
-    /// Intent: some of it may exist. An agent that finds this takes it down.
+    /// Intent, or what is left after the removal: some of it may exist. An agent that finds this takes it down.
     Making,
     Ready,
     NotReady,
@@ -52,8 +52,8 @@ pub(crate) struct ContainerRecord {
     /// What the images of its volumes were found to be, by the volume's path in the request.
     #[serde(default)]
     pub(crate) volume_images: BTreeMap<PathBuf, ImageId>,
-    /// `None` is intent, as [`SandboxPhase::Making`].
-    pub(crate) state: Option<ContainerState>,
+    #[serde(default)]
+    pub(crate) state: Life,
     pub(crate) created_at_ns: i64,
     pub(crate) user: ResolvedUser,
     pub(crate) log_path: Option<PathBuf>,

@@ -21,10 +21,10 @@ use crate::doubt::{self, Doubt};
 use crate::driver::{Driver, passing};
 use crate::error::Result;
 use crate::host::Host;
+use crate::lifecycle::container::events_of;
 use crate::pins::pin_again;
 use crate::record::{ContainerRecord, NetworkRecord, SandboxPhase, SandboxRecord};
 use crate::registry::spawn_driver;
-use crate::view::ContainerState;
 use crate::workload::Workload;
 
 /// What an earlier agent has recorded: read before the network is opened, which must not take anything from running
@@ -127,10 +127,7 @@ async fn recover_pod(
     for record in containers {
         driver.recover_container(record).await;
     }
-    driver.phase = match record.phase {
-        SandboxPhase::Ready => SandboxPhase::Ready,
-        SandboxPhase::Making | SandboxPhase::NotReady => SandboxPhase::NotReady,
-    };
+    driver.phase = record.phase;
     driver.monitor_is_gone().await;
     if record.phase == SandboxPhase::Making {
         take_down(driver).await;
@@ -153,11 +150,8 @@ pub(crate) async fn take_down_record(
 
 async fn take_down(mut driver: Driver) {
     let torn = passing(point!("take down what was intended"), driver.tear_down_with_containers()).await;
-    // What was done to it published it, and nobody can ask for its removal: nobody has been told its id.
-    driver.host.unpublish(&driver.id);
     if let Err(error) = torn {
         tracing::error!(pod.id = %driver.id, error = %with_causes(&error), "half-made pod stays for now");
-        driver.phase = SandboxPhase::Making;
         driver.host.departures.get_stuck(&driver.id);
         spawn_driver(&driver.id.clone(), driver.finish_tear_down());
     }
@@ -179,25 +173,17 @@ impl Driver {
     pub(crate) async fn take_reports(&mut self, reports: &[ContainerReport]) {
         let ids: Vec<ContainerId> = self.containers.keys().cloned().collect();
         for id in ids {
-            let report = reports.iter().find(|report| report.container == id);
-            let Some(workload) = self.containers.get_mut(&id) else { continue };
-            match (&workload.record.state, report) {
-                (None | Some(ContainerState::Exited(_)), _) => {}
-                (Some(_), Some(report)) => self.take_report(&id, report).await,
-                (Some(_), None) => self.lose_container(&id).await,
+            let Some(workload) = self.containers.get_mut(&id).filter(|workload| workload.is_alive()) else {
+                continue;
+            };
+            let Some(report) = reports.iter().find(|report| report.container == id) else {
+                self.lose_container(&id).await;
+                continue;
+            };
+            workload.pid = Some(report.pid);
+            for event in events_of(report) {
+                self.take_in(&id, event).await;
             }
-        }
-    }
-
-    async fn take_report(&mut self, id: &ContainerId, report: &ContainerReport) {
-        let Some(workload) = self.containers.get_mut(id) else { return };
-        workload.pid = Some(report.pid);
-        if let Some(started_at_ns) = report.started_at_ns {
-            workload.record.state = Some(ContainerState::Running { started_at_ns });
-        }
-        match &report.exit {
-            Some(exit) => self.container_exited(id, exit.clone()).await,
-            None => self.save_container(id).await,
         }
     }
 }

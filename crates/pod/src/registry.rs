@@ -23,11 +23,14 @@ use crate::error::{Error, Result};
 use crate::events::{Events, ListenerId};
 use crate::host::Host;
 use crate::layers::{Walking, start_walking};
+use crate::lifecycle::Again;
+use crate::lifecycle::container::{self, Stage};
+use crate::lifecycle::sandbox::{self, Contact, run_again};
 use crate::link::Reach;
 use crate::recover::{self, Records};
 use crate::spares::Spares;
 use crate::spec::{PodIdentity, PodResources, SandboxSpec};
-use crate::view::{ContainerView, PodState, Snapshot};
+use crate::view::{ContainerView, Snapshot};
 
 /// The pods of this node. A cheap handle.
 #[derive(Debug, Clone)]
@@ -162,18 +165,19 @@ impl Pods {
     /// that has been stopped.
     pub async fn run_sandbox(&self, spec: SandboxSpec) -> Result<PodId> {
         let (id, handle) = self.find_or_start(spec.clone())?;
-        if *handle.spec != spec {
-            return Err(exists(&spec.identity, &id, "with another configuration"));
+        let has_same_spec = *handle.spec == spec;
+        if has_same_spec {
+            let mut made = handle.made;
+            match &*made.wait_for(Option::is_some).await.map_err(|_| Error::Abandoned)? {
+                Some(Ok(())) => {}
+                Some(Err(error)) => return Err(Error::Shared(error.clone())),
+                None => return Err(Error::Abandoned),
+            }
         }
-        let mut made = handle.made;
-        match &*made.wait_for(Option::is_some).await.map_err(|_| Error::Abandoned)? {
-            Some(Ok(())) => {}
-            Some(Err(error)) => return Err(Error::Shared(error.clone())),
-            None => return Err(Error::Abandoned),
-        }
-        match self.snapshot().pods.get(&id) {
-            Some(pod) if pod.state == PodState::Ready => Ok(id),
-            _ => Err(exists(&spec.identity, &id, "and has been stopped")),
+        let state = self.snapshot().pods.get(&id).map(|pod| pod.state);
+        match run_again(has_same_spec, state) {
+            Again::Same => Ok(id),
+            Again::Differs(difference) => Err(exists(&spec.identity, &id, difference)),
         }
     }
 
@@ -182,8 +186,7 @@ impl Pods {
     /// # Errors
     /// A process that does not die.
     pub async fn stop_sandbox(&self, id: &str) -> Result<()> {
-        let Some(pod) = known(self.snapshot().pod(id).cloned())? else { return Ok(()) };
-        self.order(&pod.id, Order::Stop).await.unwrap_or(Ok(()))
+        self.order_pod(id, sandbox::Request::Stop, Order::Stop).await
     }
 
     /// Stops a pod and removes every trace of it; unknown means done.
@@ -191,10 +194,10 @@ impl Pods {
     /// # Errors
     /// What could not be removed; calling again goes on.
     pub async fn remove_sandbox(&self, id: &str) -> Result<()> {
-        match known(self.snapshot().pod(id).cloned())? {
-            Some(pod) => self.order(&pod.id, Order::Remove).await.unwrap_or(Ok(())),
-            None => self.remove_doubted(id).await,
+        if known(self.snapshot().pod(id).cloned())?.is_none() {
+            return self.remove_doubted(id).await;
         }
+        self.order_pod(id, sandbox::Request::Remove, Order::Remove).await
     }
 
     /// Makes a container up to its start. The same request again gets the same container.
@@ -212,9 +215,7 @@ impl Pods {
     /// # Errors
     /// `WrongState` unless it is created; the program that could not be executed, after which it counts as exited.
     pub async fn start_container(&self, id: &str) -> Result<()> {
-        let container = self.container(id)?;
-        let order = |reply| Order::Start(container.id.clone(), reply);
-        self.order(&container.pod, order).await.unwrap_or_else(|| Err(no_container(id)))
+        self.order_container(id, container::Request::Start, Order::Start).await
     }
 
     /// Asks a container to stop, kills it after `grace`, and answers when it has ended; unknown means done.
@@ -222,9 +223,8 @@ impl Pods {
     /// # Errors
     /// A process that does not die.
     pub async fn stop_container(&self, id: &str, grace: Duration) -> Result<()> {
-        let Some(container) = known(self.container(id))? else { return Ok(()) };
-        let order = |reply| Order::StopContainer(container.id.clone(), grace, reply);
-        self.order(&container.pod, order).await.unwrap_or(Ok(()))
+        let order = |id, reply| Order::StopContainer(id, grace, reply);
+        self.order_container(id, container::Request::Stop, order).await
     }
 
     /// Ends a container if it runs and removes every trace of it but its log; unknown means done.
@@ -232,9 +232,10 @@ impl Pods {
     /// # Errors
     /// What could not be removed; calling again goes on.
     pub async fn remove_container(&self, id: &str) -> Result<()> {
-        let Some(container) = known(self.container(id))? else { return self.remove_doubted(id).await };
-        let order = |reply| Order::RemoveContainer(container.id.clone(), reply);
-        self.order(&container.pod, order).await.unwrap_or(Ok(()))
+        if known(self.container(id))?.is_none() {
+            return self.remove_doubted(id).await;
+        }
+        self.order_container(id, container::Request::Remove, Order::RemoveContainer).await
     }
 
     /// Closes a running container's log and opens it anew by its name, with no byte lost.
@@ -242,9 +243,7 @@ impl Pods {
     /// # Errors
     /// `WrongState` unless it runs; the file can't be opened, and the old one stays in use.
     pub async fn reopen_log(&self, id: &str) -> Result<()> {
-        let container = self.container(id)?;
-        let order = |reply| Order::ReopenLog(container.id.clone(), reply);
-        self.order(&container.pod, order).await.unwrap_or_else(|| Err(no_container(id)))
+        self.order_container(id, container::Request::ReopenLog, Order::ReopenLog).await
     }
 
     /// Changes what `change` gives of a container's limits, all or nothing.
@@ -252,9 +251,8 @@ impl Pods {
     /// # Errors
     /// `WrongState` for one that has ended and for memory that is in use; a value that the kernel refuses.
     pub async fn update_container(&self, id: &str, change: Limits) -> Result<()> {
-        let container = self.container(id)?;
-        let order = |reply| Order::UpdateContainer(container.id.clone(), Box::new(change), reply);
-        self.order(&container.pod, order).await.unwrap_or_else(|| Err(no_container(id)))
+        let order = |id, reply| Order::UpdateContainer(id, Box::new(change), reply);
+        self.order_container(id, container::Request::Update, order).await
     }
 
     /// Notes what a pod needs from now on.
@@ -262,9 +260,8 @@ impl Pods {
     /// # Errors
     /// The database refused.
     pub async fn update_sandbox(&self, id: &str, resources: PodResources) -> Result<()> {
-        let pod = self.snapshot().pod(id)?.clone();
         let order = |reply| Order::UpdateSandbox(Box::new(resources), reply);
-        self.order(&pod.id, order).await.unwrap_or_else(|| Err(Error::NoPod { id: id.to_owned() }))
+        self.order_pod(id, sandbox::Request::Update, order).await
     }
 
     /// The ids of all pods of which something may exist, as text.
@@ -291,6 +288,32 @@ impl Pods {
 
     fn container(&self, id: &str) -> Result<Arc<ContainerView>> {
         self.snapshot().container(id).cloned()
+    }
+
+    /// Gives a pod's driver an order. A pod that is gone, already or meanwhile, has its own answer.
+    async fn order_pod(
+        &self,
+        id: &str,
+        request: sandbox::Request,
+        order: impl FnOnce(Reply<()>) -> Order,
+    ) -> Result<()> {
+        let is_done = sandbox::answer(request, None, Contact::Gone) == sandbox::Answer::Done;
+        let if_gone = || if is_done { Ok(()) } else { Err(Error::NoPod { id: id.to_owned() }) };
+        let Some(pod) = known(self.snapshot().pod(id).cloned())? else { return if_gone() };
+        self.order(&pod.id, order).await.unwrap_or_else(if_gone)
+    }
+
+    /// Gives a container's driver an order. A container that is gone, already or meanwhile, has its own answer.
+    async fn order_container(
+        &self,
+        id: &str,
+        request: container::Request,
+        order: impl FnOnce(ContainerId, Reply<()>) -> Order,
+    ) -> Result<()> {
+        let if_gone = || container::answer(request, Stage::Gone).admits(id).map(drop);
+        let Some(container) = known(self.container(id))? else { return if_gone() };
+        let order = |reply| order(container.id.clone(), reply);
+        self.order(&container.pod, order).await.unwrap_or_else(if_gone)
     }
 
     /// Gives a driver an order and awaits the answer; `None` when the pod is gone.
@@ -429,14 +452,10 @@ fn exists(identity: &PodIdentity, id: &PodId, difference: &'static str) -> Error
     }
 }
 
-/// What is unknown is gone already, for calls that may be repeated.
+/// What is unknown is gone.
 fn known<T>(found: Result<T>) -> Result<Option<T>> {
     match found {
         Err(Error::NoPod { .. } | Error::NoContainer { .. }) => Ok(None),
         found => found.map(Some),
     }
-}
-
-fn no_container(id: &str) -> Error {
-    Error::NoContainer { id: id.to_owned() }
 }

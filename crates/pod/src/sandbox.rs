@@ -34,24 +34,17 @@ use crate::events::EventKind;
 use crate::files::{hostname_of, write_files};
 use crate::host::{Host, blocking};
 use crate::id_maps::give_files;
+use crate::lifecycle::sandbox::{Contact, Event, RETRY_PERIOD, Remedy, remedy};
+use crate::lifecycle::stopping::DEATH_LIMIT;
 use crate::link::{Connected, Greeting, Link, News};
-use crate::record::{SandboxPhase, SandboxRecord};
+use crate::record::SandboxRecord;
 use crate::spec::{PodPid, SandboxSpec};
 
 /// Size of a pod's `/dev/shm`, as with containerd and CRI-O.
 const SHM_BYTES: u64 = 64 << 20;
 
-/// How long processes that were killed may take to die before it is an error.
-pub(crate) const DEATH_LIMIT: Duration = Duration::from_secs(10);
-
 /// How long a pod waits for addresses of pods that are gone; the kernel takes some 30 ms to let go of a network.
 const LEASE_PATIENCE: Duration = Duration::from_secs(2);
-
-/// Between two tries to take a half-made pod down, or to reach a monitor.
-pub(crate) const RETRY_PERIOD: Duration = Duration::from_secs(10);
-
-/// How long a monitor that dies may still be connected to, and what dies unseen may take for it mostly.
-pub(crate) const DYING_TIME: Duration = Duration::from_secs(1);
 
 /// How long a pod waits for its monitor's greeting before it does something else meanwhile; so long takes the start of
 /// an agent at most for monitors that hang.
@@ -92,10 +85,7 @@ impl Driver {
             && let Err(error) = self.tear_down().await
         {
             tracing::error!(pod.id = %self.id, error = %with_causes(&error), "pod half made");
-            self.phase = SandboxPhase::Making;
             self.host.departures.get_stuck(&self.id);
-        } else if made.is_err() {
-            self.phase = SandboxPhase::NotReady;
         }
         made
     }
@@ -104,20 +94,16 @@ impl Driver {
     /// whatever else it holds do not stay until the agent's next start.
     pub(crate) async fn finish_tear_down(mut self) {
         let mut patience = tokio::time::interval(RETRY_PERIOD);
-        while self.phase == SandboxPhase::Making {
+        while self.host.departures.has(&self.id) {
             patience.tick().await;
-            let torn = self.tear_down_with_containers().await;
-            // What was done to its containers published it.
-            self.host.unpublish(&self.id);
-            match torn {
-                Ok(()) => self.phase = SandboxPhase::NotReady,
+            match self.tear_down_with_containers().await {
+                Ok(()) => self.host.departures.end(&self.id),
                 Err(error) => {
                     tracing::warn!(pod.id = %self.id, error = %with_causes(&error), "pod not taken down yet");
                     self.host.departures.get_stuck(&self.id);
                 }
             }
         }
-        self.host.departures.end(&self.id);
     }
 
     async fn make_steps(&mut self) -> Result<()> {
@@ -147,10 +133,11 @@ impl Driver {
             self.blocking_step(point!("open host ports"), "", open).await?;
         }
 
-        // The commit: from here on the pod exists.
-        self.phase = SandboxPhase::Ready;
-        let ready = Change::new().put(&self.record())?;
+        // The commit: from here on the pod exists, and no sooner.
+        let phase = self.phase.after(Event::Made);
+        let ready = Change::new().put(&SandboxRecord { phase, ..self.record() })?;
         self.step(point!("record readiness"), "", self.host.clone().commit(ready)).await?;
+        self.phase = phase;
         self.publish();
         for kind in [EventKind::Created, EventKind::Started] {
             self.tell(self.id.to_string(), kind);
@@ -238,10 +225,11 @@ impl Driver {
         if self.detaching.is_none() {
             self.forget().await?;
         } else {
-            let departure = SandboxRecord { phase: SandboxPhase::Making, ..self.record() };
+            let phase = self.phase.after(Event::Removed);
+            let departure = SandboxRecord { phase, ..self.record() };
             let (departure, host) = (Change::new().put(&departure)?, self.host.clone());
             self.step(point!("record the pod's departure"), "", host.commit(departure)).await?;
-            self.phase = SandboxPhase::Making;
+            self.phase = phase;
             host.departures.begin(&self.id);
         }
         self.host.unpublish(&self.id);
@@ -314,7 +302,7 @@ impl Driver {
 
     /// Asks the monitor to kill pause and itself; one that is gone has done so, and one that can't be reached is killed.
     async fn shut_monitor_down(&mut self) {
-        let mut is_out_of_reach = self.is_out_of_reach();
+        let mut is_out_of_reach = self.contact() == Contact::Blocked;
         if let Some(monitor) = self.monitor.take() {
             let shutdown = monitor.link.ask_within(monitor.patience(), MonitorOrder::Shutdown, &[]);
             let shutdown = passing(point!("shut the monitor down"), shutdown).await;
@@ -424,26 +412,27 @@ impl Driver {
 
     /// Takes in what came of a connection to the monitor.
     pub(crate) async fn monitor_is_reached(&mut self, reached: Result<Connected>) {
-        match reached {
-            Ok((link, greeting, news)) => self.take_over(link, greeting, news).await,
-            Err(error) if error.says_that_nobody_listens() => {
+        let error = match reached {
+            Ok((link, greeting, news)) => return self.take_over(link, greeting, news).await,
+            Err(error) => error,
+        };
+        match remedy(error.silence()) {
+            Remedy::Kill => {
                 let error = with_causes(&error);
                 tracing::warn!(pod.id = %self.id, error, "monitor has died; its pod is killed");
                 self.lose_monitor(MONITOR_DIED).await;
             }
-            // The pod runs on, but nothing can be done to it but to remove it.
-            Err(error @ Error::OtherProtocol { .. }) => {
-                self.out_of_reach(&error);
-                self.reach_again = Some(Instant::now() + RETRY_PERIOD);
+            Remedy::WriteOff(wait) => {
+                self.call_again(&error, wait);
                 self.not_ready().await;
             }
-            // It hangs, and has for a while: too many wait for it. Or it has hung up, for it is dying, or the agent lacks something.
-            Err(error) => {
-                let wait = if matches!(error, Error::TooLong { .. }) { RETRY_PERIOD } else { DYING_TIME };
-                self.out_of_reach(&error);
-                self.reach_again = Some(Instant::now() + wait);
-            }
+            Remedy::CallAgain(wait) => self.call_again(&error, wait),
         }
+    }
+
+    fn call_again(&mut self, error: &Error, wait: Duration) {
+        self.out_of_reach(error);
+        self.reach_again = Some(Instant::now() + wait);
     }
 
     /// Takes up a connection to a monitor that has been running, and brings the containers up to date.

@@ -31,9 +31,9 @@ use crate::driver::{Driver, passing};
 use crate::error::{Error, Result};
 use crate::files::hostname_of;
 use crate::host::{Host, blocking};
-use crate::record::SandboxPhase;
+use crate::lifecycle::stopping::DEATH_LIMIT;
 use crate::registry::random_bytes;
-use crate::sandbox::{DEATH_LIMIT, PodCgroups, Purpose};
+use crate::sandbox::{PodCgroups, Purpose};
 use crate::spec::{PodIdentity, PodPid, SandboxSpec};
 
 /// Between the calls that make one pod there is less.
@@ -176,6 +176,10 @@ impl Spares {
     pub(crate) async fn clear(&self) {
         let spares = std::mem::take(&mut self.state().ready);
         let ids: Vec<_> = spares.iter().map(|spare| spare.id.clone()).collect();
+        let end = |spare: Driver| {
+            spare.host.departures.begin(&spare.id);
+            spare.finish_tear_down()
+        };
         let ends: JoinSet<()> = spares.into_iter().map(end).collect();
         ends.join_all().await;
         self.state().ids.retain(|id| !ids.contains(id));
@@ -196,12 +200,7 @@ impl Spares {
 fn depart(state: &mut State, spare: Driver) {
     spare.host.departures.begin(&spare.id);
     state.ids.remove(&spare.id);
-    tokio::spawn(end(spare));
-}
-
-async fn end(mut spare: Driver) {
-    spare.phase = SandboxPhase::Making;
-    spare.finish_tear_down().await;
+    tokio::spawn(spare.finish_tear_down());
 }
 
 /// The pod of a spare, until one comes.

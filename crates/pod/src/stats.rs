@@ -26,8 +26,9 @@ use tokio::time::timeout;
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::host::{Host, blocking};
+use crate::lifecycle::container::{Answer, Request, answer};
 use crate::registry::Pods;
-use crate::view::{ContainerState, ContainerView, PodState, PodView, Snapshot};
+use crate::view::{ContainerView, PodState, PodView, Snapshot};
 
 pub use crate::layers::LayerUsage;
 pub use crate::processes::ProcessUsage;
@@ -203,7 +204,7 @@ impl Pods {
 }
 
 fn read_container(host: &Host, container: &Arc<ContainerView>) -> Option<ContainerUsage> {
-    if !matches!(container.state, ContainerState::Running { .. }) {
+    if answer(Request::Stats, container.state.stage()) != Answer::Do {
         return None;
     }
     let (usage, nano_cores) = host.meters.of(&container.cgroup)?.usage();

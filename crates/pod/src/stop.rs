@@ -1,4 +1,5 @@
-//! How containers end: asked first, killed when their grace is over, and given up if not even that ends them.
+//! How containers end: asked first, killed when their grace is over, and given up if not even that ends them; which of
+//! these is due when, `lifecycle/stopping` says.
 //!
 //! All of that goes by the monitor, and past it where it can't be reached or does not answer: then the first process is
 //! signalled from here (`stop/past_monitor`), the rest killed by cgroup, and the end is looked for. A monitor that is
@@ -17,63 +18,27 @@ use berth_store::with_causes;
 use crate::driver::{Driver, Monitor, Reply, passing};
 use crate::error::{Error, Result};
 use crate::host::blocking;
-use crate::sandbox::{DEATH_LIMIT, DYING_TIME, KILL_ANSWER_LIMIT};
+use crate::lifecycle::container::Request;
+use crate::lifecycle::stopping::{DEATH_LIMIT, Due, LOOK_PERIOD, Opening, Sight, Stopping};
+use crate::sandbox::KILL_ANSWER_LIMIT;
 use crate::workload::Workload;
-
-/// Longer grace periods count as this: a clock can't add any number of seconds.
-const MAX_GRACE: Duration = Duration::from_secs(10 * 365 * 86_400);
-
-/// How often a container is looked at whose monitor does not answer.
-const LOOK_PERIOD: Duration = Duration::from_millis(500);
-
-/// A stop that has been asked for.
-#[derive(Debug)]
-pub(crate) struct Stopping {
-    /// When patience ends: then it is killed, and after that given up.
-    deadline: Instant,
-    killed_at: Option<Instant>,
-    /// When to look whether it has ended by itself, where no monitor tells of it.
-    look_again: Option<Instant>,
-    /// Whether it had no processes any more at the last look.
-    is_empty: bool,
-    pub(crate) waiters: Vec<Reply<()>>,
-}
-
-impl Stopping {
-    fn new(deadline: Instant, waiter: Reply<()>) -> Self {
-        Self { deadline, killed_at: None, look_again: None, is_empty: false, waiters: vec![waiter] }
-    }
-
-    /// When the driver has to look after it.
-    pub(crate) fn next(&self) -> Instant {
-        self.look_again.map_or(self.deadline, |at| at.min(self.deadline))
-    }
-}
 
 impl Driver {
     /// Asks the container to stop, and kills it after `grace`; answers when it has ended. A second call with less
     /// grace shortens that of the first.
     pub(crate) async fn stop_container(&mut self, id: &ContainerId, grace: Duration, reply: Reply<()>) {
-        let Some(workload) = self.containers.get_mut(id).filter(|workload| workload.is_alive()) else {
-            drop(reply.send(Ok(())));
-            return;
-        };
-        // A container at its gate has no workload that could hear a signal.
-        let can_hear = workload.started_at_ns().is_some();
-        let deadline = Instant::now() + if can_hear { grace.min(MAX_GRACE) } else { Duration::ZERO };
-        if let Some(stopping) = &mut workload.stopping {
-            stopping.waiters.push(reply);
-            if stopping.killed_at.is_none() {
-                stopping.deadline = stopping.deadline.min(deadline);
-            }
-        } else {
-            let signal = workload.record.stop_signal;
-            workload.stopping = Some(Stopping::new(deadline, reply));
-            if can_hear && !grace.is_zero() {
-                self.signal(id, signal).await;
-            }
+        match self.admit(Request::Stop, id) {
+            Ok(true) => {}
+            Ok(false) => return drop(reply.send(Ok(()))),
+            Err(error) => return drop(reply.send(Err(error))),
         }
-        self.kill_overdue().await;
+        let Ok(workload) = self.workload_mut(id) else { return };
+        let stage = workload.record.state.stage();
+        let signal = workload.record.stop_signal;
+        if Stopping::ask(&mut workload.stopping, stage, grace, Instant::now(), reply) == Opening::Signal {
+            self.signal(id, signal).await;
+        }
+        self.meet_stops().await;
     }
 
     /// Asks a container to end, past its monitor if that can't be asked: then nobody tells of the end.
@@ -90,80 +55,65 @@ impl Driver {
             let error = with_causes(&error);
             tracing::warn!(pod.id = %self.id, container.id = %id, error, "container not signalled");
         }
-        if let Some(stopping) = self.containers.get_mut(id).and_then(|workload| workload.stopping.as_mut()) {
-            stopping.look_again = Some(Instant::now() + LOOK_PERIOD);
+        if let Some(stopping) = self.stopping(id) {
+            stopping.went_unheard(Instant::now());
         }
     }
 
-    /// Kills containers whose grace is over, and gives up on those that a kill did not end.
-    pub(crate) async fn kill_overdue(&mut self) {
+    /// Does what is due for stops: kills containers whose grace is over, looks for ends that nobody tells of, and gives
+    /// up on those that a kill did not end.
+    pub(crate) async fn meet_stops(&mut self) {
         let now = Instant::now();
-        let overdue: Vec<ContainerId> = (self.containers.iter())
-            .filter(|(_, workload)| workload.deadline().is_some_and(|deadline| deadline <= now))
+        let is_due = |workload: &Workload| workload.deadline().is_some_and(|deadline| deadline <= now);
+        let due: Vec<ContainerId> = self
+            .containers
+            .iter()
+            .filter(|(_, workload)| is_due(workload))
             .map(|(id, _)| id.clone())
             .collect();
-        for id in overdue {
-            if self.notices_end(&id, now).await {
-                continue;
+        for id in due {
+            self.meet_stop(&id, now).await;
+        }
+    }
+
+    async fn meet_stop(&mut self, id: &ContainerId, now: Instant) {
+        if self.due(id, now) == Some(Due::Look) {
+            let is_empty = !self.has_processes(id).await;
+            if self.stopping(id).is_some_and(|stopping| stopping.looked(is_empty, now)) {
+                self.lose_container(id).await;
             }
-            let Some(stopping) = self.containers.get_mut(&id).and_then(|workload| workload.stopping.as_mut())
-            else {
-                continue;
-            };
-            if stopping.deadline > now {
-                continue;
-            }
-            let Some(killed_at) = stopping.killed_at else {
-                stopping.killed_at = Some(now);
-                stopping.deadline = now + DEATH_LIMIT;
-                self.kill(&id).await;
-                // Then nobody tells of its end.
+        }
+        match self.due(id, now) {
+            None | Some(Due::Look) => {}
+            Some(Due::Kill) => {
+                self.kill(id).await;
+                // One that does not answer for another reason has its time.
                 let is_unseen = self.monitor.as_ref().is_none_or(Monitor::is_held_up);
-                let stopping = self.containers.get_mut(&id).and_then(|workload| workload.stopping.as_mut());
-                if let Some(stopping) = stopping.filter(|_| is_unseen) {
-                    stopping.deadline = now + DYING_TIME;
+                let sight = if is_unseen { Sight::Unseen } else { Sight::Seen };
+                if let Some(stopping) = self.stopping(id) {
+                    stopping.killed(sight, now);
                 }
-                continue;
-            };
-            let last = killed_at + DEATH_LIMIT;
-            stopping.deadline = last;
-            // Who waits is told by whatever becomes of it.
-            if let Err(error) = self.give_up(&id).await
-                && last <= now
-            {
+            }
+            Some(Due::GiveUp) => {
+                // Who waits is told by whatever becomes of it.
+                let Err(error) = self.give_up(id).await else { return };
+                let Ok(workload) = self.workload_mut(id) else { return };
                 let error = Arc::new(error);
-                let waiters = self.containers.get_mut(&id).and_then(|workload| workload.stopping.take());
-                for waiter in waiters.into_iter().flat_map(|stopping| stopping.waiters) {
+                for waiter in Stopping::lives_on(&mut workload.stopping, now) {
                     let _ = waiter.send(Err(Error::Shared(error.clone())));
                 }
             }
         }
     }
 
-    /// Looks whether a container has ended whose end no monitor tells of, if it is time for that. One that writes down
-    /// how it ended, without being heard, is given until the next look.
-    async fn notices_end(&mut self, id: &ContainerId, now: Instant) -> bool {
-        let is_seen = self.monitor.as_ref().is_some_and(|monitor| !monitor.link.is_silent());
-        let Some(stopping) = self.containers.get_mut(id).and_then(|workload| workload.stopping.as_mut())
-        else {
-            return false;
-        };
-        if is_seen {
-            stopping.look_again = None;
-        }
-        if stopping.look_again.is_none_or(|at| at > now) {
-            return false;
-        }
-        let was_empty = stopping.is_empty;
-        let is_empty = !self.has_processes(id).await;
-        if is_empty && was_empty {
-            self.lose_container(id).await;
-            return true;
-        }
-        if let Some(stopping) = self.containers.get_mut(id).and_then(|workload| workload.stopping.as_mut()) {
-            (stopping.is_empty, stopping.look_again) = (is_empty, Some(Instant::now() + LOOK_PERIOD));
-        }
-        false
+    fn due(&mut self, id: &ContainerId, now: Instant) -> Option<Due> {
+        let speaks = self.monitor.as_ref().is_some_and(|monitor| !monitor.link.is_silent());
+        let sight = if speaks { Sight::Seen } else { Sight::Unseen };
+        self.stopping(id)?.due(sight, now)
+    }
+
+    fn stopping(&mut self, id: &ContainerId) -> Option<&mut Stopping<Reply<()>>> {
+        self.containers.get_mut(id)?.stopping.as_mut()
     }
 
     /// Gives the monitor an order. One that has not answered is not waited for again: a pod with many containers would

@@ -6,8 +6,9 @@ use berth_fault::point;
 use berth_monitor::id::ContainerId;
 
 use crate::driver::Driver;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::host::blocking;
+use crate::lifecycle::container::Request;
 use crate::spec::PodResources;
 
 impl Driver {
@@ -17,10 +18,8 @@ impl Driver {
     /// `WrongState` for a container that has ended and for memory that is in use; a value that the kernel refuses. All
     /// limits are as before then.
     pub(crate) async fn update_container(&mut self, id: &ContainerId, change: Limits) -> Result<()> {
+        self.admit(Request::Update, id)?;
         let workload = self.workload_mut(id)?;
-        if !workload.is_alive() {
-            return Err(Error::WrongState { object: format!("container {id}"), state: "has exited" });
-        }
         let (name, current) = (workload.record.spec.name.clone(), workload.limits());
         let cgroup = self.container_cgroup(id)?;
         let update = async { Ok(blocking(move || cgroup.update(&current, &change)).await??) };

@@ -1,10 +1,5 @@
-//! The steps of a container's life, as its pod's driver takes them.
+//! The steps of a container's life, as its pod's driver takes them; `lifecycle` says which state allows what.
 //!
-//! ```text
-//!   Create            Start              the process ends
-//!  ────────▶ Created ──────▶ Running ───────────────────────▶ Exited ──Remove──▶ (gone)
-//!               └── Stop, Remove ────────────────────────────────▶┘
-//! ```
 //! Made: pin the image, plan (`planning`), record the intent, directories, cgroup with limits, launch up to the gate;
 //! the record as created is the commit. Taken down by [`Driver::tear_container_down`], however far it came: processes,
 //! cgroup, directories, and then the record and the pins.
@@ -19,7 +14,7 @@ use berth_fault::point;
 use berth_monitor::id::ContainerId;
 use berth_monitor::memfd_of;
 use berth_monitor::plan::Rootfs;
-use berth_monitor::protocol::{Answer, Exit, Order as MonitorOrder, ResolvedUser, exit_record_path};
+use berth_monitor::protocol::{Answer, Order as MonitorOrder, ResolvedUser, exit_record_path};
 use berth_store::{Change, ErrorKind, with_causes};
 
 use crate::driver::{Driver, Reply, passing};
@@ -27,15 +22,15 @@ use crate::error::{Error, Result};
 use crate::events::EventKind;
 use crate::host::blocking;
 use crate::launching::launch;
-use crate::link::{Link, Reach};
+use crate::lifecycle::Again;
+use crate::lifecycle::container::{self, Event, Life, Request, Stage};
+use crate::lifecycle::sandbox::{self, Contact};
+use crate::lifecycle::stopping::{DEATH_LIMIT, Stopping};
+use crate::link::Link;
 use crate::pins::{PinnedImages, holders, pin_images, unpin_images};
-use crate::record::{ContainerRecord, SandboxPhase};
-use crate::sandbox::{DEATH_LIMIT, remove_directory};
-use crate::stop::Stopping;
-use crate::view::{ContainerState, ContainerView, Ended, Reason};
-
-/// The exit code of a container whose own could not be learned, as containerd gives it.
-const UNKNOWN_EXIT_CODE: i32 = 255;
+use crate::record::ContainerRecord;
+use crate::sandbox::remove_directory;
+use crate::view::{ContainerState, ContainerView};
 
 /// A container as its driver holds it.
 #[derive(Debug)]
@@ -45,7 +40,7 @@ pub(crate) struct Workload {
     cgroup: CgroupPath,
     /// Its first process in the host's pid namespace.
     pub(crate) pid: Option<i32>,
-    pub(crate) stopping: Option<Stopping>,
+    pub(crate) stopping: Option<Stopping<Reply<()>>>,
 }
 
 impl Workload {
@@ -56,7 +51,7 @@ impl Workload {
 
     /// Whether its first process lives.
     pub(crate) fn is_alive(&self) -> bool {
-        matches!(self.record.state, Some(ContainerState::Created | ContainerState::Running { .. }))
+        self.record.state.is_alive()
     }
 
     /// When the driver has to look after it unasked.
@@ -73,7 +68,7 @@ impl Workload {
             spec: self.spec.clone(),
             image: record.image.clone(),
             volume_images: record.volume_images.clone(),
-            state: record.state.clone()?,
+            state: record.state.seen()?.clone(),
             created_at_ns: record.created_at_ns,
             pid: self.pid.filter(|_| self.is_alive()),
             user: record.user.clone(),
@@ -91,25 +86,18 @@ impl Workload {
         record.limits.clone().unwrap_or_else(|| record.spec.limits.clone().settled())
     }
 
-    /// Takes in the end; returns who waits for it, to be told once it has been published.
-    #[must_use]
-    pub(crate) fn end(&mut self, ended: Ended) -> Vec<Reply<()>> {
-        self.record.state = Some(ContainerState::Exited(ended));
-        self.stopping.take().map(|stopping| stopping.waiters).unwrap_or_default()
-    }
-
-    pub(crate) fn started_at_ns(&self) -> Option<i64> {
-        match self.record.state {
-            Some(ContainerState::Running { started_at_ns }) => Some(started_at_ns),
-            None | Some(ContainerState::Created | ContainerState::Exited(_)) => None,
-        }
+    /// Takes in what has happened; returns who waited for it, to be told once it has been published. `None` if it is
+    /// nothing new.
+    pub(crate) fn take(&mut self, event: Event) -> Option<Vec<Reply<()>>> {
+        let is_news = self.record.state.take(event);
+        is_news.then(|| Stopping::released(&mut self.stopping, self.record.state.stage()))
     }
 }
 
 impl Driver {
     /// Makes a container up to its gate. On an error nothing of it is left.
     pub(crate) async fn create_container(&mut self, spec: ContainerSpec) -> Result<ContainerId> {
-        let link = self.ready_link()?;
+        let link = self.link_for(sandbox::Request::CreateContainer)?;
         self.tear_half_made_down().await?;
         if let Some(existing) = self.same_name(&spec) {
             return existing;
@@ -138,10 +126,9 @@ impl Driver {
 
     /// Tries again to take down what an earlier create could neither finish nor undo; nobody else can see it.
     async fn tear_half_made_down(&mut self) -> Result<()> {
-        let half_made =
-            |(id, workload): (&ContainerId, &Workload)| workload.record.state.is_none().then(|| id.clone());
-        let ids: Vec<ContainerId> = self.containers.iter().filter_map(half_made).collect();
-        for id in ids {
+        let all = self.containers.keys().cloned();
+        let half_made: Vec<ContainerId> = all.filter(|id| self.stage(id) == Stage::HalfMade).collect();
+        for id in half_made {
             self.tear_container_down(&id).await?;
         }
         Ok(())
@@ -149,7 +136,7 @@ impl Driver {
 
     /// Takes down what the last agent could neither finish nor undo, unless its monitor may still be at it.
     pub(crate) async fn finish_half_made(&mut self) {
-        if self.is_out_of_reach() {
+        if self.contact() == Contact::Blocked {
             return;
         }
         if let Err(error) = self.tear_half_made_down().await {
@@ -176,7 +163,7 @@ impl Driver {
             spec,
             image: images.image.id.clone(),
             volume_images: images.volume_ids(),
-            state: None,
+            state: Life::default(),
             created_at_ns: crate::clock::now_ns(),
             user: ResolvedUser::default(),
             log_path: planned.launch.stdio.log.clone(),
@@ -219,7 +206,8 @@ impl Driver {
 
         // The commit: from here on the container exists, and no sooner; one that could not be recorded is half made.
         let mut record = self.workload_mut(id)?.record.clone();
-        (record.user, record.state) = (user, Some(ContainerState::Created));
+        let _ = record.state.take(Event::Launched);
+        record.user = user;
         let made = Change::new().put(&record)?;
         self.step(point!("record container"), &name, host.commit(made)).await?;
         let workload = self.workload_mut(id)?;
@@ -229,14 +217,9 @@ impl Driver {
 
     /// Opens the gate.
     pub(crate) async fn start_container(&mut self, id: &ContainerId) -> Result<()> {
-        let link = self.ready_link()?;
-        let workload = self.workload_mut(id)?;
-        match &workload.record.state {
-            Some(ContainerState::Created) => {}
-            Some(ContainerState::Running { .. }) => return Err(wrong_state(id, "is running already")),
-            None | Some(ContainerState::Exited(_)) => return Err(wrong_state(id, "has exited")),
-        }
-        let name = workload.spec.name.clone();
+        let link = self.link_for(sandbox::Request::StartContainer)?;
+        self.admit(Request::Start, id)?;
+        let name = self.workload_mut(id)?.spec.name.clone();
         let order = MonitorOrder::Start { container: id.clone() };
         let started = self.step(point!("start container"), &name, link.ask(order, &[])).await;
         // A program that can't be executed has left an exit behind, which comes before the answer.
@@ -254,23 +237,19 @@ impl Driver {
         }) else {
             return Err(Error::MonitorGone);
         };
-        let workload = self.workload_mut(id)?;
-        workload.record.state = Some(ContainerState::Running { started_at_ns: at_ns });
-        self.save_container(id).await;
-        self.tell(id.to_string(), EventKind::Started);
+        self.take_in(id, Event::Started { at_ns }).await;
         tracing::info!(pod.id = %self.id, container.id = %id, container.name = name, "container started");
         Ok(())
     }
 
     /// Ends a container if it runs, and removes every trace of it; absent means done. The log belongs to the kubelet.
     pub(crate) async fn remove_container(&mut self, id: &ContainerId) -> Result<()> {
-        match self.containers.get(id) {
-            None => return Ok(()),
-            Some(workload) if workload.is_alive() => {
-                self.kill(id).await;
-                self.await_end(id).await?;
-            }
-            Some(_) => {}
+        if !self.admit(Request::Remove, id)? {
+            return Ok(());
+        }
+        if self.containers.get(id).is_some_and(Workload::is_alive) {
+            self.kill(id).await;
+            self.await_end(id).await?;
         }
         self.tear_container_down(id).await?;
         self.publish();
@@ -316,34 +295,34 @@ impl Driver {
 
     /// Has the monitor close the log and open it anew by its name.
     pub(crate) async fn reopen_log(&mut self, id: &ContainerId) -> Result<()> {
-        let link = self.ready_link()?;
-        if self.workload_mut(id)?.started_at_ns().is_none() {
-            return Err(wrong_state(id, "is not running"));
-        }
+        let link = self.link_for(sandbox::Request::ReopenLog)?;
+        self.admit(Request::ReopenLog, id)?;
         link.ask(MonitorOrder::ReopenLog { container: id.clone() }, &[]).await.map(drop)
     }
 
-    /// A container's first process has ended.
-    pub(crate) async fn container_exited(&mut self, id: &ContainerId, exit: Exit) {
-        let Some(workload) = self.containers.get_mut(id).filter(|workload| workload.is_alive()) else {
-            return;
+    /// Takes in what has happened to a container: records it, publishes it, tells listeners, and then who waited for it.
+    pub(crate) async fn take_in(&mut self, id: &ContainerId, event: Event) {
+        let Some(workload) = self.containers.get_mut(id) else { return };
+        let log_error = match &event {
+            Event::Ended(exit) => exit.log_error.clone(),
+            Event::Launched | Event::Started { .. } | Event::Lost { .. } => None,
         };
-        if exit.dropped_log_bytes > 0 {
-            let (bytes, error) = (exit.dropped_log_bytes, exit.log_error.as_deref());
-            tracing::warn!(pod.id = %self.id, container.id = %id, bytes, error, "log could not be written");
+        let Some(waiters) = workload.take(event) else { return };
+        let state = workload.record.state.seen().cloned();
+        if let Some(ContainerState::Exited(ended)) = &state {
+            if ended.lost_log_bytes > 0 {
+                let (bytes, error) = (ended.lost_log_bytes, log_error);
+                tracing::warn!(pod.id = %self.id, container.id = %id, bytes, error, "log could not be written");
+            }
+            tracing::info!(
+                pod.id = %self.id, container.id = %id, exit.code = ended.exit_code, reason = ended.reason.as_str(),
+                "container exited"
+            );
         }
-        let ended = ended(workload.started_at_ns(), exit);
-        tracing::info!(
-            pod.id = %self.id, container.id = %id, exit.code = ended.exit_code, reason = ended.reason.as_str(),
-            "container exited"
-        );
-        let waiters = workload.end(ended);
-        self.publish_end(id, waiters).await;
-    }
-
-    async fn publish_end(&mut self, id: &ContainerId, waiters: Vec<Reply<()>>) {
         self.save_container(id).await;
-        self.tell(id.to_string(), EventKind::Stopped);
+        if let Some(state) = state {
+            self.tell(id.to_string(), EventKind::of(&state));
+        }
         for waiter in waiters {
             let _ = waiter.send(Ok(()));
         }
@@ -365,15 +344,12 @@ impl Driver {
         }
         let record = std::fs::read(exit_record_path(&self.host.pod_directory(&self.id), id)).ok();
         let exit = record.and_then(|text| serde_json::from_slice(&text).ok());
-        let how = match self.monitor.is_some() || self.is_out_of_reach() {
-            true => "its end was not seen: the pod's monitor does not answer",
-            false => "the container ended together with its monitor",
+        let how = match self.contact() {
+            Contact::Open | Contact::Blocked => "its end was not seen: the pod's monitor does not answer",
+            Contact::Gone => "the container ended together with its monitor",
         };
-        let Some(workload) = self.containers.get_mut(id) else { return };
-        let started_at_ns = workload.started_at_ns();
-        let ended = exit.map_or_else(|| lost(started_at_ns, how), |exit| ended(started_at_ns, exit));
-        let waiters = workload.end(ended);
-        self.publish_end(id, waiters).await;
+        let lost = || Event::Lost { at_ns: crate::clock::now_ns(), how };
+        self.take_in(id, exit.map_or_else(lost, Event::Ended)).await;
     }
 
     /// Records and publishes a container as it is now; see [`Driver::save`].
@@ -392,14 +368,20 @@ impl Driver {
         self.publish();
     }
 
-    fn ready_link(&self) -> Result<Link> {
-        match (&self.monitor, &**self.reach.load(), self.phase) {
-            (Some(monitor), _, SandboxPhase::Ready) => Ok(monitor.link.clone()),
-            (None, Reach::Blocked(why), _) => {
-                Err(Error::OutOfReach { pod: self.id.to_string(), why: why.clone() })
-            }
-            _ => Err(Error::WrongState { object: format!("pod sandbox {}", self.id), state: "is not ready" }),
-        }
+    /// The connection to the monitor, for a request that this pod allows.
+    fn link_for(&self, request: sandbox::Request) -> Result<Link> {
+        let not_ready =
+            || Error::WrongState { object: format!("pod sandbox {}", self.id), state: "is not ready" };
+        self.reach.load().link_for(request, &self.id, self.phase.seen(), not_ready)
+    }
+
+    /// Whether there is something to do for what is asked of a container, whose state allows it.
+    pub(crate) fn admit(&self, request: Request, id: &ContainerId) -> Result<bool> {
+        container::answer(request, self.stage(id)).admits(id.as_str())
+    }
+
+    pub(crate) fn stage(&self, id: &ContainerId) -> Stage {
+        self.containers.get(id).map_or(Stage::Gone, |workload| workload.record.state.stage())
     }
 
     pub(crate) fn container_cgroup(&self, id: &ContainerId) -> Result<Cgroup> {
@@ -415,37 +397,10 @@ impl Driver {
         let same =
             |workload: &&Workload| workload.spec.name == spec.name && workload.spec.attempt == spec.attempt;
         let existing = self.containers.values().find(same)?;
-        let difference = match (*existing.spec == *spec, &existing.record.state) {
-            (true, Some(ContainerState::Created)) => return Some(Ok(existing.record.id.clone())),
-            (true, _) => "and has been started",
-            (false, _) => "with another configuration",
-        };
+        let again = container::create_again(*existing.spec == *spec, existing.record.state.stage());
+        let Again::Differs(difference) = again else { return Some(Ok(existing.record.id.clone())) };
         let object = format!("container {:?} attempt {}", spec.name, spec.attempt);
         Some(Err(Error::Exists { object, id: existing.record.id.to_string(), difference }))
-    }
-}
-
-/// What a monitor's word on an exit means to a client.
-pub(crate) fn ended(started_at_ns: Option<i64>, exit: Exit) -> Ended {
-    let Exit { code, at_ns, oom_killed, start_error, dropped_log_bytes: lost_log_bytes, log_error: _ } = exit;
-    let (reason, message) = match (start_error, oom_killed, code) {
-        (Some(error), _, _) => (Reason::StartError, error),
-        // Also where a child was the victim and the container ended well: as with containerd and CRI-O.
-        (None, true, _) => (Reason::OomKilled, String::new()),
-        (None, false, 0) => (Reason::Completed, String::new()),
-        (None, false, _) => (Reason::Error, String::new()),
-    };
-    Ended { started_at_ns, finished_at_ns: at_ns, exit_code: code, reason, message, lost_log_bytes }
-}
-
-fn lost(started_at_ns: Option<i64>, how: &str) -> Ended {
-    Ended {
-        started_at_ns,
-        finished_at_ns: crate::clock::now_ns(),
-        exit_code: UNKNOWN_EXIT_CODE,
-        reason: Reason::Unknown,
-        message: how.to_owned(),
-        lost_log_bytes: 0,
     }
 }
 
@@ -454,35 +409,4 @@ fn make_directories(rootfs: &Rootfs) -> Result<()> {
         std::fs::create_dir_all(directory).map_err(Error::file("create directory", directory))?;
     }
     Ok(())
-}
-
-fn wrong_state(id: &ContainerId, state: &'static str) -> Error {
-    Error::WrongState { object: format!("container {id}"), state }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reasons_are_those_that_kubectl_describe_shows() {
-        let exit = |code, oom_killed, start_error: Option<&str>| Exit {
-            code,
-            at_ns: 2,
-            oom_killed,
-            start_error: start_error.map(str::to_owned),
-            dropped_log_bytes: 0,
-            log_error: None,
-        };
-        for (exit, reason) in [
-            (exit(0, false, None), "Completed"),
-            // A child was killed for want of memory, and the container went on and ended well.
-            (exit(0, true, None), "OOMKilled"),
-            (exit(137, true, None), "OOMKilled"),
-            (exit(1, false, None), "Error"),
-            (exit(128, false, Some("execute: x")), "StartError"),
-        ] {
-            assert_eq!(ended(Some(1), exit.clone()).reason.as_str(), reason, "{exit:?}");
-        }
-    }
 }

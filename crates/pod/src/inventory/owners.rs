@@ -15,7 +15,6 @@ use crate::doubt::Doubt;
 use crate::error::Result;
 use crate::record::{ContainerRecord, NetworkRecord, SandboxPhase, SandboxRecord};
 use crate::sandbox::cgroups_of;
-use crate::view::ContainerState;
 
 /// Who owns what at one moment.
 #[derive(Debug, Default)]
@@ -316,14 +315,13 @@ fn wanted_of_container(record: &ContainerRecord, pod: &SandboxRecord, places: &P
     let id = record.id.as_str();
     let directory = places.root.join("containers").join(id);
     let mut names = Vec::new();
-    if record.state.is_some() {
+    if record.state.seen().is_some() {
         names.push((Kind::File, directory.display().to_string()));
     }
-    let lives = matches!(record.state, Some(ContainerState::Created | ContainerState::Running { .. }));
     let cgroup = cgroups_of(&pod.id, &pod.spec, &places.cgroup_root)
         .and_then(|cgroups| Ok(cgroups.base.join(id)?))
         .ok()
-        .filter(|path| lives && !places.cgroups.open(path).exists());
+        .filter(|path| record.state.is_alive() && !places.cgroups.open(path).exists());
     names.extend(cgroup.map(|path| (Kind::Cgroup, path.as_str().to_owned())));
     let owner = format!("container {id}");
     names.into_iter().map(|(kind, name)| Wanted { kind, name, owner: owner.clone() }).collect()

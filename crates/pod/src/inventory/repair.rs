@@ -17,8 +17,9 @@ use super::processes::is_still;
 use super::{Grip, Judged, Object, Places, Standing};
 use crate::error::{Error, Result};
 use crate::host::{Host, blocking};
+use crate::lifecycle::stopping::DEATH_LIMIT;
 use crate::record::ContainerRecord;
-use crate::sandbox::{DEATH_LIMIT, remove_directory};
+use crate::sandbox::remove_directory;
 
 /// Who has a hand on what several use.
 #[derive(Debug, Clone)]

@@ -1,0 +1,28 @@
+//! The states of pods and containers, and what each makes of requests and of what happens. All of it is decided here and
+//! nowhere else: values in, values out, with the time as an argument. Drivers ask, and carry out.
+//!
+//! ```text
+//!  a pod         Making ──made──▶ Ready ──stopped; pause or monitor dies──▶ NotReady ──removed──▶ (gone)
+//!                   └──make fails──▶ (gone)
+//!
+//!  a container   half made ──launched──▶ Created ──started──▶ Running ──ended──▶ Exited ──removed──▶ (gone)
+//!                                           └───────────ended────────────────────▶┘
+//!
+//!  a stop        asked to end ──grace is over──▶ killed ──DEATH_LIMIT──▶ given up
+//!                      └───────── has ended ────────┴──▶ done
+//! ```
+//! Nothing moves to the left, and what is half made can be seen by nobody. `sandbox`, `container` and `stopping` have
+//! these three, each with its table of requests.
+
+pub(crate) mod container;
+pub(crate) mod sandbox;
+pub(crate) mod stopping;
+
+/// What a request comes to that would make something which was made before, under the same name and attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// It is the same request once more: it gets what there is.
+    Same,
+    /// The name is taken; what is different.
+    Differs(&'static str),
+}
