@@ -96,8 +96,13 @@ impl Monitor {
     /// Whether it does not answer, for it is stopped by a signal or waits in the kernel: nothing that is amiss with it,
     /// and it may go on.
     pub(crate) fn is_held_up(&self) -> bool {
-        let condition = || u32::try_from(self.pid).map(|pid| look_at(pid).condition);
-        self.link.is_silent() && matches!(condition(), Ok(Condition::Stopped | Condition::Waits))
+        self.link.is_silent() && self.stands_still()
+    }
+
+    /// Whether it could not answer just now.
+    pub(crate) fn stands_still(&self) -> bool {
+        let condition = u32::try_from(self.pid).map(|pid| look_at(pid).condition);
+        matches!(condition, Ok(Condition::Stopped | Condition::Waits))
     }
 }
 

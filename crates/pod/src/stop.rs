@@ -146,7 +146,8 @@ impl Driver {
         if !left.is_empty() {
             return Err(Error::Unkillable { id: id.to_string(), pids: left, after: DEATH_LIMIT });
         }
-        if self.monitor.as_ref().is_none_or(Monitor::is_held_up) {
+        // Whether or not it has been asked anything since.
+        if self.monitor.as_ref().is_none_or(Monitor::stands_still) {
             self.lose_container(id).await;
             return Ok(());
         }
