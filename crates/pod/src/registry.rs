@@ -394,6 +394,8 @@ impl Pods {
             self.drivers().forget(&id, &identity);
             tracing::info!(pod.id = %id, "pod removed");
             let _ = reply.send(Ok(()));
+            // Whoever else has asked something of the pod need not wait for what is left of it.
+            drop(orders);
             driver.finish_tear_down().await;
         }
     }
