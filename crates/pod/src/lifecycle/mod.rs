@@ -11,12 +11,16 @@
 //!  a stop        asked to end ──grace is over──▶ killed ──DEATH_LIMIT──▶ given up
 //!                      └───────── has ended ────────┴──▶ done
 //! ```
-//! Nothing moves to the left, and what is half made can be seen by nobody. `sandbox`, `container` and `stopping` have
-//! these three, each with its table of requests.
+//! Nothing moves to the left, and what is half made, or left after a removal, can be seen by nobody. `sandbox`,
+//! `container` and `stopping` have these three, with tables of what each answers to requests; `model` holds them against
+//! the rules of the CRI, with steps drawn by lot.
 
 pub(crate) mod container;
 pub(crate) mod sandbox;
 pub(crate) mod stopping;
+
+#[cfg(test)]
+mod model;
 
 /// What a request comes to that would make something which was made before, under the same name and attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
