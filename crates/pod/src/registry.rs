@@ -6,7 +6,7 @@
 
 mod bypass;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ use crate::host::Host;
 use crate::layers::{Walking, start_walking};
 use crate::lifecycle::Again;
 use crate::lifecycle::container::{self, Stage};
+use crate::lifecycle::names::Names;
 use crate::lifecycle::sandbox::{self, Contact, run_again};
 use crate::link::Reach;
 use crate::recover::{self, Records};
@@ -39,16 +40,10 @@ pub struct Pods(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     host: Arc<Host>,
-    drivers: Mutex<Drivers>,
+    drivers: Mutex<Names<Handle>>,
     /// Of changes of the pod CIDR, one at a time.
     renumbering: Arc<Semaphore>,
     _walking: Walking,
-}
-
-#[derive(Debug, Default)]
-struct Drivers {
-    by_id: HashMap<PodId, Handle>,
-    by_identity: HashMap<PodIdentity, PodId>,
 }
 
 /// How to reach a driver.
@@ -269,7 +264,7 @@ impl Pods {
         // A spare that is taken is out of its place only while the drivers are locked; a pod that goes is among the
         // departures before its driver is forgotten.
         let mut ids: BTreeSet<String> = self.0.host.spares.ids();
-        ids.extend(self.drivers().by_id.keys().map(ToString::to_string));
+        ids.extend(self.drivers().all().map(|(id, _)| id.to_string()));
         ids.extend(self.0.host.departures.all().iter().map(ToString::to_string));
         ids
     }
@@ -279,7 +274,7 @@ impl Pods {
         let drivers = self.drivers();
         let at_work =
             |(id, handle): (&PodId, &Handle)| (id.clone(), handle.spec.clone(), handle.under_way.load_full());
-        drivers.by_id.iter().map(at_work).collect()
+        drivers.all().map(at_work).collect()
     }
 
     pub(crate) fn host(&self) -> &Arc<Host> {
@@ -330,18 +325,16 @@ impl Pods {
     }
 
     fn handle(&self, pod: &PodId) -> Option<Handle> {
-        self.drivers().by_id.get(pod).cloned()
+        self.drivers().get(pod).cloned()
     }
 
-    fn drivers(&self) -> MutexGuard<'_, Drivers> {
+    fn drivers(&self) -> MutexGuard<'_, Names<Handle>> {
         self.0.drivers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn find_or_start(&self, spec: SandboxSpec) -> Result<(PodId, Handle)> {
         let mut drivers = self.drivers();
-        if let Some(id) = drivers.by_identity.get(&spec.identity)
-            && let Some(handle) = drivers.by_id.get(id)
-        {
+        if let Some((id, handle)) = drivers.find(&spec.identity) {
             return Ok((id.clone(), handle.clone()));
         }
         let host = &self.0.host;
@@ -351,7 +344,8 @@ impl Pods {
         };
         let id = driver.id.clone();
         let (made, outcome) = watch::channel(None);
-        let (handle, orders) = drivers.enter(&driver, outcome);
+        let (handle, orders) = handle_of(&driver, outcome);
+        drivers.enter(&driver.spec.identity, &id, handle.clone());
         drop(drivers);
         spawn_driver(&id, self.clone().make_and_run(driver, orders, made));
         Ok((id, handle))
@@ -360,7 +354,8 @@ impl Pods {
     /// Starts the driver of a pod that exists already.
     fn adopt(&self, driver: Driver) {
         let (_, outcome) = watch::channel(Some(Ok(())));
-        let (_, orders) = self.drivers().enter(&driver, outcome);
+        let (handle, orders) = handle_of(&driver, outcome);
+        self.drivers().enter(&driver.spec.identity, &driver.id, handle);
         spawn_driver(&driver.id.clone(), self.clone().run(driver, orders));
     }
 
@@ -380,7 +375,7 @@ impl Pods {
             }
             Err(error) => {
                 // The name is free before anyone hears, so that a retry starts anew.
-                self.drivers().forget(&id, &identity);
+                self.drivers().forget(&identity, &id);
                 made.send_replace(Some(Err(Arc::new(error))));
                 driver.finish_tear_down().await;
             }
@@ -391,7 +386,7 @@ impl Pods {
         let (id, identity) = (driver.id.clone(), driver.spec.identity.clone());
         if let Some((reply, driver)) = driver.run(&mut orders).await {
             // Before the inbox closes: who finds it closed looks whether the pod is still known.
-            self.drivers().forget(&id, &identity);
+            self.drivers().forget(&identity, &id);
             tracing::info!(pod.id = %id, "pod removed");
             let _ = reply.send(Ok(()));
             // Whoever else has asked something of the pod need not wait for what is left of it.
@@ -407,31 +402,16 @@ pub(crate) fn spawn_driver(id: &PodId, life: impl Future<Output = ()> + Send + '
     tokio::spawn(life.instrument(span));
 }
 
-impl Drivers {
-    fn enter(
-        &mut self,
-        driver: &Driver,
-        made: watch::Receiver<Option<Made>>,
-    ) -> (Handle, mpsc::Receiver<Order>) {
-        let (sender, orders) = mpsc::channel(INBOX);
-        let handle = Handle {
-            orders: sender,
-            spec: driver.spec.clone(),
-            made,
-            reach: driver.reach.clone(),
-            under_way: driver.under_way.clone(),
-        };
-        self.by_identity.insert(driver.spec.identity.clone(), driver.id.clone());
-        self.by_id.insert(driver.id.clone(), handle.clone());
-        (handle, orders)
-    }
-
-    fn forget(&mut self, id: &PodId, identity: &PodIdentity) {
-        self.by_id.remove(id);
-        if self.by_identity.get(identity) == Some(id) {
-            self.by_identity.remove(identity);
-        }
-    }
+fn handle_of(driver: &Driver, made: watch::Receiver<Option<Made>>) -> (Handle, mpsc::Receiver<Order>) {
+    let (sender, orders) = mpsc::channel(INBOX);
+    let handle = Handle {
+        orders: sender,
+        spec: driver.spec.clone(),
+        made,
+        reach: driver.reach.clone(),
+        under_way: driver.under_way.clone(),
+    };
+    (handle, orders)
 }
 
 /// For a new identifier.

@@ -13,9 +13,10 @@
 //! ```
 //! Nothing moves to the left, and what is half made, or left after a removal, can be seen by nobody. `sandbox`,
 //! `container` and `stopping` have these three, with tables of what each answers to requests; `model` holds them against
-//! the rules of the CRI, with steps drawn by lot.
+//! the rules of the CRI, with steps drawn by lot. `names` has which pod a request means.
 
 pub(crate) mod container;
+pub(crate) mod names;
 pub(crate) mod sandbox;
 pub(crate) mod stopping;
 
