@@ -137,6 +137,11 @@ impl Cgroups {
     }
 
     fn create_in(&self, hierarchy: &Hierarchy, path: &CgroupPath) -> Result<(), (PathBuf, io::Error)> {
+        let is_plain = self.layout != Layout::Unified && !hierarchy.has("cpuset");
+        // There its parents need nothing but to exist, as they mostly do.
+        if is_plain && fs::create_dir(path.below(&hierarchy.mount)).is_ok() {
+            return Ok(());
+        }
         let mut parent = hierarchy.mount.clone();
         for directory in path.each_below(&hierarchy.mount) {
             if self.layout == Layout::Unified {

@@ -25,7 +25,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
-    fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount, move_mount, open_tree,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, move_mount, open_tree,
 };
 
 use crate::birth::PodUsers;
@@ -156,6 +156,9 @@ fn overlay_by_layer(
     if let Some(Writable { upper, work }) = writable {
         fsconfig_set_string(&context, "upperdir", upper)?;
         fsconfig_set_string(&context, "workdir", work)?;
+        // What a container writes is worth nothing after a power cut: it is not mounted again. Without this, its end has
+        // the kernel write out the whole filesystem that it lies on. Source: overlayfs, "Volatile mount".
+        fsconfig_set_flag(&context, "volatile")?;
     }
     fsconfig_set_string(&context, "source", "berth")?;
     set_label(context.as_fd(), label)?;
@@ -176,7 +179,7 @@ fn overlay_in_one_option(
     let lower: Vec<String> = handles.iter().map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd())).collect();
     let mut options = format!("lowerdir={}", lower.join(":"));
     if let Some(Writable { upper, work }) = writable {
-        options += &format!(",upperdir={},workdir={}", upper.display(), work.display());
+        options += &format!(",upperdir={},workdir={},volatile", upper.display(), work.display());
     }
     if let Some(label) = label {
         // Quoted, for the commas of its categories.
@@ -415,13 +418,21 @@ pub(crate) fn mount_console(root: &RootDir, slave: BorrowedFd<'_>) -> Result<()>
 
 /// Hides what the plan names: a file behind `/dev/null`, a directory behind an empty read-only tmpfs.
 pub(crate) fn mask(root: &RootDir, paths: &[PathBuf]) -> Result<()> {
+    let mut empty = None;
     for path in paths {
         let Some(place) = on(path, present(root, path))? else {
             continue;
         };
-        let cover = match on(path, is_directory(&place))? {
-            true => on(path, empty_directory())?,
-            false => on("/dev/null", null_device(root))?,
+        let cover = match (on(path, is_directory(&place))?, &empty) {
+            (false, _) => on("/dev/null", null_device(root))?,
+            // One serves them all.
+            (true, Some(empty)) => on(path, clone_tree(empty, Path::new(""), OpenTreeFlags::AT_EMPTY_PATH))?,
+            (true, None) => {
+                let directory = on(path, empty_directory())?;
+                let first = on(path, clone_tree(&directory, Path::new(""), OpenTreeFlags::AT_EMPTY_PATH))?;
+                empty = Some(directory);
+                first
+            }
         };
         on(path, attach(cover.as_fd(), &place, Path::new("")))?;
     }

@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use berth_cgroup::{Cgroup, CgroupPath, Driver as CgroupDriver};
+use berth_cgroup::{Cgroup, CgroupPath, Driver as CgroupDriver, Layout};
 use berth_fault::point;
 use berth_image::remove_tree;
 use berth_monitor::id::PodId;
@@ -63,7 +63,8 @@ pub(crate) struct PodCgroups {
     pub(crate) base: CgroupPath,
     /// What goes with the pod: `base` itself where that is the agent's own, else one in it.
     pub(crate) own: CgroupPath,
-    /// For monitor and pause, below `own`. So `own` has a child and passes controllers on, which holds them in `base`
+    /// For monitor and pause. On version 1, where each hierarchy is a cost, `own` itself; on version 2 below it. So `own`
+    /// has a child and passes controllers on, which holds them in `base`
     /// too: systemd, which owns slices, takes from them what it does not need itself, at each daemon-reload, and the
     /// containers' limits would go with it; but the kernel lets nobody take what a child passes on.
     pub(crate) sandbox: CgroupPath,
@@ -471,7 +472,7 @@ impl Driver {
 
     /// Where this pod's cgroups are, by its request alone.
     pub(crate) fn cgroups(&self) -> Result<PodCgroups> {
-        cgroups_of(&self.id, &self.spec, &self.host.settings.cgroup_root)
+        cgroups_of(&self.id, &self.spec, &self.host.settings.cgroup_root, self.host.cgroups.layout())
     }
 
     /// What of them goes with the pod. Processes that were made before the pod come from the first.
@@ -502,7 +503,12 @@ impl Driver {
 }
 
 /// Where a pod's cgroups are; `root` is the parent of those that name none.
-pub(crate) fn cgroups_of(id: &PodId, spec: &SandboxSpec, root: &CgroupPath) -> Result<PodCgroups> {
+pub(crate) fn cgroups_of(
+    id: &PodId,
+    spec: &SandboxSpec,
+    root: &CgroupPath,
+    layout: Layout,
+) -> Result<PodCgroups> {
     let id = id.as_str();
     let (base, own) = match &spec.cgroup_parent {
         Some(parent) => {
@@ -515,7 +521,11 @@ pub(crate) fn cgroups_of(id: &PodId, spec: &SandboxSpec, root: &CgroupPath) -> R
             (base.clone(), base)
         }
     };
-    Ok(PodCgroups { sandbox: own.join("sandbox")?, base, own })
+    let sandbox = match layout {
+        Layout::Unified => own.join("sandbox")?,
+        Layout::Hybrid | Layout::Legacy => own.clone(),
+    };
+    Ok(PodCgroups { sandbox, base, own })
 }
 
 fn make_files(host: &Host, id: &PodId, spec: &SandboxSpec, addresses: &PodAddresses) -> Result<()> {

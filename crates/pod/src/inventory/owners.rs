@@ -301,7 +301,7 @@ fn wanted_of_sandbox(record: &SandboxRecord, places: &Places) -> Vec<Wanted> {
     }
     let forwards = Forward::all(&record.spec.ports, &record.addresses).unwrap_or_default();
     names.extend(forwards.iter().map(|forward| (Kind::Port, forward.to_string())));
-    if let Ok(cgroups) = cgroups_of(&record.id, &record.spec, &places.cgroup_root)
+    if let Ok(cgroups) = cgroups_of(&record.id, &record.spec, &places.cgroup_root, places.cgroups.layout())
         && !places.cgroups.open(&cgroups.sandbox).exists()
     {
         names.push((Kind::Cgroup, cgroups.sandbox.as_str().to_owned()));
@@ -318,7 +318,7 @@ fn wanted_of_container(record: &ContainerRecord, pod: &SandboxRecord, places: &P
     if record.state.seen().is_some() {
         names.push((Kind::File, directory.display().to_string()));
     }
-    let cgroup = cgroups_of(&pod.id, &pod.spec, &places.cgroup_root)
+    let cgroup = cgroups_of(&pod.id, &pod.spec, &places.cgroup_root, places.cgroups.layout())
         .and_then(|cgroups| Ok(cgroups.base.join(id)?))
         .ok()
         .filter(|path| record.state.is_alive() && !places.cgroups.open(path).exists());
