@@ -3,16 +3,22 @@
 //! somebody who is at it.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use berth_monitor::id::PodId;
 use tokio::sync::Notify;
+use tokio::time::timeout;
+
+/// How long those that go are waited for; the kernel takes some 30 ms to let go of a network.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// All of them.
 #[derive(Debug, Default)]
 pub(crate) struct Departures {
     pods: Mutex<BTreeMap<PodId, Departure>>,
-    /// Told whenever a pod, removed or only stopped, has given its addresses back.
+    /// Told whenever a pod, removed or only stopped, has given its addresses back, and when nothing of one is left.
     freed: Notify,
 }
 
@@ -38,6 +44,22 @@ impl Departures {
     /// Nothing of it is left.
     pub(crate) fn end(&self, pod: &PodId) {
         self.pods().remove(pod);
+        self.freed.notify_waiters();
+    }
+
+    /// Waits until none is on its way any more, but not for long.
+    pub(crate) async fn settle(&self) {
+        let settled = async {
+            loop {
+                let mut freed = pin!(self.freed.notified());
+                freed.as_mut().enable();
+                if !self.any_leaves() {
+                    return;
+                }
+                freed.await;
+            }
+        };
+        let _ = timeout(PATIENCE, settled).await;
     }
 
     pub(crate) fn has(&self, pod: &PodId) -> bool {

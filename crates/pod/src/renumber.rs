@@ -19,6 +19,9 @@ use crate::record::NetworkRecord;
 /// Carries the change out; one at a time.
 pub(crate) async fn renumber(host: Arc<Host>, subnets: Vec<IpNet>) -> Result<()> {
     let wanted = host.network.check_pod_cidr(&subnets)?;
+    // Whom nobody can ask for has no say in this.
+    host.spares.clear().await;
+    host.departures.settle().await;
     let is_new = wanted != host.network.subnets();
     let served = if is_new {
         change(&host, move |network, leased| network.renumber(&wanted, leased)).await?
@@ -28,7 +31,7 @@ pub(crate) async fn renumber(host: Arc<Host>, subnets: Vec<IpNet>) -> Result<()>
         host.network.served()
     };
     record(&host, served.clone()).await?;
-    // They have addresses of before.
+    // Those that were being made have addresses of before.
     host.spares.clear().await;
     host.leases().renumber(&served.current);
     let pruned = change(&host, Network::prune).await?;

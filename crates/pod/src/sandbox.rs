@@ -28,6 +28,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::departures;
 use crate::driver::{Driver, LOSS, Monitor, passing};
 use crate::error::{Error, Result};
 use crate::events::EventKind;
@@ -42,9 +43,6 @@ use crate::spec::{PodPid, SandboxSpec};
 
 /// Size of a pod's `/dev/shm`, as with containerd and CRI-O.
 const SHM_BYTES: u64 = 64 << 20;
-
-/// How long a pod waits for addresses of pods that are gone; the kernel takes some 30 ms to let go of a network.
-const LEASE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long a pod waits for its monitor's greeting before it does something else meanwhile; so long takes the start of
 /// an agent at most for monitors that hang.
@@ -379,7 +377,7 @@ impl Driver {
                 }
             }
         };
-        Ok(timeout(LEASE_PATIENCE, waited).await.unwrap_or_else(|_| lease())?)
+        Ok(timeout(departures::PATIENCE, waited).await.unwrap_or_else(|_| lease())?)
     }
 
     fn end_lease(&mut self) {
