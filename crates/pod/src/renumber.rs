@@ -19,8 +19,8 @@ use crate::record::NetworkRecord;
 /// Carries the change out; one at a time.
 pub(crate) async fn renumber(host: Arc<Host>, subnets: Vec<IpNet>) -> Result<()> {
     let wanted = host.network.check_pod_cidr(&subnets)?;
-    // Whom nobody can ask for has no say in this.
-    host.spares.clear().await;
+    // Whom nobody can ask for has no say in this, and nobody is made meanwhile who would have an address of before.
+    let _none_is_made = host.spares.clear().await;
     host.departures.settle().await;
     let is_new = wanted != host.network.subnets();
     let served = if is_new {
@@ -31,8 +31,6 @@ pub(crate) async fn renumber(host: Arc<Host>, subnets: Vec<IpNet>) -> Result<()>
         host.network.served()
     };
     record(&host, served.clone()).await?;
-    // Those that were being made have addresses of before.
-    host.spares.clear().await;
     host.leases().renumber(&served.current);
     let pruned = change(&host, Network::prune).await?;
     if is_new {

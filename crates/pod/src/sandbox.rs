@@ -279,15 +279,20 @@ impl Driver {
         let late = self.late.end(DEATH_LIMIT).await;
         let ports = self.close_ports().await;
         self.end_move().await;
-        let (host, own) = (self.host.clone(), self.own_cgroups()?);
-        let remove = move |path: &CgroupPath| host.cgroups.open(path).remove(DEATH_LIMIT);
-        let cgroups = move || Ok(own.iter().try_for_each(remove)?);
-        let cgroups = self.blocking_step(point!("remove cgroup"), "", cgroups).await;
+        let cgroups = self.remove_cgroups().await;
         self.begin_detach();
         let (directory, files) = (self.host.pod_directory(&self.id), self.host.pod_files(&self.id));
         let files = move || remove_directory(&directory).and(remove_directory(&files));
         let files = self.blocking_step(point!("remove the pod's files"), "", files).await;
         late.and(cgroups).and(ports).and(files)
+    }
+
+    /// Kills whoever is left in the cgroups that go with the pod, and removes them.
+    pub(crate) async fn remove_cgroups(&mut self) -> Result<()> {
+        let (host, own) = (self.host.clone(), self.own_cgroups()?);
+        let remove = move |path: &CgroupPath| host.cgroups.open(path).remove(DEATH_LIMIT);
+        let cgroups = move || Ok(own.iter().try_for_each(remove)?);
+        self.blocking_step(point!("remove cgroup"), "", cgroups).await
     }
 
     /// Nothing of the pod is left, and nothing on record.

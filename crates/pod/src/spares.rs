@@ -23,7 +23,7 @@ use berth_monitor::id::PodId;
 use berth_monitor::plan::Sharing;
 use berth_monitor::protocol::Order as MonitorOrder;
 use berth_store::with_causes;
-use tokio::sync::Notify;
+use tokio::sync::{Mutex as TaskMutex, MutexGuard as TaskGuard, Notify};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -42,12 +42,17 @@ const CALM: Duration = Duration::from_millis(10);
 /// How long a spare waits for calm.
 const PATIENCE: Duration = Duration::from_millis(200);
 
+/// How long a spare may take to become a pod. One that hangs is no reason for the pod to be late.
+const OCCUPATION_LIMIT: Duration = Duration::from_secs(2);
+
 /// Those that wait, and those on the way.
 #[derive(Debug)]
 pub(crate) struct Spares {
     /// How many wait at most.
     most: usize,
     state: Mutex<State>,
+    /// Held by whoever makes one, and by whoever wants none to be made.
+    making: TaskMutex<()>,
     /// Told of each step that something is done to a pod.
     stirred: Notify,
 }
@@ -57,6 +62,8 @@ struct State {
     ready: Vec<Driver>,
     /// Of those that are being made, too.
     ids: BTreeSet<PodId>,
+    /// Those that are taken down.
+    leaving: JoinSet<()>,
     /// What was asked for last; none before the first pod.
     kind: Option<Kind>,
     is_filling: bool,
@@ -82,7 +89,7 @@ fn kind_of(spec: &SandboxSpec) -> Option<Kind> {
 
 impl Spares {
     pub(crate) fn new(most: usize) -> Self {
-        Self { most, state: Mutex::default(), stirred: Notify::new() }
+        Self { most, state: Mutex::default(), making: TaskMutex::default(), stirred: Notify::new() }
     }
 
     /// One that this pod can be made of, if there is any.
@@ -114,10 +121,10 @@ impl Spares {
                 host.spares.calm().await;
                 if let Err(error) = host.spares.add(&host, kind).await {
                     tracing::warn!(error = with_causes(&error), "spare sandbox not made");
+                    host.spares.state().is_filling = false;
                     break;
                 }
             }
-            host.spares.state().is_filling = false;
         });
     }
 
@@ -138,28 +145,27 @@ impl Spares {
         self.most > 0 && !state.is_closed && !std::mem::replace(&mut state.is_filling, true)
     }
 
-    /// The kind of which there are too few. Those of another one go, and so do those that have died.
+    /// The kind of which there are too few. With none, nobody is at it any more: whoever lacks one later begins anew.
     fn lacking(&self) -> Option<Kind> {
         let mut state = self.state();
-        let kind = state.kind?;
-        let unfit = |spare: &mut Driver| kind_of(&spare.spec) != Some(kind) || !spare.is_well();
-        let unfit: Vec<_> = state.ready.extract_if(.., unfit).collect();
-        for spare in unfit {
-            depart(&mut state, spare);
-        }
-        (!state.is_closed && state.ready.len() < self.most).then_some(kind)
+        let lacking = state.drop_unfit().filter(|_| !state.is_closed && state.ready.len() < self.most);
+        state.is_filling = lacking.is_some();
+        lacking
     }
 
     async fn add(&self, host: &Arc<Host>, kind: Kind) -> Result<()> {
+        let _making = self.making.lock().await;
+        if self.state().is_closed {
+            return Ok(());
+        }
         let id = PodId::from_random(random_bytes()?);
         self.state().ids.insert(id.clone());
         let mut spare = Driver::new(host.clone(), id, Arc::new(nobody(kind)));
         let made = spare.make_spare().await;
         let mut state = self.state();
-        if made.is_ok() && !state.is_closed {
-            state.ready.push(spare);
-        } else {
-            depart(&mut state, spare);
+        match made {
+            Ok(()) => state.ready.push(spare),
+            Err(_) => state.depart(spare),
         }
         made
     }
@@ -168,27 +174,26 @@ impl Spares {
     pub(crate) fn give_up(&self) {
         let mut state = self.state();
         for spare in std::mem::take(&mut state.ready) {
-            depart(&mut state, spare);
+            state.depart(spare);
         }
     }
 
-    /// Takes all down that wait, and returns when they are gone.
-    pub(crate) async fn clear(&self) {
-        let spares = std::mem::take(&mut self.state().ready);
-        let ids: Vec<_> = spares.iter().map(|spare| spare.id.clone()).collect();
-        let end = |spare: Driver| {
-            spare.host.departures.begin(&spare.id);
-            spare.finish_tear_down()
-        };
-        let ends: JoinSet<()> = spares.into_iter().map(end).collect();
-        ends.join_all().await;
-        self.state().ids.retain(|id| !ids.contains(id));
+    /// Takes all down that wait or are on the way, and returns when they are gone. While what it returns is held, none is
+    /// made.
+    pub(crate) async fn clear(&self) -> TaskGuard<'_, ()> {
+        let none_is_made = self.making.lock().await;
+        self.give_up();
+        let leaving = std::mem::take(&mut self.state().leaving);
+        leaving.join_all().await;
+        none_is_made
     }
 
-    /// The same, and none is made any more.
+    /// The same, and none is made any more. What does not go in time is left to the next agent.
     pub(crate) async fn close(&self) {
         self.state().is_closed = true;
-        self.clear().await;
+        if timeout(DEATH_LIMIT, self.clear()).await.is_err() {
+            tracing::warn!("spare sandboxes not taken down");
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -196,11 +201,25 @@ impl Spares {
     }
 }
 
-/// Takes a spare down in the background.
-fn depart(state: &mut State, spare: Driver) {
-    spare.host.departures.begin(&spare.id);
-    state.ids.remove(&spare.id);
-    tokio::spawn(spare.finish_tear_down());
+impl State {
+    /// Those of another kind than is wanted go, and so do those that have died. Returns what is wanted.
+    fn drop_unfit(&mut self) -> Option<Kind> {
+        let kind = self.kind?;
+        let unfit = |spare: &mut Driver| kind_of(&spare.spec) != Some(kind) || !spare.is_well();
+        let unfit: Vec<_> = self.ready.extract_if(.., unfit).collect();
+        for spare in unfit {
+            self.depart(spare);
+        }
+        Some(kind)
+    }
+
+    /// Takes a spare down in the background.
+    fn depart(&mut self, spare: Driver) {
+        spare.host.departures.begin(&spare.id);
+        self.ids.remove(&spare.id);
+        while self.leaving.try_join_next().is_some() {}
+        self.leaving.spawn(spare.finish_tear_down());
+    }
 }
 
 /// The pod of a spare, until one comes.
@@ -256,8 +275,7 @@ impl Driver {
         self.make_namespaces(&cgroups, Purpose::Spare).await
     }
 
-    /// Makes this spare the pod. `false` if it is not fit for it any more: it is taken down then, but for cgroup and
-    /// addresses.
+    /// Makes this spare the pod. `false` if it is not fit for it any more: it is taken down then, but for its addresses.
     pub(crate) async fn occupy(&mut self, cgroups: &PodCgroups) -> Result<bool> {
         match self.try_to_occupy(cgroups).await {
             Ok(()) => {
@@ -266,7 +284,11 @@ impl Driver {
             }
             Err(error) => {
                 tracing::warn!(pod.id = %self.id, error = %with_causes(&error), "spare sandbox of no use");
+                self.note_silence(&error);
                 self.take_network_and_monitor_down().await?;
+                // They can't be used again: Linux 6.18 kills whoever is born into a cgroup (CLONE_INTO_CGROUP) whose
+                // processes were once killed by `cgroup.kill`.
+                self.remove_cgroups().await?;
                 Ok(false)
             }
         }
@@ -281,7 +303,7 @@ impl Driver {
         if self.spec.cgroup_parent.is_some() {
             self.make_cgroup(cgroups).await?;
         }
-        let order = link.ask(MonitorOrder::Occupy { hostname }, &[]);
+        let order = link.ask_within(OCCUPATION_LIMIT, MonitorOrder::Occupy { hostname }, &[]);
         self.step(point!("occupy the spare sandbox"), "", order).await.map(drop)
     }
 
