@@ -342,3 +342,39 @@ fn version_2_controls_devices_by_a_program() {
     nested.allow_devices(&with_kmsg()).unwrap();
     check_access(&nested, "exec 3< /dev/kmsg", false);
 }
+
+#[test]
+#[ignore = "needs root: makes cgroups"]
+fn a_process_is_adopted_with_all_its_threads_and_one_that_has_ended_is_no_error() {
+    let scratch = Scratch::new("adopt");
+    let (from, to) = (scratch.create("from"), scratch.create("to"));
+    let hierarchies = procs_files(&to.entry()).len();
+    let script = "exec python3 -c 'import threading, time
+threading.Thread(target=time.sleep, args=(60,)).start()
+time.sleep(60)'";
+    let mut child = spawn(&from.entry(), script);
+    let pid = child.id();
+    // In how many hierarchies each thread is in `cgroup`, by what the kernel says of the thread.
+    let places = |cgroup: &Cgroup| -> Vec<usize> {
+        let end = format!(":{}", cgroup.path().as_str());
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(|task| task.unwrap().path());
+        let cgroups = tasks.map(|task| fs::read_to_string(task.join("cgroup")).unwrap());
+        cgroups.map(|text| text.lines().filter(|line| line.ends_with(&end)).count()).collect()
+    };
+    wait_until("the second thread", || places(&from) == [hierarchies; 2]);
+    to.adopt(pid).unwrap();
+    assert_eq!((places(&from), places(&to)), (vec![0; 2], vec![hierarchies; 2]));
+    assert_eq!((from.procs().unwrap(), to.procs().unwrap()), (vec![], vec![pid]));
+    // Again is the same.
+    to.adopt(pid).unwrap();
+
+    child.kill().unwrap();
+    wait_until("its end", || fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") Z "));
+    from.adopt(pid).unwrap();
+    child.wait().unwrap();
+    from.adopt(pid).unwrap();
+
+    // kthreadd, which nobody moves.
+    let refused = to.adopt(2).unwrap_err();
+    assert!(matches!(refused, CgroupError::Adopt { pid: 2, .. }), "{refused}");
+}

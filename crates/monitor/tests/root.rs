@@ -9,6 +9,8 @@ mod connections;
 mod dying;
 #[path = "root/node_end.rs"]
 mod node_end;
+#[path = "root/spare.rs"]
+mod spare;
 #[path = "root/streams.rs"]
 mod streams;
 
