@@ -1,6 +1,7 @@
 //! What the kernel and the disk hold for one agent, as a set of lines; the difference of two says what was left behind.
 //!
-//! Only what is this agent's is looked at, so that other tests and other people may work on the same machine.
+//! Only what is this agent's is looked at, so that other tests and other people may work on the same machine. What belongs
+//! to sandboxes that wait for pods is left out while there is an agent: they come and go as it likes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -24,6 +25,15 @@ pub(crate) struct Scope<'a> {
     pub(crate) agent: Option<u32>,
 }
 
+/// A sandbox that waits for a pod, or is about to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spare {
+    /// The id that its pod will have.
+    pub id: String,
+    /// Its monitor's process id.
+    pub monitor: u32,
+}
+
 /// One moment of an agent's things.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Snapshot(BTreeSet<String>);
@@ -31,6 +41,7 @@ pub struct Snapshot(BTreeSet<String>);
 impl Snapshot {
     pub(crate) fn take(scope: &Scope<'_>) -> Self {
         let mut lines = BTreeSet::new();
+        let spares = if scope.agent.is_some() { spares(scope) } else { Vec::new() };
         lines.extend(processes(scope));
         lines.extend(mounts(scope.dir));
         lines.extend(cgroups(scope.cgroup));
@@ -40,6 +51,7 @@ impl Snapshot {
             lines.extend(links(scope));
             lines.extend(rules(scope.site));
         }
+        lines.retain(|line| !spares.iter().any(|spare| is_of(line, &spare.id)));
         Self(lines)
     }
 
@@ -53,6 +65,11 @@ impl Snapshot {
     /// Whether something is half gone, or the agent is looking at the machine, which takes milliseconds.
     pub(crate) fn is_passing(&self) -> bool {
         self.0.iter().any(|line| line.ends_with("(zombie)") || is_of_a_look(line))
+    }
+
+    /// What there is of one pod.
+    pub fn of_pod(&self, id: &str) -> Vec<String> {
+        self.0.iter().filter(|line| is_of(line, id)).cloned().collect()
     }
 
     /// How many lines begin so.
@@ -78,6 +95,11 @@ impl Snapshot {
     }
 }
 
+/// Links have the beginning of an id in their names.
+fn is_of(line: &str, id: &str) -> bool {
+    line.contains(&id[..12])
+}
+
 fn is_of_a_look(line: &str) -> bool {
     line.starts_with("descriptor /proc")
 }
@@ -89,6 +111,16 @@ pub(crate) fn owns(scope: &Scope<'_>, process: &Process) -> bool {
         line.split_once(&below).is_some_and(|(_, rest)| rest.is_empty() || rest.starts_with('/'))
     });
     in_cgroup || (scope.alone && process.net == Some(scope.site.inode()))
+}
+
+/// The sandboxes that wait for pods.
+pub(crate) fn spares(scope: &Scope<'_>) -> Vec<Spare> {
+    let waiting = processes::owned(|process| process.name == "berth-spare" && owns(scope, process));
+    let spare = |process: Process| {
+        let id = process.title.strip_prefix("berth-monitor: ").filter(|id| *id != "zygote")?.to_owned();
+        Some(Spare { id, monitor: process.pid.unsigned_abs() })
+    };
+    waiting.into_iter().filter_map(spare).collect()
 }
 
 fn processes(scope: &Scope<'_>) -> Vec<String> {

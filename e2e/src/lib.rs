@@ -34,7 +34,7 @@ mod tools;
 
 pub use cri::{Cri, EventStream};
 pub use disk::{Disk, DiskKind};
-pub use leftovers::Snapshot;
+pub use leftovers::{Snapshot, Spare};
 pub use log::{Line, read_log, whole_lines};
 pub use node::{Build, Node, Revived};
 pub use pod::Pod;

@@ -13,7 +13,7 @@ use rustix::process::Signal;
 
 use crate::cri::Cri;
 use crate::disk::{Disk, DiskKind};
-use crate::leftovers::{Scope, Snapshot, cgroup_roots, owns};
+use crate::leftovers::{Scope, Snapshot, Spare, cgroup_roots, owns, spares};
 use crate::pod::Pod;
 use crate::requests;
 use crate::site::Site;
@@ -385,6 +385,23 @@ impl Node {
     pub fn process(&self, title: &str) -> Option<i32> {
         let found = processes::owned(|process| owns(&self.scope(), process));
         found.into_iter().find(|process| process.title.ends_with(title)).map(|process| process.pid)
+    }
+
+    /// The sandboxes that wait for pods. They are made one after the other; the last may not be ready yet.
+    pub fn spares(&self) -> Vec<Spare> {
+        spares(&self.scope())
+    }
+
+    /// Waits until so many sandboxes wait for pods.
+    #[track_caller]
+    pub fn await_spares(&self, number: usize) -> Vec<Spare> {
+        let wanted = |spares: &Vec<Spare>| spares.len() == number;
+        eventually("spare sandboxes", SETTLE, || Some(self.spares()).filter(wanted))
+    }
+
+    /// The directories of a cgroup, by its path below the parent of all of this node's, in all hierarchies.
+    pub fn cgroup_directories(&self, path: &str) -> Vec<PathBuf> {
+        cgroup_roots(&self.cgroup).into_iter().map(|root| root.join(path)).collect()
     }
 
     /// Asks the agent to stop, and waits for it.

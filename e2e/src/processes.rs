@@ -13,6 +13,8 @@ use crate::tools::poll;
 pub(crate) struct Process {
     pub(crate) pid: i32,
     pub(crate) parent: i32,
+    /// Its short name.
+    pub(crate) name: String,
     /// Its command line, or its short name where it has none.
     pub(crate) title: String,
     /// Dead, and not waited for.
@@ -59,11 +61,12 @@ fn look_at(pid: i32) -> Option<Process> {
     let zombie = fields.next()? == "Z";
     let parent = fields.next()?.parse().ok()?;
     let arguments = read("cmdline")?.replace('\0', " ").trim().to_owned();
-    let short = head.split_once('(')?.1;
+    let name = head.split_once('(')?.1.to_owned();
     Some(Process {
         pid,
         parent,
-        title: if arguments.is_empty() { format!("[{short}]") } else { arguments },
+        title: if arguments.is_empty() { format!("[{name}]") } else { arguments },
+        name,
         zombie,
         net: fs::metadata(format!("/proc/{pid}/ns/net")).ok().map(|meta| meta.ino()),
         cgroups: read("cgroup")?,
