@@ -34,6 +34,18 @@ impl MadePod {
         Self { config, container, handler: handler.into() }
     }
 
+    /// The same without its port of the host, of which there is one.
+    pub(crate) fn without_ports(mut self) -> Self {
+        self.config.port_mappings.clear();
+        self
+    }
+
+    /// The same in a cgroup that a kubelet has made.
+    pub(crate) fn in_cgroup(mut self, parent: &str) -> Self {
+        self.config.linux.as_mut().unwrap().cgroup_parent = parent.into();
+        self
+    }
+
     /// The same, with users of its own.
     pub(crate) fn in_user_namespace(mut self) -> Self {
         let users = vec![IdMapping { host_id: 1 << 20, container_id: 0, length: 1 << 16 }];

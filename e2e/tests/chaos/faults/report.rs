@@ -34,11 +34,11 @@ impl fmt::Display for Trial {
     }
 }
 
-/// All of them in a line.
-pub(crate) fn tally(trials: Vec<Trial>) -> Tally {
+/// All of them in a line; `what` is what they are, in the plural.
+pub(crate) fn tally(what: &'static str, trials: Vec<Trial>) -> Tally {
     let sum = |of: fn(&Trial) -> usize| trials.iter().map(of).sum();
     Tally {
-        what: "broken steps",
+        what,
         tried: trials.len(),
         survived: trials
             .iter()
