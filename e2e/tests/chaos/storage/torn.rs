@@ -2,116 +2,23 @@
 //! images is cut at one byte after the other, and opened as an agent opens it; some of what comes of that, an agent starts
 //! with, on the machine as it was or on one that was started anew.
 
-use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use berth_cri_proto::v1::*;
 use berth_dice::Dice;
 use berth_e2e::{Node, eventually, repository, requests, run};
-use berth_store::{Loaded, Record, Store};
-use serde::{Deserialize, Serialize};
+use berth_store::Error;
 use serde_json::Value;
 
+use super::database::{FILE_PAGE, Files, Opened, Records, Tear};
+use super::memory::Memory;
 use crate::tally::{Tally, short_or_long};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A log begins with a header, and each of its pages has one. Source: the SQLite WAL file format.
-const LOG_HEADER: usize = 32;
-const PAGE_HEADER: usize = 24;
-
-macro_rules! records {
-    ($($name:ident of $table:literal),*) => {$(
-        /// Whatever is in that table, by its id.
-        #[derive(Debug, Serialize, Deserialize)]
-        #[serde(transparent)]
-        struct $name(Value);
-
-        impl Record for $name {
-            const TABLE: &'static str = $table;
-            const VERSION: u32 = 1;
-
-            fn key(&self) -> String {
-                self.0["id"].as_str().unwrap_or_default().to_owned()
-            }
-        }
-    )*};
-}
-
-records!(Sandbox of "sandboxes", Container of "containers", Image of "images");
-
-/// All records of a database, by table and key.
-type Records = BTreeMap<(&'static str, String), Value>;
-
-/// A database's files at one moment.
-#[derive(Debug, Clone)]
-struct Files {
-    main: Vec<u8>,
-    log: Vec<u8>,
-}
-
-/// What came of opening it.
-struct Opened {
-    records: Records,
-    is_ruined: bool,
-}
-
-impl Files {
-    fn read(root: &Path) -> Self {
-        let read = |name: &str| fs::read(root.join(name)).unwrap_or_default();
-        Self { main: read("berth.db"), log: read("berth.db-wal") }
-    }
-
-    fn write(&self, root: &Path) {
-        for (name, bytes) in [("berth.db", &self.main), ("berth.db-wal", &self.log)] {
-            fs::write(root.join(name), bytes).unwrap();
-        }
-        let _ = fs::remove_file(root.join("berth.db-shm"));
-    }
-
-    /// Opens it as an agent does, in memory.
-    fn open(&self) -> Opened {
-        let root = tempfile::tempdir_in("/dev/shm").unwrap();
-        self.write(root.path());
-        fs::create_dir(root.path().join("images")).unwrap();
-        let thread = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        thread.block_on(async {
-            let store = Store::open(root.path()).await.unwrap();
-            let mut records = Records::new();
-            take(&store, &mut records, |Sandbox(value)| value).await;
-            take(&store, &mut records, |Container(value)| value).await;
-            take(&store, &mut records, |Image(value)| value).await;
-            let is_ruined = store.ruin().is_some();
-            store.close().await;
-            Opened { records, is_ruined }
-        })
-    }
-
-    /// Where each whole commit in the log ends, the first at its beginning.
-    fn commits(&self) -> Vec<usize> {
-        let word = |at: usize| u32::from_be_bytes(self.log[at..at + 4].try_into().unwrap());
-        let page = usize::try_from(word(8)).unwrap();
-        let salts = &self.log[16..24];
-        let mut commits = vec![0];
-        let mut at = LOG_HEADER;
-        // What comes after the last commit has the salts of an earlier log, or is nothing yet.
-        while at + PAGE_HEADER + page <= self.log.len() && self.log[at + 8..at + 16] == *salts {
-            let is_last_of_commit = word(at + 4) != 0;
-            at += PAGE_HEADER + page;
-            if is_last_of_commit {
-                commits.push(at);
-            }
-        }
-        commits
-    }
-}
-
-async fn take<R: Record>(store: &Store, into: &mut Records, value: fn(R) -> Value) {
-    let Loaded { records, .. } = store.load::<R>().await.unwrap();
-    into.extend(records.into_iter().map(|record| ((R::TABLE, record.key()), value(record))));
-}
+/// Wrong ones that are printed.
+const MOST_SHOWN: usize = 20;
 
 /// A node whose database has seen something.
 fn busy_node() -> Node {
@@ -141,64 +48,91 @@ fn a_database_opens_whatever_byte_it_was_cut_at() {
     node.kill9();
     let files = Files::read(&node.dir().join("root"));
     node.restart();
-    let commits = files.commits();
-    assert!(commits.len() > 20, "too few commits in the log: {commits:?}");
-    // What each commit made of it; the last one is what the agent would have found.
-    let cut = |at: usize| Files { log: files.log[..at].to_vec(), ..files.clone() };
-    let states: Vec<(usize, Records)> = commits.iter().map(|end| (*end, cut(*end).open().records)).collect();
-    assert_eq!(states.last().unwrap().1, files.open().records);
-    let state_at = |at: usize| &states.iter().rev().find(|(end, _)| *end <= at).unwrap().1;
-
-    let end = *commits.last().unwrap();
-    let step = short_or_long(2_003, 41);
-    let near_ends = commits.iter().flat_map(|end| [end.saturating_sub(1), end + 1]);
-    let mut cuts: Vec<usize> = (0..=end).step_by(step).chain(near_ends).filter(|cut| *cut <= end).collect();
-    cuts.dedup();
-    let mut tally = Tally { what: "torn databases", ..Tally::default() };
-    let mut judge = |what: String, holds: bool| {
-        tally.tried += 1;
-        tally.survived += usize::from(holds);
-        if !holds {
-            println!("    {what}");
-        }
-    };
-    for at in &cuts {
-        let opened = cut(*at).open();
-        judge(format!("log cut at {at}"), !opened.is_ruined && opened.records == *state_at(*at));
-    }
-    for at in (LOG_HEADER..end).step_by(step * 3) {
-        let mut garbled = files.clone();
-        garbled.log[at] ^= 0x41;
-        let opened = garbled.open();
-        judge(format!("log garbled at {at}"), !opened.is_ruined && opened.records == *state_at(at));
-    }
-    // What is in the file alone: it is empty, cut, or has a page of something else.
-    let was_known = |records: &Records| {
-        records.iter().all(|(key, value)| states.iter().any(|(_, state)| state.get(key) == Some(value)))
-    };
-    let mut ruined = 0;
-    let mut ruin = |what: String, main: Vec<u8>| {
-        for log in [Vec::new(), files.log.clone()] {
-            let opened = Files { main: main.clone(), log }.open();
-            ruined += usize::from(opened.is_ruined);
-            judge(what.clone(), was_known(&opened.records));
-        }
-    };
-    for length in (0..files.main.len()).step_by(step * 3) {
-        ruin(format!("file cut at {length}"), files.main[..length].to_vec());
-    }
-    for page in 0..files.main.len() / 4096 {
-        let mut main = files.main.clone();
-        main[page * 4096..][..4096].fill(0x41);
-        ruin(format!("garbage in page {page}"), main);
-    }
+    let memory = Memory::new(&node.dir().join("memory"));
+    let begun = Instant::now();
+    let history = History::of(&files, &memory.directory(0));
+    let merged = files.merged_in(&memory.directory(0));
+    // Before and after the log was copied into the file, with it and without.
+    let variants = [&files.main, &merged.main]
+        .map(|main| [Vec::new(), files.log.clone()].map(|log| Files { main: main.clone(), log }));
+    let of_log = tears_of_log(&history).into_iter().map(|tear| (&files, tear));
+    let of_file =
+        variants.iter().flatten().flat_map(|files| tears_of_file(files).map(move |tear| (files, tear)));
+    let all: Vec<_> = of_log.chain(of_file).collect();
+    let judged = memory.each(&all, |(files, tear), root| history.judge(*tear, tear.of(files).open_in(root)));
+    let ruined = judged.iter().filter(|judged| **judged == Ok(true)).count();
+    let wrong: Vec<_> = judged.iter().filter_map(|judged| judged.as_ref().err()).collect();
+    wrong.iter().take(MOST_SHOWN).for_each(|what| println!("    {what}"));
     assert!(ruined > 0, "no file was ruined");
     node.cri().sandboxes().iter().for_each(|pod| node.cri().take_down(&pod.id).unwrap());
     node.remove_image(requests::BUSYBOX);
-    tally.remarks =
-        format!("{} commits in {} KiB of log; {ruined} files set aside", commits.len() - 1, end / 1024);
+    let remarks = format!(
+        "{} commits in {} KiB of log, {} KiB of file; {ruined} files set aside; {:.1} ms for each",
+        history.0.len() - 1,
+        history.end() / 1024,
+        merged.main.len() / 1024,
+        begun.elapsed().as_secs_f64() * 1000.0 / judged.len() as f64
+    );
+    let (tried, survived) = (judged.len(), judged.len() - wrong.len());
+    let tally = Tally { what: "torn databases", tried, survived, remarks, ..Tally::default() };
     tally.enter();
     assert!(tally.is_clean(), "see above");
+}
+
+/// What each commit in a log made of a database, by where it ends; the first is at the beginning.
+struct History(Vec<(usize, Records)>);
+
+impl History {
+    fn of(files: &Files, bench: &Path) -> Self {
+        let commits = files.commits();
+        assert!(commits.len() > 20, "too few commits in the log: {commits:?}");
+        let state = |end: usize| (end, Tear::LogCutAt(end).of(files).open_in(bench).unwrap().records);
+        let history = Self(commits.into_iter().map(state).collect());
+        assert_eq!(*history.at(history.end()), files.open_in(bench).unwrap().records);
+        history
+    }
+
+    fn end(&self) -> usize {
+        self.0[self.0.len() - 1].0
+    }
+
+    /// As the last commit left it that ends here or before.
+    fn at(&self, place: usize) -> &Records {
+        &self.0[self.0.partition_point(|(end, _)| *end <= place) - 1].1
+    }
+
+    /// Whether the database was set aside, or what is wrong.
+    fn judge(&self, tear: Tear, opened: Result<Opened, Error>) -> Result<bool, String> {
+        let Opened { records, is_ruined } = opened.map_err(|error| format!("{tear:?}: {error}"))?;
+        let holds = match tear {
+            Tear::LogCutAt(at) | Tear::LogGarbledAt(at) => !is_ruined && records == *self.at(at),
+            // Nothing that never was.
+            Tear::FileCutAt(_) | Tear::GarbageInPage(_) => records.iter().all(|record| self.knows(record)),
+        };
+        if holds { Ok(is_ruined) } else { Err(format!("{tear:?}: {:?}", records.keys())) }
+    }
+
+    fn knows(&self, (key, value): (&(&'static str, String), &Value)) -> bool {
+        self.0.iter().any(|(_, state)| state.get(key) == Some(value))
+    }
+}
+
+/// At each byte in a long pass; at some, and around the ends of commits, in a short one.
+fn tears_of_log(history: &History) -> Vec<Tear> {
+    let end = history.end();
+    let around = history.0.iter().flat_map(|(end, _)| [end.saturating_sub(1), *end, end + 1]);
+    let mut cuts: Vec<_> =
+        (0..=end).step_by(short_or_long(2_003, 1)).chain(around).filter(|at| *at <= end).collect();
+    cuts.sort_unstable();
+    cuts.dedup();
+    let garbled = (0..end).step_by(short_or_long(6_009, 1)).map(Tear::LogGarbledAt);
+    cuts.into_iter().map(Tear::LogCutAt).chain(garbled).collect()
+}
+
+fn tears_of_file(files: &Files) -> impl Iterator<Item = Tear> {
+    let bytes = files.main.len();
+    let cuts = (0..bytes).step_by(short_or_long(6_009, 1)).map(Tear::FileCutAt);
+    cuts.chain((0..bytes / FILE_PAGE).map(Tear::GarbageInPage))
 }
 
 /// What is done to a database while no agent runs.
@@ -232,9 +166,8 @@ fn a_node_goes_on_with_what_is_left_of_its_database() {
             Damage::Cut => files.log.truncate(dice.below(files.log.len() + 1)),
             Damage::Garbage => {
                 // Merged first: what a log has good copies of can't be ruined.
-                files = merged(&files);
-                let page = dice.below(files.main.len() / 4096);
-                files.main[page * 4096..][..4096].fill(0x41);
+                files = files.merged_in(tempfile::tempdir_in("/dev/shm").unwrap().path());
+                files = Tear::GarbageInPage(dice.below(files.main.len() / FILE_PAGE)).of(&files);
             }
             Damage::Empty => (files.main, files.log) = (Vec::new(), Vec::new()),
         }
@@ -252,15 +185,6 @@ fn a_node_goes_on_with_what_is_left_of_its_database() {
     node.remove_image(requests::BUSYBOX);
     tally.enter();
     assert!(tally.is_clean(), "see above");
-}
-
-/// The same with all that is in the log in the file.
-fn merged(files: &Files) -> Files {
-    let root = tempfile::tempdir_in("/dev/shm").unwrap();
-    files.write(root.path());
-    let thread = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    thread.block_on(async { Store::open(root.path()).await.unwrap().close().await });
-    Files::read(root.path())
 }
 
 /// What is wrong with a node that has just come up with part of a database. It is as good as new afterwards.
