@@ -1,0 +1,54 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use crate::{floor, report};
+
+/// How fast and how small berth is, beside its peers.
+#[derive(Debug, Parser)]
+#[command(name = "berth-bench")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measure berth and its peers.
+    Run(Run),
+    /// Make the kernel objects of a pod with nothing else, and tell how long that takes.
+    Floor(floor::Floor),
+    /// Draw what a run has written.
+    Plot(Plot),
+}
+
+/// What to measure, and beside whom.
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// Names of scenarios, or `quick`, which does a little of everything.
+    #[arg(value_name = "SCENARIO")]
+    pub(crate) scenarios: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+struct Plot {
+    /// The JSON file of a run.
+    run: PathBuf,
+    /// Where the SVG files go.
+    #[arg(long, default_value = ".")]
+    to: PathBuf,
+}
+
+impl Cli {
+    /// Does what was asked for.
+    pub(crate) fn run(self) -> Result<()> {
+        match self.command {
+            Command::Run(_) => Ok(()),
+            Command::Floor(floor) => floor.run(),
+            Command::Plot(plot) => report::plot::draw(&report::Run::read(&plot.run)?, &plot.to),
+        }
+    }
+}

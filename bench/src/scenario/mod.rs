@@ -1,0 +1,1 @@
+//! One question to the runtimes for each file.
