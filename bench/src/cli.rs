@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
-use crate::{floor, report};
+use crate::{floor, report, run};
 
 /// How fast and how small berth is, beside its peers.
 #[derive(Debug, Parser)]
@@ -18,19 +18,11 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Measure berth and its peers.
-    Run(Run),
+    Run(run::Run),
     /// Make the kernel objects of a pod with nothing else, and tell how long that takes.
     Floor(floor::Floor),
     /// Draw what a run has written.
     Plot(Plot),
-}
-
-/// What to measure, and beside whom.
-#[derive(Debug, Args)]
-pub(crate) struct Run {
-    /// Names of scenarios, or `quick`, which does a little of everything.
-    #[arg(value_name = "SCENARIO")]
-    pub(crate) scenarios: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -46,7 +38,7 @@ impl Cli {
     /// Does what was asked for.
     pub(crate) fn run(self) -> Result<()> {
         match self.command {
-            Command::Run(_) => Ok(()),
+            Command::Run(run) => run.run(),
             Command::Floor(floor) => floor.run(),
             Command::Plot(plot) => report::plot::draw(&report::Run::read(&plot.run)?, &plot.to),
         }

@@ -22,6 +22,7 @@ mod load;
 mod measure;
 mod peer;
 mod report;
+mod run;
 mod scenario;
 
 use std::process::ExitCode;

@@ -5,24 +5,80 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
 
 use crate::processes::{self, Process};
 use crate::site::Site;
+use crate::tools::poll;
+
+/// Where agents claim the names that they use alone.
+const CLAIMS: &str = "/run/berth-claims";
 
 /// Where an agent's things are found.
 #[derive(Debug)]
-pub(crate) struct Scope<'a> {
-    pub(crate) site: &'a Site,
+pub struct Scope<'a> {
+    /// The network that it lives on.
+    pub site: &'a Site,
     /// No other agent lives there, so all of the namespace's processes, links and rules are this one's.
-    pub(crate) alone: bool,
+    pub alone: bool,
     /// The directory that holds all of the agent's own.
-    pub(crate) dir: &'a Path,
-    pub(crate) cgroup: &'a str,
+    pub dir: &'a Path,
+    /// The parent of all of its cgroups.
+    pub cgroup: &'a str,
     /// The bridge stays while the agent does.
-    pub(crate) bridge: &'a str,
+    pub bridge: &'a str,
     /// The agent's own process.
-    pub(crate) agent: Option<u32>,
+    pub agent: Option<u32>,
+}
+
+/// How to leave nothing behind, whatever happened.
+impl Scope<'_> {
+    /// Removes everything, the directory too.
+    pub fn wipe(&self) {
+        self.kill_processes();
+        self.unmount();
+        self.remove_network();
+        self.remove_cgroups();
+        let _ = fs::remove_dir_all(self.dir);
+    }
+
+    /// Kills all that is the agent's, and the agent.
+    pub(crate) fn kill_processes(&self) {
+        processes::kill_all(|process| owns(self, process));
+    }
+
+    fn unmount(&self) {
+        let mounted = fs::read_to_string("/proc/self/mounts").unwrap();
+        let points = mounted.lines().rev().filter_map(|line| line.split(' ').nth(1));
+        for point in points.filter(|point| point.starts_with(self.dir.to_str().unwrap())) {
+            let _ = Command::new("umount").args(["--lazy", point]).status();
+        }
+    }
+
+    /// An agent leaves its bridge to its successor, and the files that names are claimed by; a dead one its pods' links.
+    pub(crate) fn remove_network(&self) {
+        let _ = self.site.command("ip").args(["link", "delete", self.bridge]).output();
+        for kind in ["bridges", "tables"].into_iter().filter(|_| self.alone) {
+            let of_network = Path::new(CLAIMS).join(kind).join(self.site.inode().to_string());
+            let _ = fs::remove_dir_all(of_network);
+        }
+    }
+
+    /// Removes the agent's root in all hierarchies, with all that is below.
+    pub(crate) fn remove_cgroups(&self) {
+        for root in cgroup_roots(self.cgroup) {
+            for path in below(&root).iter().filter(|path| path.is_dir()).chain([&root]) {
+                if let Ok(found) = fs::metadata(path) {
+                    let claim = format!("{}-{}", found.dev(), found.ino());
+                    let _ = fs::remove_file(Path::new(CLAIMS).join("cgroups").join(claim));
+                }
+                poll(Duration::from_secs(1), || fs::remove_dir(path).ok());
+            }
+        }
+    }
 }
 
 /// A sandbox that waits for a pod, or is about to.
@@ -39,7 +95,8 @@ pub struct Spare {
 pub struct Snapshot(BTreeSet<String>);
 
 impl Snapshot {
-    pub(crate) fn take(scope: &Scope<'_>) -> Self {
+    /// What there is now.
+    pub fn take(scope: &Scope<'_>) -> Self {
         let mut lines = BTreeSet::new();
         let spares = if scope.agent.is_some() { spares(scope) } else { Vec::new() };
         lines.extend(processes(scope));
@@ -63,7 +120,7 @@ impl Snapshot {
     }
 
     /// Whether something is half gone, or the agent is looking at the machine, which takes milliseconds.
-    pub(crate) fn is_passing(&self) -> bool {
+    pub fn is_passing(&self) -> bool {
         self.0.iter().any(|line| line.ends_with("(zombie)") || is_of_a_look(line))
     }
 
@@ -88,7 +145,7 @@ impl Snapshot {
     }
 
     /// The lines that begin in one of these ways.
-    pub(crate) fn only(&self, beginnings: &[&str]) -> Vec<String> {
+    pub fn only(&self, beginnings: &[&str]) -> Vec<String> {
         let wanted =
             self.0.iter().filter(|line| beginnings.iter().any(|beginning| line.starts_with(beginning)));
         wanted.cloned().collect()
@@ -162,7 +219,7 @@ fn files(dir: &Path) -> Vec<String> {
 }
 
 /// Everything below a directory; symbolic links are not followed.
-pub(crate) fn below(dir: &Path) -> Vec<PathBuf> {
+fn below(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(dir) else {
         return Vec::new();
     };

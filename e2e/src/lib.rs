@@ -34,11 +34,11 @@ mod tools;
 
 pub use cri::{Cri, EventStream};
 pub use disk::{Disk, DiskKind};
-pub use leftovers::{Snapshot, Spare};
+pub use leftovers::{Scope, Snapshot, Spare};
 pub use log::{Line, read_log, whole_lines};
 pub use node::{Build, Node, Revived};
 pub use pod::Pod;
 pub use registry::{REGISTRY, start_registry};
 pub use site::Site;
 pub use terminal::Terminal;
-pub use tools::{Running, eventually, repository, run, spawn};
+pub use tools::{Running, eventually, poll, repository, run, spawn};

@@ -1,7 +1,7 @@
 //! One agent with everything of its own, started and stopped as an operator would, or worse.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,13 +15,11 @@ use crate::cri::Cri;
 use crate::disk::{Disk, DiskKind};
 use crate::leftovers::{Scope, Snapshot, Spare, cgroup_roots, owns, spares};
 use crate::pod::Pod;
+use crate::processes;
 use crate::requests;
 use crate::site::Site;
 use crate::tools::{Running, binary, eventually, poll, repository, run, spawn};
-use crate::{leftovers, processes};
 
-/// Where agents claim the names that they use alone.
-const CLAIMS: &str = "/run/berth-claims";
 /// How long an agent may take to come up: it imports images in a build that is not optimised, maybe on an emulated machine.
 const START: Duration = Duration::from_secs(180);
 /// How long an agent may take to go.
@@ -375,9 +373,10 @@ impl Node {
     /// Ends everything as a power failure would: what a disk holds stays, and the rest is gone.
     pub fn reboot(&self) {
         self.kill9();
-        self.kill_processes();
-        self.remove_cgroups();
-        self.remove_network();
+        self.scope().kill_processes();
+        self.scope().remove_cgroups();
+        self.scope().remove_network();
+        self.remove_table();
         fs::remove_dir_all(self.dir.join("state")).unwrap();
     }
 
@@ -508,42 +507,13 @@ impl Node {
     /// Whatever happened, the machine is as before.
     fn clean(&self) {
         drop(self.agent.lock().unwrap().take());
-        self.kill_processes();
-        let mounted = fs::read_to_string("/proc/self/mounts").unwrap();
-        let points = mounted.lines().rev().filter_map(|line| line.split(' ').nth(1));
-        for point in points.filter(|point| point.starts_with(self.dir.to_str().unwrap())) {
-            let _ = Command::new("umount").args(["--lazy", point]).status();
-        }
-        self.remove_network();
-        self.remove_cgroups();
-        let _ = fs::remove_dir_all(&self.dir);
+        self.remove_table();
+        self.scope().wipe();
     }
 
-    fn kill_processes(&self) {
-        processes::kill_all(|process| owns(&self.scope(), process));
-    }
-
-    /// An agent leaves bridge and table to its successor, and the files that they are claimed by; a dead one its pods'
-    /// links.
-    fn remove_network(&self) {
-        let _ = self.site.command("ip").args(["link", "delete", &self.bridge]).output();
+    /// Where others live in the same namespace, it does not go with that.
+    fn remove_table(&self) {
         let _ = self.site.command("nft").args(["delete", "table", "inet", &self.table()]).output();
-        for kind in ["bridges", "tables"].into_iter().filter(|_| self.scope().alone) {
-            let of_network = Path::new(CLAIMS).join(kind).join(self.site.inode().to_string());
-            let _ = fs::remove_dir_all(of_network);
-        }
-    }
-
-    fn remove_cgroups(&self) {
-        for root in cgroup_roots(&self.cgroup) {
-            if let Ok(found) = fs::metadata(&root) {
-                let claim = format!("{}-{}", found.dev(), found.ino());
-                let _ = fs::remove_file(Path::new(CLAIMS).join("cgroups").join(claim));
-            }
-            for path in leftovers::below(&root).iter().filter(|path| path.is_dir()).chain([&root]) {
-                poll(Duration::from_secs(1), || fs::remove_dir(path).ok());
-            }
-        }
     }
 }
 

@@ -48,7 +48,7 @@ pub fn eventually<T>(what: &str, deadline: Duration, look: impl FnMut() -> Optio
 
 /// As [`eventually`], for those who can do without.
 #[allow(clippy::disallowed_methods, reason = "what other processes do can only be looked at again and again")]
-pub(crate) fn poll<T>(deadline: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+pub fn poll<T>(deadline: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let start = Instant::now();
     loop {
         if let Some(found) = look() {

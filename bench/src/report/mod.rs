@@ -3,7 +3,10 @@
 //! In: rows, as scenarios give them. Out: a JSON file, which holds every single value, a table in Markdown, and plots
 //! drawn from that file.
 
+mod findings;
+mod machine;
 pub(crate) mod plot;
+mod table;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,6 +16,9 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::measure::Quantiles;
+
+pub(crate) use findings::Findings;
+pub(crate) use table::markdown;
 
 /// One run of the bench.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -93,6 +99,8 @@ pub(crate) enum Unit {
     CpuSecondsPerGib,
     /// Hundredths of one processor.
     CpuPercent,
+    /// Things.
+    Count,
 }
 
 /// Which way is the better one.

@@ -1,1 +1,86 @@
-//! One question to the runtimes for each file.
+//! One question to the runtimes for each file: what is done, by how many at a time, and what is noted.
+//!
+//! A scenario gets all runtimes and turns to each of them several times, so that what the machine does meanwhile meets
+//! all alike; while one is measured, the others have nothing to do. It takes down what it has made, also what it has
+//! warmed up with.
+
+mod pod_start;
+
+use anyhow::{Context, Result};
+
+use crate::load::check_interrupt;
+use crate::peer::Peer;
+use crate::report::{Findings, Row};
+
+/// How much is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effort {
+    /// A little of everything, to see that it works.
+    Quick,
+    /// What fits into a quarter of an hour.
+    Standard,
+    /// All of it.
+    Long,
+}
+
+impl Effort {
+    /// One of three.
+    pub(crate) fn pick<T>(self, quick: T, standard: T, long: T) -> T {
+        match self {
+            Self::Quick => quick,
+            Self::Standard => standard,
+            Self::Long => long,
+        }
+    }
+}
+
+/// Who takes part, and how much is done.
+#[derive(Debug)]
+pub(crate) struct Bench {
+    /// In the order of their turns.
+    pub(crate) peers: Vec<Peer>,
+    /// How much.
+    pub(crate) effort: Effort,
+}
+
+impl Bench {
+    /// Gives every peer its turn, so many times; with the number of the round.
+    pub(crate) fn rounds(
+        &self,
+        rounds: usize,
+        mut turn: impl FnMut(&Peer, usize) -> Result<()>,
+    ) -> Result<()> {
+        for round in 0..rounds {
+            for peer in &self.peers {
+                check_interrupt()?;
+                turn(peer, round).with_context(|| peer.name.clone())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One of them.
+pub(crate) struct Scenario {
+    /// As on the command line and in the rows.
+    pub(crate) name: &'static str,
+    /// What is asked.
+    pub(crate) about: &'static str,
+    measure: fn(&Bench, &mut Findings) -> Result<()>,
+}
+
+/// All, in the order in which they are run.
+pub(crate) const ALL: &[Scenario] = &[Scenario {
+    name: "pod-start",
+    about: "the calls of a pod's life, one pod at a time",
+    measure: pod_start::measure,
+}];
+
+impl Scenario {
+    /// Measures.
+    pub(crate) fn run(&self, bench: &Bench) -> Result<Vec<Row>> {
+        let mut findings = Findings::new(self.name);
+        (self.measure)(bench, &mut findings).with_context(|| format!("scenario {}", self.name))?;
+        Ok(findings.into_rows())
+    }
+}

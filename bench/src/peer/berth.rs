@@ -1,0 +1,52 @@
+//! berth itself, as it is shipped but for names and places.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use berth_e2e::{repository, run};
+
+use super::home::{BRIDGE, Home};
+use super::{Peer, make_directory, write_file};
+
+/// Starts one with the test images imported.
+pub(crate) fn start(program: &Path) -> Result<Peer> {
+    if !program.is_file() {
+        bail!("no {}: run cargo build --release -p berth", program.display());
+    }
+    let mut home = Home::new("berth")?;
+    home.watch(&["process", "mount", "cgroup", "link", "rule", "file", "descriptor"]);
+    let (config, socket) = (home.dir().join("config.toml"), home.dir().join("state/berth.sock"));
+    write_file(&config, &settings(&home))?;
+    let words = [program, Path::new("--config"), &config, Path::new("serve")];
+    home.start(words.iter().map(|word| word.display().to_string()).collect(), &socket)
+        .context("start berth")?;
+    let logs = home.dir().join("logs");
+    make_directory(&logs)?;
+    Ok(Peer {
+        name: "berth".into(),
+        versions: vec![run(std::process::Command::new(program).arg("--version")).trim().into()],
+        socket,
+        handler: String::new(),
+        cgroup_parent: String::new(),
+        logs,
+        home: Some(home),
+    })
+}
+
+/// As in `berth config default`, but for what would meet that of another.
+fn settings(home: &Home) -> String {
+    let (dir, pods) = (home.dir().display(), home.pods_cgroup());
+    let images = repository().join("hack/images/out");
+    let images = images.display();
+    format!(
+        "root = '{dir}/root'\n\
+         state = '{dir}/state'\n\
+         log.level = 'info'\n\
+         cgroup.root = '{pods}'\n\
+         images.import = '{images}'\n\
+         [network]\n\
+         bridge = '{BRIDGE}'\n\
+         nft_table = 'bench'\n\
+         subnets = ['10.210.0.0/16']\n"
+    )
+}

@@ -1,0 +1,162 @@
+//! `berth-bench run`: who takes part, what is measured, and where the result goes.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::load::{IDLE, Life, catch_interrupts};
+use crate::peer::{Peer, berth, containerd, given};
+use crate::report::{self, Contender, Machine, Row};
+use crate::scenario::{self, Bench, Effort, Scenario};
+
+/// What to measure, and beside whom.
+#[derive(Debug, Args)]
+#[command(after_help = scenarios())]
+pub(crate) struct Run {
+    /// Names of scenarios, and `quick` for a little of each; all of them if none is named.
+    #[arg(value_name = "SCENARIO")]
+    what: Vec<String>,
+    /// Do more of everything, and with more pods.
+    #[arg(long)]
+    long: bool,
+    /// The berth to measure; the one beside this program if none is named.
+    #[arg(long, value_name = "PROGRAM")]
+    berth: Option<PathBuf>,
+    /// The containerd to measure it beside, with `ctr` and the shim in the same directory.
+    #[arg(long, value_name = "PROGRAM", default_value = "/usr/bin/containerd")]
+    containerd: PathBuf,
+    /// What makes containerd's containers; may be given more than once.
+    #[arg(long, value_name = "PROGRAM", default_values = ["/usr/sbin/runc", "/usr/bin/crun"])]
+    runtime: Vec<PathBuf>,
+    /// Measure no containerd.
+    #[arg(long)]
+    no_containerd: bool,
+    /// Another runtime that runs already and has the test images; may be given more than once.
+    #[arg(long, value_name = "NAME=SOCKET")]
+    peer: Vec<given::Given>,
+    /// Where the results go.
+    #[arg(long, value_name = "DIRECTORY", default_value = "target/bench")]
+    out: PathBuf,
+}
+
+impl Run {
+    /// Measures, prints the table, and writes the results.
+    pub(crate) fn run(self) -> Result<()> {
+        let chosen = self.chosen()?;
+        if !rustix::process::geteuid().is_root() {
+            bail!("starting runtimes needs root");
+        }
+        catch_interrupts()?;
+        let mut result = report::Run {
+            date: berth_e2e::run(Command::new("date").args(["-u", "+%FT%TZ"])).trim().into(),
+            machine: Machine::look(),
+            peers: Vec::new(),
+            rows: Vec::new(),
+        };
+        let bench = Bench { peers: self.start_peers()?, effort: self.effort() };
+        result.peers = bench.peers.iter().map(contender).collect();
+        for scenario in chosen {
+            result.rows.extend(measure(scenario, &bench)?);
+        }
+        result.machine.look_again();
+        let problems = end(bench.peers);
+        println!("{}", report::markdown(&result));
+        self.write(&result)?;
+        if !problems.is_empty() {
+            bail!("after the run:\n{}", problems.join("\n"));
+        }
+        Ok(())
+    }
+
+    fn effort(&self) -> Effort {
+        match (self.what.iter().any(|name| name == QUICK), self.long) {
+            (true, _) => Effort::Quick,
+            (false, true) => Effort::Long,
+            (false, false) => Effort::Standard,
+        }
+    }
+
+    fn chosen(&self) -> Result<Vec<&'static Scenario>> {
+        let names: Vec<_> = self.what.iter().filter(|name| *name != QUICK).collect();
+        if let Some(unknown) =
+            names.iter().find(|name| scenario::ALL.iter().all(|known| known.name != **name))
+        {
+            bail!("there is no scenario {unknown}; {}", scenarios());
+        }
+        let wanted =
+            |scenario: &&Scenario| names.is_empty() || names.iter().any(|name| *name == scenario.name);
+        Ok(scenario::ALL.iter().filter(wanted).collect())
+    }
+
+    /// In the order of the columns.
+    fn start_peers(&self) -> Result<Vec<Peer>> {
+        let berth = match &self.berth {
+            Some(path) => path.clone(),
+            None => std::env::current_exe().context("find this program")?.with_file_name("berth"),
+        };
+        let mut peers = vec![berth::start(&berth)?];
+        for runtime in self.runtime.iter().filter(|_| !self.no_containerd) {
+            let programs =
+                containerd::Programs { containerd: self.containerd.clone(), runtime: runtime.clone() };
+            peers.push(containerd::start(&programs)?);
+        }
+        for given in &self.peer {
+            peers.push(given::connect(given)?);
+        }
+        peers.iter().try_for_each(warm_up)?;
+        Ok(peers)
+    }
+
+    fn write(&self, result: &report::Run) -> Result<()> {
+        let out = &self.out;
+        std::fs::create_dir_all(out).with_context(|| format!("make {}", out.display()))?;
+        let path = out.join("run.json");
+        result.write(&path)?;
+        println!("all values: {}", path.display());
+        Ok(())
+    }
+}
+
+/// The word for a little of everything.
+const QUICK: &str = "quick";
+
+fn scenarios() -> String {
+    let line = |scenario: &Scenario| format!("\n  {:<12} {}", scenario.name, scenario.about);
+    format!("Scenarios:{}", scenario::ALL.iter().map(line).collect::<String>())
+}
+
+fn contender(peer: &Peer) -> Contender {
+    Contender { name: peer.name.clone(), versions: peer.versions.clone() }
+}
+
+/// A first pod makes what stays, and shows that the runtime works at all.
+fn warm_up(peer: &Peer) -> Result<()> {
+    let cri = peer.cri()?;
+    let mut life = Life::new(peer, &cri);
+    let pod = life.start_to_first_line("warm-up", IDLE)?;
+    life.stop(&pod)?;
+    if let Some(home) = &peer.home {
+        home.remember();
+    }
+    Ok(())
+}
+
+fn measure(scenario: &Scenario, bench: &Bench) -> Result<Vec<Row>> {
+    let begun = Instant::now();
+    let rows = scenario.run(bench)?;
+    eprintln!("{}: {:.0} s", scenario.name, begun.elapsed().as_secs_f64());
+    Ok(rows)
+}
+
+/// Ends all; what is wrong with one of them, with its name.
+fn end(peers: Vec<Peer>) -> Vec<String> {
+    let mut problems = Vec::new();
+    for peer in peers {
+        let name = peer.name.clone();
+        problems.extend(peer.end().into_iter().map(|problem| format!("{name}: {problem}")));
+    }
+    problems
+}
