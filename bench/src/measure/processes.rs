@@ -32,11 +32,10 @@ impl RuntimeProcesses {
         let (sandboxes, containers) = (sandbox_pids(cri)?, container_pids(cri)?);
         let machine = Machine::look();
         let known: BTreeSet<u32> = [server].into_iter().chain(sandboxes).chain(containers.clone()).collect();
+        let above = machine.lineage(std::process::id());
         let mut all = machine.ancestors(&known);
+        all.retain(|pid| !above.contains(pid));
         all.extend(machine.descendants(&all));
-        for pid in machine.lineage(std::process::id()) {
-            all.remove(&pid);
-        }
         let workload = machine.descendants(&containers);
         all.retain(|pid| !containers.contains(pid) && !workload.contains(pid));
         Ok(Self { server, all })

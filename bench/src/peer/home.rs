@@ -157,11 +157,10 @@ impl Home {
     /// Waits until all is as it was remembered; returns what differs for good.
     pub(crate) fn leftovers(&self) -> Vec<String> {
         let fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
-        let changes = || -> Vec<String> {
+        let changes = || {
             let all = fresh.changes(&self.snapshot());
-            all.into_iter()
-                .filter(|line| self.watched.iter().any(|kind| line[2..].starts_with(kind)))
-                .collect()
+            let watched = |line: &String| self.watched.iter().any(|kind| line[2..].starts_with(kind));
+            without_restarts(all.into_iter().filter(watched).collect())
         };
         poll(SETTLE, || changes().is_empty().then_some(())).map_or_else(changes, |()| Vec::new())
     }
@@ -199,5 +198,29 @@ impl Drop for Home {
     fn drop(&mut self) {
         self.kill();
         self.scope(None).wipe();
+    }
+}
+
+/// A process that was there as another one, before the runtime was killed and started again, is no change.
+fn without_restarts(changes: Vec<String>) -> Vec<String> {
+    let title =
+        |line: &str| line[2..].strip_prefix("process ")?.split_once(' ').map(|(_, title)| title.to_owned());
+    let is = |sign: &str, of: &str| {
+        changes.iter().any(|line| line.starts_with(sign) && title(line).as_deref() == Some(of))
+    };
+    let came_back = |line: &String| title(line).is_some_and(|of| is("+", &of) && is("-", &of));
+    changes.iter().filter(|line| !came_back(line)).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_restarts;
+
+    #[test]
+    fn what_was_started_again_is_no_change() {
+        let changes =
+            ["+ process 20 berth serve", "- process 10 berth serve", "+ process 21 shim", "- file a"];
+        let left = without_restarts(changes.map(str::to_owned).to_vec());
+        assert_eq!(left, ["+ process 21 shim", "- file a"]);
     }
 }

@@ -4,7 +4,14 @@
 //! all alike; while one is measured, the others have nothing to do. It takes down what it has made, also what it has
 //! warmed up with.
 
+mod lists;
+mod logs;
+mod memory;
+mod network;
 mod pod_start;
+mod probes;
+mod restart;
+mod scale;
 
 use anyhow::{Context, Result};
 
@@ -70,11 +77,40 @@ pub(crate) struct Scenario {
 }
 
 /// All, in the order in which they are run.
-pub(crate) const ALL: &[Scenario] = &[Scenario {
-    name: "pod-start",
-    about: "the calls of a pod's life, one pod at a time",
-    measure: pod_start::measure,
-}];
+pub(crate) const ALL: &[Scenario] = &[
+    Scenario {
+        name: "pod-start",
+        about: "the calls of a pod's life, one pod at a time",
+        measure: pod_start::measure,
+    },
+    Scenario {
+        name: "scale",
+        about: "many pods, up and down, few or many at a time",
+        measure: scale::measure,
+    },
+    Scenario {
+        name: "memory",
+        about: "what the runtime takes with no pod and with many",
+        measure: memory::measure,
+    },
+    Scenario {
+        name: "lists",
+        about: "List, Status and Stats while others start, and List while the disk is busy",
+        measure: lists::measure,
+    },
+    Scenario {
+        name: "logs",
+        about: "what containers write, on its way to their logs",
+        measure: logs::measure,
+    },
+    Scenario { name: "probes", about: "a command a second in each of many pods", measure: probes::measure },
+    Scenario {
+        name: "restart",
+        about: "the runtime is killed, and answers again",
+        measure: restart::measure,
+    },
+    Scenario { name: "network", about: "from pod to pod over the bridge", measure: network::measure },
+];
 
 impl Scenario {
     /// Measures.
