@@ -38,7 +38,7 @@ pub use leftovers::{Scope, Snapshot, Spare};
 pub use log::{Line, read_log, whole_lines};
 pub use node::{Build, Node, Revived};
 pub use pod::Pod;
-pub use registry::{REGISTRY, start_registry};
+pub use registry::{REGISTRY, serve_images, start_registry};
 pub use site::Site;
 pub use terminal::Terminal;
 pub use tools::{Running, eventually, poll, repository, run, spawn};

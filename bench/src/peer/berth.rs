@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use berth_e2e::{repository, run};
+use berth_e2e::{REGISTRY, repository, run};
 
 use super::home::{BRIDGE, Home};
 use super::{Peer, make_directory, write_file};
@@ -17,17 +17,21 @@ pub(crate) fn start(program: &Path) -> Result<Peer> {
     home.watch(&["process", "mount", "cgroup", "link", "rule", "file", "descriptor"]);
     let (config, socket) = (home.dir().join("config.toml"), home.dir().join("state/berth.sock"));
     write_file(&config, &settings(&home))?;
-    let words = [program, Path::new("--config"), &config, Path::new("serve")];
-    home.start(words.iter().map(|word| word.display().to_string()).collect(), &socket)
-        .context("start berth")?;
+    let program = program.display().to_string();
+    let with = |words: &[&str]| -> Vec<String> {
+        let config = config.display().to_string();
+        [program.as_str(), "--config", &config].iter().chain(words).map(|word| (*word).to_owned()).collect()
+    };
+    home.start(with(&["serve"]), &socket).context("start berth")?;
     let logs = home.dir().join("logs");
     make_directory(&logs)?;
     Ok(Peer {
         name: "berth".into(),
-        versions: vec![run(std::process::Command::new(program).arg("--version")).trim().into()],
+        versions: vec![run(std::process::Command::new(&program).arg("--version")).trim().into()],
         socket,
         handler: String::new(),
         cgroup_parent: String::new(),
+        import: with(&["image", "import"]),
         logs,
         home: Some(home),
     })
@@ -44,6 +48,8 @@ fn settings(home: &Home) -> String {
          log.level = 'info'\n\
          cgroup.root = '{pods}'\n\
          images.import = '{images}'\n\
+         [registries.hosts.'{REGISTRY}']\n\
+         plain_http = true\n\
          [network]\n\
          bridge = '{BRIDGE}'\n\
          nft_table = 'bench'\n\

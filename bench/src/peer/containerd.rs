@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use berth_e2e::{repository, run};
+use berth_e2e::{REGISTRY, repository, run};
 
 use super::home::{BRIDGE, Home};
 use super::{Peer, make_directory, write_file};
@@ -40,13 +40,17 @@ pub(crate) fn start(programs: &Programs) -> Result<Peer> {
 fn start_in(mut home: Home, programs: &Programs, name: &str) -> Result<Peer> {
     let (config, socket) = (home.dir().join("config.toml"), home.dir().join("containerd.sock"));
     write_file(&config, &settings(&home, programs, &socket))?;
+    let registry = home.dir().join("certs.d").join(REGISTRY);
+    make_directory(&registry)?;
+    write_file(&registry.join("hosts.toml"), &format!("server = 'http://{REGISTRY}'\n"))?;
     make_directory(&home.dir().join("cni"))?;
     write_file(&home.dir().join("cni/bench.conflist"), &network(&home))?;
     let words = [programs.containerd.as_path(), Path::new("--config"), &config];
     let words = words.iter().map(|word| word.display().to_string());
     home.start(without_hybrid_cgroups(programs).into_iter().chain(words).collect(), &socket)?;
+    let import = import_command(programs, &socket);
     for layout in ["out/busybox", "out/web", "out-bench/pause"] {
-        import(&home, programs, &socket, &repository().join("hack/images").join(layout));
+        import_layout(&home, &import, &repository().join("hack/images").join(layout));
     }
     let logs = home.dir().join("logs");
     make_directory(&logs)?;
@@ -56,6 +60,7 @@ fn start_in(mut home: Home, programs: &Programs, name: &str) -> Result<Peer> {
         socket,
         handler: String::new(),
         cgroup_parent: home.pods_cgroup(),
+        import,
         logs,
         home: Some(home),
     })
@@ -125,14 +130,18 @@ fn network(home: &Home) -> String {
     serde_json::json!({ "cniVersion": "0.4.0", "name": "bench", "plugins": [bridge, ports] }).to_string()
 }
 
-/// Imports the images of an OCI layout, which `ctr` takes as a tar archive.
-fn import(home: &Home, programs: &Programs, socket: &Path, layout: &Path) {
+/// What imports and unpacks an archive, as a kubelet's images are.
+fn import_command(programs: &Programs, socket: &Path) -> Vec<String> {
+    let (ctr, socket) = (programs.containerd.with_file_name("ctr"), socket.display().to_string());
+    let ctr = ctr.display().to_string();
+    [&ctr, "--address", &socket, "--namespace", "k8s.io", "images", "import"].map(str::to_owned).to_vec()
+}
+
+/// `ctr` takes a layout as a tar archive.
+fn import_layout(home: &Home, import: &[String], layout: &Path) {
     let archive = home.dir().join("import.tar");
     run(Command::new("tar").arg("-cf").arg(&archive).arg("-C").arg(layout).arg("."));
-    let ctr = programs.containerd.with_file_name("ctr");
-    let mut command = home.command(ctr);
-    command.arg("--address").arg(socket).args(["--namespace", "k8s.io", "images", "import"]);
-    run(command.arg(&archive));
+    run(home.site().command(&import[0]).args(&import[1..]).arg(&archive));
     let _ = std::fs::remove_file(&archive);
 }
 

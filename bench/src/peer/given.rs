@@ -40,6 +40,7 @@ pub(crate) fn connect(given: &Given) -> Result<Peer> {
         socket: given.socket.clone(),
         handler: String::new(),
         cgroup_parent: String::new(),
+        import: Vec::new(),
         logs,
         home: None,
     };

@@ -11,7 +11,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -186,11 +185,6 @@ impl Home {
 
     fn scope(&self, agent: Option<u32>) -> Scope<'_> {
         Scope { site: &self.site, alone: true, dir: &self.dir, cgroup: &self.cgroup, bridge: BRIDGE, agent }
-    }
-
-    /// A tool's command on the runtime's network.
-    pub(crate) fn command(&self, program: impl Into<PathBuf>) -> Command {
-        self.site.command(program)
     }
 }
 

@@ -10,6 +10,7 @@ pub(crate) mod given;
 mod home;
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 use berth_cri_proto::v1::{PodSandboxConfig, RunPodSandboxRequest};
@@ -30,6 +31,8 @@ pub(crate) struct Peer {
     pub(crate) handler: String,
     /// The parent of the pods' cgroups, where it has to be named in requests.
     pub(crate) cgroup_parent: String,
+    /// What imports an archive, whose path comes last; nothing where that is not known.
+    pub(crate) import: Vec<String>,
     /// Where its pods' logs go.
     pub(crate) logs: PathBuf,
     /// What it was given, if it was started here.
@@ -49,6 +52,11 @@ impl Peer {
         config.linux.get_or_insert_default().cgroup_parent.clone_from(&self.cgroup_parent);
         make_directory(Path::new(&config.log_directory))?;
         Ok(RunPodSandboxRequest { config: Some(config), runtime_handler: self.handler.clone() })
+    }
+
+    /// A tool's command where the runtime's streaming server and its pods can be reached.
+    pub(crate) fn command(&self, program: &Path) -> Command {
+        self.home.as_ref().map_or_else(|| Command::new(program), |home| home.site().command(program))
     }
 
     /// Ends it, if it was started here; returns what was wrong with that, and what it has left behind.

@@ -4,6 +4,7 @@
 //! all alike; while one is measured, the others have nothing to do. It takes down what it has made, also what it has
 //! warmed up with.
 
+mod images;
 mod lists;
 mod logs;
 mod memory;
@@ -12,6 +13,7 @@ mod pod_start;
 mod probes;
 mod restart;
 mod scale;
+mod streams;
 
 use anyhow::{Context, Result};
 
@@ -67,6 +69,20 @@ impl Bench {
     }
 }
 
+impl Bench {
+    /// Those that differ in more than in what makes their containers, which is the second of their parts.
+    pub(crate) fn servers(&self) -> impl Iterator<Item = &Peer> {
+        let is_known = |index: usize, peer: &Peer| {
+            self.peers[..index].iter().any(|other| other.versions.first() == peer.versions.first())
+        };
+        self.peers
+            .iter()
+            .enumerate()
+            .filter(move |(index, peer)| !is_known(*index, peer))
+            .map(|(_, peer)| peer)
+    }
+}
+
 /// One of them.
 pub(crate) struct Scenario {
     /// As on the command line and in the rows.
@@ -109,6 +125,12 @@ pub(crate) const ALL: &[Scenario] = &[
         about: "the runtime is killed, and answers again",
         measure: restart::measure,
     },
+    Scenario {
+        name: "images",
+        about: "pulls from a registry on loopback, and imports of archives",
+        measure: images::measure,
+    },
+    Scenario { name: "streams", about: "input of commands and forwarded ports", measure: streams::measure },
     Scenario { name: "network", about: "from pod to pod over the bridge", measure: network::measure },
 ];
 

@@ -14,21 +14,28 @@ use crate::load::{IDLE, Life, Pod};
 use crate::report::{Findings, Unit};
 
 const PORT: u16 = 5001;
+/// How long the server may take to listen, and to count what it has got.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) fn measure(bench: &Bench, findings: &mut Findings) -> Result<()> {
-    let (rounds, mib, pings) = bench.effort.pick((1, 16, 5), (3, 1024, 100), (5, 4096, 300));
+    let (rounds, mib, pings) = bench.effort.pick((1, 16_u64, 5), (3, 1024, 100), (5, 4096, 300));
     bench.rounds(rounds, |peer, round| {
         let cri = peer.cri()?;
-        let script = format!("nc -l -p {PORT} >/dev/null & {IDLE}");
-        let server = Life::new(peer, &cri).start(&format!("server-{round}"), &script)?;
+        // What is received goes on to a program that counts it; the end of the server's input would end the client.
+        let sink =
+            format!("sleep 1000000 | nc -l -p {PORT} | dd of=/dev/null bs=1M iflag=fullblock 2>/tmp/counted");
+        let server = Life::new(peer, &cri).start(&format!("server-{round}"), &format!("{sink} & {IDLE}"))?;
         let client = Life::new(peer, &cri).start(&format!("client-{round}"), IDLE)?;
         let address = address(&cri, &server)?;
         let listens = || run(&cri, &server, &format!("netstat -ltn | grep -q :{PORT}")).ok();
-        poll(Duration::from_secs(10), listens).context("the server does not listen")?;
+        poll(PATIENCE, listens).context("the server does not listen")?;
 
         let begun = Instant::now();
         run(&cri, &client, &format!("dd if=/dev/zero bs=1M count={mib} | nc {address} {PORT}"))?;
-        findings.note(&peer.name, "TCP", Unit::MibPerSecond, f64::from(mib) / begun.elapsed().as_secs_f64());
+        let took = begun.elapsed().as_secs_f64();
+        let counted = format!("grep '^{mib}+0 records in' /tmp/counted");
+        poll(PATIENCE, || run(&cri, &server, &counted).ok()).context("not all has arrived")?;
+        findings.note(&peer.name, "TCP", Unit::MibPerSecond, mib as f64 / took);
         let said = run(&cri, &client, &format!("ping -q -A -c {pings} {address}"))?;
         let time = round_trip(&said).with_context(|| format!("ping said {said:?}"))?;
         findings.note(&peer.name, "round trip, mean", Unit::Ms, time);
