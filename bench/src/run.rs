@@ -58,13 +58,19 @@ impl Run {
         };
         let bench = Bench { peers: self.start_peers()?, effort: self.effort() };
         result.peers = bench.peers.iter().map(contender).collect();
-        for scenario in chosen {
+        let measured = chosen.iter().try_for_each(|scenario| {
             result.rows.extend(measure(scenario, &bench)?);
-        }
+            Ok(())
+        });
         result.machine.look_again();
-        let problems = end(bench.peers);
+        // What was found before a failure is worth something, too.
         println!("{}", report::markdown(&result));
         self.write(&result)?;
+        if measured.is_err() {
+            bench.peers.iter().for_each(Peer::abandon);
+            return measured;
+        }
+        let problems = end(bench.peers);
         if !problems.is_empty() {
             bail!("after the run:\n{}", problems.join("\n"));
         }

@@ -72,7 +72,7 @@ impl Node {
     /// A running agent with the test images imported, and with these settings of images besides.
     #[track_caller]
     pub fn start_with_images(settings: &str) -> Self {
-        Self::prepare(Arc::new(Site::new()), &format!("{}\n{settings}", import_images())).started()
+        Self::prepare(Arc::new(Site::make()), &format!("{}\n{settings}", import_images())).started()
     }
 
     /// One more agent, in the network namespace of this one.
@@ -84,19 +84,19 @@ impl Node {
     /// As [`Node::start`], with these settings besides, as TOML.
     #[track_caller]
     pub fn start_with(settings: &str) -> Self {
-        Self::prepare(Arc::new(Site::new()), &format!("{settings}\n{}", import_images())).started()
+        Self::prepare(Arc::new(Site::make()), &format!("{settings}\n{}", import_images())).started()
     }
 
     /// A running agent without images, with these settings besides, as TOML.
     #[track_caller]
     pub fn start_empty(settings: &str) -> Self {
-        Self::prepare(Arc::new(Site::new()), settings).started()
+        Self::prepare(Arc::new(Site::make()), settings).started()
     }
 
     /// As [`Node::start_empty`], with small disks for its root and its state, in this order.
     #[track_caller]
     pub fn start_on_small_disks(settings: &str, kind: DiskKind) -> (Self, [Disk; 2]) {
-        let node = Self::prepare(Arc::new(Site::new()), settings);
+        let node = Self::prepare(Arc::new(Site::make()), settings);
         let disks =
             [("root", 64), ("state", 16)].map(|(name, mib)| Disk::mount(&node.dir.join(name), kind, mib));
         (node.started(), disks)
@@ -105,7 +105,7 @@ impl Node {
     /// As [`Node::start_empty`], with an agent whose steps can be broken: `hack/chaos` builds it.
     #[track_caller]
     pub fn start_breakable(settings: &str) -> Self {
-        let node = Self::prepare(Arc::new(Site::new()), settings);
+        let node = Self::prepare(Arc::new(Site::make()), settings);
         node.replace_program(Build::Breakable);
         fs::write(node.fault(), "").unwrap();
         // For who has other users in its namespace, too.
@@ -116,7 +116,7 @@ impl Node {
     /// Directories and settings as of [`Node::start`], and nothing that runs.
     #[track_caller]
     pub fn without_agent() -> Self {
-        Self::prepare(Arc::new(Site::new()), &import_images())
+        Self::prepare(Arc::new(Site::make()), &import_images())
     }
 
     fn started(self) -> Self {

@@ -20,7 +20,7 @@ pub struct Site {
 impl Site {
     /// Makes one.
     #[track_caller]
-    pub fn new() -> Self {
+    pub fn make() -> Self {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let name = format!("be2e-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         run(Command::new("ip").args(["netns", "add", &name]));

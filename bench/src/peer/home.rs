@@ -46,7 +46,7 @@ impl Home {
     pub(crate) fn new(name: &str) -> Result<Self> {
         let unique = format!("berth-bench-{}-{name}", std::process::id());
         let home = Self {
-            site: Site::new(),
+            site: Site::make(),
             dir: Path::new("/tmp").join(&unique),
             cgroup: format!("/{unique}"),
             watched: &["process", "mount", "cgroup"],

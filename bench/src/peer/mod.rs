@@ -13,10 +13,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use berth_cri_proto::v1::{PodSandboxConfig, RunPodSandboxRequest};
+use berth_cri_proto::v1::{PodSandbox, PodSandboxConfig, RunPodSandboxRequest};
 use berth_e2e::{Cri, requests};
 
 pub(crate) use home::Home;
+
+/// Of all pods here, so that they are known among others.
+const NAMESPACE: &str = "berth-bench";
 
 /// A runtime that answers.
 #[derive(Debug)]
@@ -49,6 +52,7 @@ impl Peer {
     /// The request for the simplest of pods. Its log directory is made, as a kubelet does.
     pub(crate) fn sandbox(&self, name: &str) -> Result<RunPodSandboxRequest> {
         let mut config: PodSandboxConfig = requests::sandbox(name, &self.logs);
+        config.metadata.get_or_insert_default().namespace = NAMESPACE.into();
         config.linux.get_or_insert_default().cgroup_parent.clone_from(&self.cgroup_parent);
         make_directory(Path::new(&config.log_directory))?;
         Ok(RunPodSandboxRequest { config: Some(config), runtime_handler: self.handler.clone() })
@@ -57,6 +61,19 @@ impl Peer {
     /// A tool's command where the runtime's streaming server and its pods can be reached.
     pub(crate) fn command(&self, program: &Path) -> Command {
         self.home.as_ref().map_or_else(|| Command::new(program), |home| home.site().command(program))
+    }
+
+    /// Removes the pods of a run that has failed from a runtime that was given; one that was started here takes them with
+    /// it when it goes.
+    pub(crate) fn abandon(&self) {
+        let (None, Ok(cri)) = (&self.home, self.cri()) else { return };
+        let ours = |pod: &PodSandbox| pod.metadata.as_ref().is_some_and(|of| of.namespace == NAMESPACE);
+        for pod in cri.list_pod_sandbox(Default::default()).into_iter().flat_map(|answer| answer.items) {
+            if ours(&pod) {
+                let _ = cri.take_down(&pod.id);
+            }
+        }
+        let _ = std::fs::remove_dir_all(&self.logs);
     }
 
     /// Ends it, if it was started here; returns what was wrong with that, and what it has left behind.

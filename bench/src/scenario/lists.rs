@@ -1,5 +1,5 @@
-//! What a kubelet asks again and again, with few and with many pods, while others start and stop, and while the disk is
-//! kept busy; and what starting one more takes then.
+//! What a kubelet asks again and again, with few and with many pods: what it takes of CPU time, how long it takes while
+//! others start and stop, and while the disk is kept busy; and what starting one more pod takes then.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
@@ -13,8 +13,9 @@ use berth_e2e::Cri;
 
 use super::Bench;
 use crate::load::{Fleet, IDLE, Life, Pod, check_interrupt};
+use crate::measure::Cpu;
 use crate::peer::Peer;
-use crate::report::Findings;
+use crate::report::{Findings, Unit};
 
 /// What is written over and over while the disk is kept busy, and in which pieces, each of which has to reach the disk.
 const BALLAST_BYTES: u64 = 64 << 20;
@@ -22,19 +23,47 @@ const PIECE_BYTES: usize = 1 << 20;
 
 pub(super) fn measure(bench: &Bench, findings: &mut Findings) -> Result<()> {
     let steps: &[usize] = bench.effort.pick(&[3], &[10, 100], &[10, 100, 500]);
-    let calls = bench.effort.pick(3, 100, 300);
+    let calls: usize = bench.effort.pick(3, 100, 300);
     bench.rounds(1, |peer, _| {
         let mut fleet = Fleet::new(peer, "lists");
         for pods in steps {
             fleet.grow(*pods, 10)?;
             findings.at([("pods", *pods)]);
             let first = fleet.pods.first().context("there are pods")?;
+            alone(peer, first, calls.div_ceil(5), findings)?;
             while_others_start(peer, first, calls, findings)?;
             while_the_disk_is_busy(peer, calls, findings)?;
         }
         fleet.stop(10)?;
         Ok(())
     })
+}
+
+/// Asks each many times with nothing beside it, for the CPU time of a call.
+fn alone(peer: &Peer, pod: &Pod, calls: usize, findings: &mut Findings) -> Result<()> {
+    let (cri, cpu) = (peer.cri()?, Cpu::of(peer)?);
+    for (name, question) in questions(pod) {
+        check_interrupt()?;
+        if let Err(status) = question(&cri) {
+            is_unknown(status, name)?;
+            continue;
+        }
+        let before = cpu.used()?;
+        for _ in 0..calls {
+            question(&cri).context(name)?;
+        }
+        let used = cpu.used()?.saturating_sub(before).as_secs_f64() * 1e3 / calls as f64;
+        findings.note(&peer.name, &format!("CPU of {name}"), Unit::CpuMs, used);
+    }
+    Ok(())
+}
+
+/// A runtime may not know a question; any other error is one.
+fn is_unknown(status: tonic::Status, name: &'static str) -> Result<()> {
+    match status.code() == tonic::Code::Unimplemented {
+        true => Ok(()),
+        false => Err(status).context(name),
+    }
 }
 
 /// One caller asks, and a second one starts and stops pods.
@@ -68,8 +97,10 @@ fn ask(peer: &Peer, pod: &Pod, calls: usize) -> Result<Times> {
             let begun = Instant::now();
             match question(&cri) {
                 Ok(()) => times.push((*name, begun.elapsed())),
-                Err(status) if status.code() == tonic::Code::Unimplemented => unknown.push(*name),
-                Err(status) => return Err(status).with_context(|| (*name).to_owned()),
+                Err(status) => {
+                    is_unknown(status, name)?;
+                    unknown.push(*name);
+                }
             }
         }
         questions.retain(|(name, _)| !unknown.contains(name));
@@ -91,6 +122,7 @@ fn questions(pod: &Pod) -> Vec<(&'static str, Question)> {
         ("ContainerStatus", Box::new(move |cri| cri.container_status(container.clone()).map(drop))),
         ("ListContainerStats", Box::new(|cri| cri.list_container_stats(Default::default()).map(drop))),
         ("ListPodSandboxStats", Box::new(|cri| cri.list_pod_sandbox_stats(Default::default()).map(drop))),
+        ("ListPodSandboxMetrics", Box::new(|cri| cri.list_pod_sandbox_metrics(Default::default()).map(drop))),
     ]
 }
 

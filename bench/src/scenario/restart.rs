@@ -40,7 +40,7 @@ fn restart(peer: &Peer, home: &Home, pods: usize) -> Result<Duration> {
     home.kill();
     let begun = Instant::now();
     home.launch()?;
-    while !Cri::connect(&peer.socket).is_some_and(|cri| running(&cri) == Some(pods)) {
+    while Cri::connect(&peer.socket).is_none_or(|cri| running(&cri) != Some(pods)) {
         if begun.elapsed() > PATIENCE {
             bail!("not all {pods} pods are there {PATIENCE:?} after a restart:\n{}", home.journal());
         }
