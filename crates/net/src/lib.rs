@@ -16,6 +16,8 @@
 //! - [`PodLinks`]: what has gone over a pod's interfaces, asked for over the same socket
 //! - [`Survey`]: what the kernel holds under this network's names, whoever owns it
 //! - [`AddressPool`]: which pod has which addresses; pure, rebuilt by the caller from its own records
+//! - [`link`] and [`netlink`]: what all this is made of, requests and how they are sent, for whoever makes links with
+//!   nothing else
 //!
 //! Three rules shape the code. **No thread enters a namespace**: a netlink socket speaks to the namespace it
 //! was opened in, whoever uses it. **One send per namespace**: all requests of a step go to the kernel in
@@ -39,9 +41,9 @@ mod config;
 mod conntrack;
 mod error;
 mod host;
-mod link;
+pub mod link;
 mod name;
-mod netlink;
+pub mod netlink;
 mod network;
 mod nftables;
 mod pool;

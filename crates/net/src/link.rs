@@ -24,9 +24,9 @@ use crate::name::IfName;
 use crate::netlink::{attribute, number_of, text_of};
 
 /// The loopback's index, in every network namespace.
-pub(crate) const LOOPBACK_INDEX: u32 = 1;
+pub const LOOPBACK_INDEX: u32 = 1;
 /// What the pod's end of the veth pair is called.
-pub(crate) const POD_IFNAME: &str = "eth0";
+pub const POD_IFNAME: &str = "eth0";
 
 pub(crate) const LINK_HEADER_BYTES: usize = 16;
 pub(crate) const IFLA_IFNAME: u16 = 3;
@@ -71,20 +71,24 @@ impl Link {
 }
 
 /// A veth pair to be made.
-pub(crate) struct VethPair<'a> {
-    pub(crate) host_ifname: &'a IfName,
-    pub(crate) bridge_index: u32,
-    pub(crate) netns: BorrowedFd<'a>,
+pub struct VethPair<'a> {
+    /// What the host's end is called.
+    pub host_ifname: &'a IfName,
+    /// The bridge that the host's end is to be a port of.
+    pub bridge_index: u32,
+    /// The pod's network namespace.
+    pub netns: BorrowedFd<'a>,
     /// The pod's primary address, of which the MAC is made.
-    pub(crate) address: Option<IpAddr>,
-    pub(crate) mtu: Option<u32>,
+    pub address: Option<IpAddr>,
+    /// Of both ends, in bytes; `None` for the kernel's default.
+    pub mtu: Option<u32>,
 }
 
 /// Makes a pair whose one end is a port of the bridge and up, and whose other is `eth0` in the pod's namespace.
 ///
 /// The pod's end is down: the kernel cannot bring it up before its peer, and both up would be a carrier at
 /// once, by which the host's end gives itself an IPv6 address before [`claim_port`] can tell it not to.
-pub(crate) fn create_veth(pair: &VethPair<'_>) -> RouteNetlinkMessage {
+pub fn create_veth(pair: &VethPair<'_>) -> RouteNetlinkMessage {
     let mut peer = LinkMessage::default();
     peer.attributes =
         vec![LinkAttribute::IfName(POD_IFNAME.into()), LinkAttribute::NetNsFd(pair.netns.as_raw_fd())];
@@ -104,7 +108,7 @@ pub(crate) fn create_veth(pair: &VethPair<'_>) -> RouteNetlinkMessage {
 }
 
 /// Makes a bridge with a MAC address of its own; down.
-pub(crate) fn create_bridge(name: &IfName, address: IpAddr) -> RouteNetlinkMessage {
+pub fn create_bridge(name: &IfName, address: IpAddr) -> RouteNetlinkMessage {
     let mut link = named(name);
     link.attributes.push(LinkAttribute::Address(mac_of(address)));
     link.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
@@ -131,7 +135,7 @@ pub(crate) fn claim_port(name: &IfName, alias: &str) -> RouteNetlinkMessage {
 }
 
 /// Brings a link up, and gives it an MTU where one is wanted.
-pub(crate) fn set_up(index: u32, mtu: Option<u32>) -> RouteNetlinkMessage {
+pub fn set_up(index: u32, mtu: Option<u32>) -> RouteNetlinkMessage {
     let mut link = LinkMessage::default();
     link.header.index = index;
     link.attributes.extend(mtu.map(LinkAttribute::Mtu));
@@ -183,12 +187,12 @@ pub(crate) fn list_links() -> RouteNetlinkMessage {
 }
 
 /// Removes a link; with one end of a veth pair goes the other.
-pub(crate) fn delete_link(name: &IfName) -> RouteNetlinkMessage {
+pub fn delete_link(name: &IfName) -> RouteNetlinkMessage {
     RouteNetlinkMessage::DelLink(named(name))
 }
 
 /// Gives a link an address, usable at once: duplicate address detection would take a second.
-pub(crate) fn add_address(index: u32, address: IpAddr, subnet: &IpNet) -> RouteNetlinkMessage {
+pub fn add_address(index: u32, address: IpAddr, subnet: &IpNet) -> RouteNetlinkMessage {
     let mut message = address_message(index, address, subnet.prefix_len());
     message.header.flags = AddressHeaderFlags::Nodad;
     if let IpNet::V4(net) = subnet {
@@ -208,7 +212,7 @@ pub(crate) fn list_addresses() -> RouteNetlinkMessage {
 }
 
 /// The route of everything outside the subnet, by its gateway.
-pub(crate) fn default_route(index: u32, subnet: &IpNet) -> RouteNetlinkMessage {
+pub fn default_route(index: u32, subnet: &IpNet) -> RouteNetlinkMessage {
     let mut route = RouteMessage::default();
     let gateway = gateway(subnet);
     route.header.address_family = family(gateway);

@@ -57,7 +57,7 @@ pub(crate) fn open(protocol: isize) -> Result<Socket> {
 
 /// What a request does when the object is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mode {
+pub enum Mode {
     /// Not about making something: change, delete, get one.
     Plain,
     /// Refused if it exists.
@@ -87,7 +87,7 @@ impl Mode {
 
 /// Requests in the order in which the kernel will carry them out.
 #[derive(Debug, Default)]
-pub(crate) struct Batch {
+pub struct Batch {
     bytes: Vec<u8>,
     requests: Vec<Request>,
 }
@@ -101,7 +101,7 @@ struct Request {
 
 impl Batch {
     /// Adds a route request; `step` completes "failed to …", and names the step when it is the first refused.
-    pub(crate) fn route(mut self, step: &'static str, mode: Mode, message: &RouteNetlinkMessage) -> Self {
+    pub fn route(mut self, step: &'static str, mode: Mode, message: &RouteNetlinkMessage) -> Self {
         let mut body = vec![0; message.buffer_len()];
         message.serialize(&mut body);
         self.push(step, message.message_type(), mode.flags(), &body);
@@ -137,7 +137,7 @@ impl Batch {
     /// the kernel works.
     ///
     /// Errors: the first request that was refused, by its step.
-    pub(crate) fn send(self, socket: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>> {
+    pub fn send(self, socket: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>> {
         let mut told = Vec::new();
         self.send_and_hear(socket, |body| told.push(body.to_vec()))?;
         Ok(told)
