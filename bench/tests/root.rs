@@ -15,11 +15,9 @@ fn each_step_is_told_for_each_pod_and_nothing_is_left() {
     let (floor, output) = run(&["--pods", "3", "--json", "-"]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     let rows: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let of = |scenario: &str| -> Vec<&serde_json::Value> {
-        rows.as_array().unwrap().iter().filter(|row| row["scenario"] == scenario).collect()
-    };
-    assert!(of("floor").iter().any(|row| row["what"] == "change the root"), "{rows}");
-    for row in of("floor").into_iter().chain(of("pod-start")) {
+    let (calls, steps) = (rows["calls"].as_array().unwrap(), rows["steps"].as_array().unwrap());
+    assert!(steps.iter().any(|row| row["what"] == "change the root"), "{rows}");
+    for row in calls.iter().chain(steps) {
         let values = row["results"]["floor"]["values"].as_array().unwrap();
         assert!(values.len() == 3 && values.iter().all(|value| value.as_f64().unwrap() > 0.0), "{row}");
     }
@@ -29,11 +27,14 @@ fn each_step_is_told_for_each_pod_and_nothing_is_left() {
 #[test]
 #[ignore = "needs root: makes namespaces, mounts and cgroups"]
 fn a_failed_step_is_told_and_nothing_is_left() {
-    for (program, expected) in [("/etc/passwd", "container: execute the program"), ("/none", "copy /none")] {
-        let (floor, output) = run(&["--program", program]);
+    let image = tempfile::tempdir().unwrap();
+    make_image_that_can_t_be_executed(image.path());
+    let image = image.path().to_str().unwrap();
+    for (image, expected) in [(image, "container: execute the program"), ("/none", "read /none/index.json")] {
+        let (floor, output) = run(&["--image", image]);
         assert!(!output.status.success());
         assert!(text(&output.stderr).contains(expected), "{}", text(&output.stderr));
-        assert_eq!(leftovers(floor), Vec::<PathBuf>::new(), "{program}");
+        assert_eq!(leftovers(floor), Vec::<PathBuf>::new(), "{image}");
     }
 }
 
@@ -51,6 +52,19 @@ fn a_floor_that_is_ended_midway_leaves_nothing() {
         assert!(!output.status.success(), "{signal:?}");
         assert_eq!(leftovers(floor), Vec::<PathBuf>::new(), "{signal:?}: {}", text(&output.stderr));
     }
+}
+
+/// A layout whose one layer has a text where the program should be.
+fn make_image_that_can_t_be_executed(layout: &Path) {
+    let (blobs, root) = (layout.join("blobs/sha256"), layout.join("root"));
+    fs::create_dir_all(&blobs).unwrap();
+    fs::create_dir_all(root.join("bin")).unwrap();
+    fs::write(root.join("bin/busybox"), "no program").unwrap();
+    let mut tar = Command::new("tar");
+    tar.arg("-cf").arg(blobs.join("layer")).arg("-C").arg(&root).arg("bin");
+    assert!(tar.status().unwrap().success());
+    fs::write(blobs.join("manifest"), r#"{"layers": [{"digest": "sha256:layer"}]}"#).unwrap();
+    fs::write(layout.join("index.json"), r#"{"manifests": [{"digest": "sha256:manifest"}]}"#).unwrap();
 }
 
 fn start(args: &[&str]) -> Child {

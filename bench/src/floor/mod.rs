@@ -16,6 +16,7 @@
 
 mod container;
 mod groups;
+mod image;
 mod network;
 mod pause;
 mod place;
@@ -29,6 +30,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use berth_e2e::repository;
 use berth_sys::clone::SingleThreaded;
 use clap::Args;
 
@@ -36,8 +38,8 @@ use self::groups::Base;
 use self::network::Bridge;
 use self::place::Place;
 use self::pod::{Site, live_and_die};
+use self::rows::Rows;
 use self::watch::Lap;
-use crate::report::Row;
 
 /// Pods before those that are measured: the kernel loads modules and fills its caches.
 const WARM_UP_PODS: usize = 5;
@@ -51,9 +53,9 @@ pub(crate) struct Floor {
     /// Where the rows go as JSON; `-` prints them in the place of the table.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// What a container executes: a static program that can be called `sleep` and `true`.
-    #[arg(long, value_name = "FILE", default_value = "/bin/busybox")]
-    program: PathBuf,
+    /// The image of the containers: an OCI layout with a static busybox; that of the tests, if none is given.
+    #[arg(long, value_name = "LAYOUT")]
+    image: Option<PathBuf>,
     /// Where the pods' directories are made, on the filesystem that runtimes use.
     #[arg(long, value_name = "DIRECTORY", default_value = "/tmp")]
     directory: PathBuf,
@@ -80,7 +82,8 @@ impl Floor {
     fn measure(&self) -> Result<Vec<Vec<Lap>>> {
         let witness = SingleThreaded::verify().context("this process has threads")?;
         let name = format!("berth-floor-{}", std::process::id());
-        let place = Place::make(self.directory.join(&name), &self.program)?;
+        let image = self.image.clone().unwrap_or_else(|| repository().join("hack/images/out/busybox"));
+        let place = Place::make(self.directory.join(&name), &image)?;
         let measured = measure_in(&witness, &name, &place, self.pods);
         // What failed first is what is told.
         let removed = place.remove();
@@ -101,10 +104,9 @@ fn measure_in(witness: &SingleThreaded, name: &str, place: &Place, pods: usize) 
     measured.and_then(|rounds| removed.map(|()| rounds))
 }
 
-/// Makes so many pods, one after the other, and takes them down again, in a process of its own; blocks. The rows are
-/// those of [`crate::scenario`]'s `pod-start` that have a floor, by the same names, with results under
-/// [`crate::report::FLOOR`] alone, and one for each step.
-pub(crate) fn measure(pods: usize) -> Result<Vec<Row>> {
+/// Makes so many pods, one after the other, and takes them down again, in a process of its own; blocks. The results are
+/// under [`crate::report::FLOOR`].
+pub(crate) fn measure(pods: usize) -> Result<Rows> {
     let mut floor = Command::new("/proc/self/exe");
     floor.args(["floor", "--json", "-", "--pods", &pods.to_string()]);
     let output = floor.stderr(Stdio::inherit()).output().context("run the floor")?;

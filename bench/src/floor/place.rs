@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
+use super::image;
+
 /// What a pod's containers share besides `/dev/shm`.
 pub(super) const POD_FILES: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
 
-/// Where in a container's root the program is.
-pub(super) const PROGRAM: &str = "bin/program";
+/// Where in a container's root the program is; it can be called `sleep` and `true`.
+pub(super) const PROGRAM: &str = "bin/busybox";
 
 /// For filesystems that hold neither programs nor devices.
 pub(super) const HARDENED: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
@@ -23,24 +25,25 @@ const SHM_OPTIONS: &std::ffi::CStr = c"mode=1777,size=65536k";
 pub(super) struct Place(PathBuf);
 
 impl Place {
-    /// Makes the directory, with a layer that holds `program` and places to mount on.
-    pub(super) fn make(directory: PathBuf, program: &Path) -> Result<Self> {
+    /// Makes the directory, with a layer of what is in the image and places to mount on.
+    pub(super) fn make(directory: PathBuf, image: &Path) -> Result<Self> {
         fs::create_dir(&directory).with_context(|| format!("make {}", directory.display()))?;
         let place = Self(directory);
-        place.fill(program).inspect_err(|_| drop(place.remove()))?;
+        place.fill(image).inspect_err(|_| drop(place.remove()))?;
         Ok(place)
     }
 
-    fn fill(&self, program: &Path) -> Result<()> {
+    fn fill(&self, image: &Path) -> Result<()> {
         let layer = self.layer();
-        for directory in ["bin", "dev", "etc", "proc", "sys"] {
+        fs::create_dir(&layer)?;
+        image::unpack(image, &layer)?;
+        // An image has them mostly; what it lacks, a runtime makes.
+        for directory in ["dev", "etc", "proc", "sys"] {
             fs::create_dir_all(layer.join(directory))?;
         }
         for file in POD_FILES {
             fs::write(layer.join("etc").join(file), "")?;
         }
-        let copied = fs::copy(program, layer.join(PROGRAM));
-        copied.with_context(|| format!("copy {}, a static program", program.display()))?;
         // Over it each container's root is assembled, in the container's own mounts.
         fs::create_dir(self.root())?;
         Ok(fs::create_dir(self.volatile())?)

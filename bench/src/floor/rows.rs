@@ -3,12 +3,23 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use serde::{Deserialize, Serialize};
+
 use super::watch::{Lap, Step};
 use crate::report::{Better, FLOOR, Row, Sample, Unit};
 
-/// The scenario of the calls, and that of the single steps.
+/// The scenarios that have these rows.
 const CALLS: &str = "pod-start";
 const STEPS: &str = "floor";
+
+/// What was found.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Rows {
+    /// The calls of a pod's life, each few with what they add up to, by the names that `pod-start` has for them.
+    pub(crate) calls: Vec<Row>,
+    /// Each step.
+    pub(crate) steps: Vec<Row>,
+}
 
 /// The calls that add up to something, with its name.
 const START: (&[&str], &str) = (&["RunPodSandbox", "CreateContainer", "StartContainer"], "pod start");
@@ -16,13 +27,13 @@ const END: (&[&str], &str) = (&["StopContainer", "StopPodSandbox", "RemovePodSan
 
 const EXEC: &str = "ExecSync";
 
-/// The calls, each few with what they add up to, and then each step.
-pub(super) fn of(rounds: &[Vec<Lap>]) -> Vec<Row> {
-    let mut rows = with_whole(START, rounds);
-    rows.push(of_calls(&[EXEC], EXEC, rounds));
-    rows.extend(with_whole(END, rounds));
-    rows.extend(Step::ALL.iter().map(|step| row(STEPS, step.words(), rounds, |other| other == *step)));
-    rows
+/// Adds the laps up.
+pub(super) fn of(rounds: &[Vec<Lap>]) -> Rows {
+    let mut calls = with_whole(START, rounds);
+    calls.push(of_calls(&[EXEC], EXEC, rounds));
+    calls.extend(with_whole(END, rounds));
+    let step = |step: &Step| row(STEPS, step.words(), rounds, |other| other == *step);
+    Rows { calls, steps: Step::ALL.iter().map(step).collect() }
 }
 
 fn with_whole((calls, whole): (&[&str], &str), rounds: &[Vec<Lap>]) -> Vec<Row> {
@@ -49,9 +60,9 @@ fn row(scenario: &str, what: &str, rounds: &[Vec<Lap>], is_wanted: impl Fn(Step)
 }
 
 /// Markdown.
-pub(super) fn table(rows: &[Row]) -> String {
+pub(super) fn table(rows: &Rows) -> String {
     let mut text = "| ms | p50 | p90 | p99 |\n| --- | --- | --- | --- |\n".to_owned();
-    for row in rows {
+    for row in rows.calls.iter().chain(&rows.steps) {
         for Sample { quantiles, .. } in row.results.values() {
             let (name, bold) = (&row.what, if row.scenario == CALLS { "**" } else { "" });
             // Writing to a string can't fail.
@@ -69,8 +80,8 @@ pub(super) fn table(rows: &[Row]) -> String {
 mod tests {
     use super::*;
 
-    fn value(rows: &[Row], what: &str) -> Vec<f64> {
-        let row = rows.iter().find(|row| row.what == what).unwrap();
+    fn value(rows: &Rows, what: &str) -> Vec<f64> {
+        let row = rows.calls.iter().chain(&rows.steps).find(|row| row.what == what).unwrap();
         row.results[FLOOR].values.clone()
     }
 
@@ -94,6 +105,6 @@ mod tests {
         assert_eq!(all, round(1).iter().map(|lap| lap.ns as f64 / 1e6).sum::<f64>());
         let table = table(&rows);
         assert!(table.contains("| **pod start** | 136.000 | 1360.000 | 1360.000 |\n"), "{table}");
-        assert_eq!(table.lines().count(), 2 + rows.len());
+        assert_eq!(table.lines().count(), 2 + rows.calls.len() + rows.steps.len());
     }
 }

@@ -54,6 +54,13 @@ impl Findings {
         self.found[index].1.entry(peer.to_owned()).or_default().push(value);
     }
 
+    /// Notes every value of a row that was found elsewhere.
+    pub(crate) fn add(&mut self, row: &Row) {
+        for (peer, sample) in &row.results {
+            sample.values.iter().for_each(|value| self.note(peer, &row.what, row.unit, *value));
+        }
+    }
+
     /// All that was found.
     pub(crate) fn into_rows(self) -> Vec<Row> {
         let rows = self.found.into_iter().map(|(key, results)| Row {

@@ -89,6 +89,7 @@ fn axis_name(unit: Unit) -> &'static str {
         Unit::PerSecond => "per second",
         Unit::CpuSecondsPerGib => "CPU seconds per GiB",
         Unit::CpuPercent => "percent of a CPU",
+        Unit::Count => "count",
     }
 }
 
@@ -101,6 +102,7 @@ fn file_word(unit: Unit) -> &'static str {
         Unit::PerSecond => "per-second",
         Unit::CpuSecondsPerGib => "cpu-seconds-per-gib",
         Unit::CpuPercent => "cpu-percent",
+        Unit::Count => "count",
     }
 }
 

@@ -32,7 +32,8 @@ pub(crate) fn markdown(run: &Run) -> String {
 }
 
 fn table(run: &Run, rows: &[Row]) -> String {
-    let names: Vec<&str> = run.peers.iter().map(|peer| peer.name.as_str()).collect();
+    let takes_part = |name: &&str| rows.iter().any(|row| row.results.contains_key(*name));
+    let names: Vec<&str> = run.peers.iter().map(|peer| peer.name.as_str()).filter(takes_part).collect();
     let first = names.first().copied().unwrap_or_default();
     let with_floor = rows.iter().any(|row| row.results.contains_key(FLOOR));
     let columns: Vec<&str> =

@@ -4,6 +4,7 @@
 //! all alike; while one is measured, the others have nothing to do. It takes down what it has made, also what it has
 //! warmed up with.
 
+mod floor;
 mod images;
 mod lists;
 mod logs;
@@ -98,6 +99,11 @@ pub(crate) const ALL: &[Scenario] = &[
         name: "pod-start",
         about: "the calls of a pod's life, one pod at a time",
         measure: pod_start::measure,
+    },
+    Scenario {
+        name: "floor",
+        about: "the kernel's own part of a pod's life, step by step",
+        measure: floor::measure,
     },
     Scenario {
         name: "scale",
