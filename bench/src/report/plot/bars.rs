@@ -52,7 +52,7 @@ pub(super) fn draw(run: &Run, series: &Series, rows: &[&Row]) -> String {
 
 fn title(rows: &[&Row]) -> String {
     let scenario = rows.first().map(|row| row.scenario.as_str()).unwrap_or_default();
-    format!("{scenario}: median, whisker up to the 99th percentile")
+    format!("{scenario}: median (bar and number) and 99th percentile (whisker)")
 }
 
 /// All that is drawn of a row.

@@ -46,7 +46,7 @@ pub(super) fn draw(run: &Run, series: &Series, rows: &[&Row]) -> String {
     let along = what_grows(rows);
     let curves = curves(rows, &along);
     let scenario = rows.first().map(|row| row.scenario.as_str()).unwrap_or_default();
-    let title = format!("{scenario} by {along}: median, whisker up to the 99th percentile");
+    let title = format!("{scenario} by {along}: median (line and number) and 99th percentile (whisker)");
     let mut svg = Svg::default();
     let mut top = frame::draw_head(&mut svg, &title, series);
     let across = curves.len().clamp(1, 2);
