@@ -61,15 +61,15 @@ fn row(scenario: &str, what: &str, rounds: &[Vec<Lap>], is_wanted: impl Fn(Step)
 
 /// Markdown.
 pub(super) fn table(rows: &Rows) -> String {
-    let mut text = "| ms | p50 | p90 | p99 |\n| --- | --- | --- | --- |\n".to_owned();
+    let mut text = "| ms | min | p50 | p90 | p99 |\n| --- | --- | --- | --- | --- |\n".to_owned();
     for row in rows.calls.iter().chain(&rows.steps) {
         for Sample { quantiles, .. } in row.results.values() {
             let (name, bold) = (&row.what, if row.scenario == CALLS { "**" } else { "" });
             // Writing to a string can't fail.
             let _ = writeln!(
                 text,
-                "| {bold}{name}{bold} | {:.3} | {:.3} | {:.3} |",
-                quantiles.p50, quantiles.p90, quantiles.p99
+                "| {bold}{name}{bold} | {:.3} | {:.3} | {:.3} | {:.3} |",
+                quantiles.min, quantiles.p50, quantiles.p90, quantiles.p99
             );
         }
     }
@@ -104,7 +104,7 @@ mod tests {
         let all: f64 = wholes.iter().map(|whole| value(&rows, whole)[0]).sum();
         assert_eq!(all, round(1).iter().map(|lap| lap.ns as f64 / 1e6).sum::<f64>());
         let table = table(&rows);
-        assert!(table.contains("| **pod start** | 136.000 | 1360.000 | 1360.000 |\n"), "{table}");
+        assert!(table.contains("| **pod start** | 136.000 | 136.000 | 1360.000 | 1360.000 |\n"), "{table}");
         assert_eq!(table.lines().count(), 2 + rows.calls.len() + rows.steps.len());
     }
 }

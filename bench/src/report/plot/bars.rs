@@ -27,6 +27,8 @@ struct Chart {
     scale: Scale,
     top: f64,
     bar_width: f64,
+    /// Whether the circumstances are part of a group's name, and not of the title.
+    names_at: bool,
 }
 
 /// The whole picture. All rows have the same scenario and unit.
@@ -40,7 +42,7 @@ pub(super) fn draw(run: &Run, series: &Series, rows: &[&Row]) -> String {
     let scale = Scale::around(rows.iter().flat_map(|row| heights(row)), [0.0, 0.0]);
     for groups in rows.chunks(across) {
         let scale = scale.on([top + CHART_HEIGHT, top]);
-        let chart = Chart { scale, top, bar_width };
+        let chart = Chart { scale, top, bar_width, names_at: !are_alike(rows) };
         chart.draw_axis(&mut svg, rows[0]);
         for (index, row) in groups.iter().enumerate() {
             chart.draw_group(&mut svg, series, row, LEFT + group_width * (index as f64 + 0.5));
@@ -52,7 +54,14 @@ pub(super) fn draw(run: &Run, series: &Series, rows: &[&Row]) -> String {
 
 fn title(rows: &[&Row]) -> String {
     let scenario = rows.first().map(|row| row.scenario.as_str()).unwrap_or_default();
-    format!("{scenario}: median (bar and number) and 99th percentile (whisker)")
+    let common = rows.first().filter(|_| are_alike(rows)).map(|row| at(row)).filter(|at| !at.is_empty());
+    let common = common.map(|at| format!(", {at}")).unwrap_or_default();
+    format!("{scenario}{common}: median (bar and number) and 99th percentile (whisker)")
+}
+
+/// Whether all were found under the same circumstances.
+fn are_alike(rows: &[&Row]) -> bool {
+    rows.windows(2).all(|pair| pair[0].at == pair[1].at)
 }
 
 /// All that is drawn of a row.
@@ -86,7 +95,7 @@ impl Chart {
                 self.draw_bar(svg, sample, *colour, left + self.bar_width * index as f64);
             }
         }
-        let name = if row.at.is_empty() { row.what.clone() } else { format!("{}, {}", row.what, at(row)) };
+        let name = if self.names_at { format!("{}, {}", row.what, at(row)) } else { row.what.clone() };
         let mut baseline = self.bottom() + 1.0;
         for line in frame::wrap(&name, NAME_CHARACTERS) {
             baseline += LINE;

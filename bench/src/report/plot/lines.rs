@@ -49,7 +49,11 @@ pub(super) fn draw(run: &Run, series: &Series, rows: &[&Row]) -> String {
     let title = format!("{scenario} by {along}: median (line and number) and 99th percentile (whisker)");
     let mut svg = Svg::default();
     let mut top = frame::draw_head(&mut svg, &title, series);
-    let across = curves.len().clamp(1, 2);
+    let across = match curves.len() {
+        0..=1 => 1,
+        2..=6 => 2,
+        _ => 3,
+    };
     let width = (WIDTH - LEFT - RIGHT - GAP * (across - 1) as f64) / across as f64;
     let (steps, values) = (steps(&curves), rows.iter().flat_map(|row| row.results.values()));
     let x = Scale::between(steps.iter().map(|step| *step as f64));
@@ -86,7 +90,8 @@ fn what_grows(rows: &[&Row]) -> String {
 fn curves<'a>(rows: &[&'a Row], along: &str) -> Vec<Curve<'a>> {
     let mut curves: Vec<Curve<'a>> = Vec::new();
     for row in rows {
-        let Some(step) = row.at.get(along) else { continue };
+        // A logarithm has no place for what was measured before anything had grown.
+        let Some(step) = row.at.get(along).filter(|step| **step > 0) else { continue };
         let others = row.at.iter().filter(|(other, _)| *other != along);
         let name = others.fold(row.what.clone(), |name, (other, value)| format!("{name}, {other} {value}"));
         match curves.iter_mut().find(|curve| curve.name == name) {

@@ -91,6 +91,24 @@ fn a_curve_goes_through_all_steps_in_their_order() {
 }
 
 #[test]
+fn circumstances_that_all_bars_share_are_told_once() {
+    let one: &[(&str, &[f64])] = &[("berth", &[1.0])];
+    let alike =
+        pictures(&run(vec![row("start", Some(6), Unit::Ms, one), row("stop", Some(6), Unit::Ms, one)]));
+    assert!(alike[0].1.contains("<title>pod-start, pods 6: ") && alike[0].1.contains(">start</text>"));
+    let others =
+        pictures(&run(vec![row("start", Some(6), Unit::Ms, one), row("stop", Some(7), Unit::Ms, one)]));
+    assert!(others[0].1.contains("<title>pod-start: ") && others[0].1.contains(">start, pods 6</text>"));
+}
+
+#[test]
+fn what_was_measured_before_anything_had_grown_is_on_no_curve() {
+    let at = |pods, kib: f64| row("memory", Some(pods), Unit::Kib, &[("berth", &[kib])]);
+    let pictures = pictures(&run(vec![at(0, 5.0), at(10, 6.0), at(100, 7.0)]));
+    assert_eq!(pictures[0].1.matches("<circle").count(), 2);
+}
+
+#[test]
 fn texts_are_escaped_and_values_that_no_logarithm_has_are_left_out() {
     let results: &[(&str, &[f64])] = &[("berth", &[0.0]), ("containerd", &[3.0])];
     let pictures = pictures(&run(vec![row("a < b & c", None, Unit::Ms, results)]));
