@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{floor, report, run};
@@ -40,7 +40,18 @@ impl Cli {
         match self.command {
             Command::Run(run) => run.run(),
             Command::Floor(floor) => floor.run(),
-            Command::Plot(plot) => report::plot::draw(&report::Run::read(&plot.run)?, &plot.to),
+            Command::Plot(plot) => plot.draw(),
         }
+    }
+}
+
+impl Plot {
+    fn draw(&self) -> Result<()> {
+        let paths = report::plot::draw(&report::Run::read(&self.run)?, &self.to)?;
+        if paths.is_empty() {
+            bail!("there is nothing to draw in {}", self.run.display());
+        }
+        paths.iter().for_each(|path| println!("{}", path.display()));
+        Ok(())
     }
 }

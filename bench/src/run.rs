@@ -64,8 +64,9 @@ impl Run {
         });
         result.machine.look_again();
         // What was found before a failure is worth something, too.
-        println!("{}", report::markdown(&result));
-        self.write(&result)?;
+        let table = report::markdown(&result);
+        println!("{table}");
+        self.write(&result, &table)?;
         if measured.is_err() {
             bench.peers.iter().for_each(Peer::abandon);
             return measured;
@@ -116,12 +117,14 @@ impl Run {
         Ok(peers)
     }
 
-    fn write(&self, result: &report::Run) -> Result<()> {
+    /// Every value, the table, and a picture of each scenario.
+    fn write(&self, result: &report::Run, table: &str) -> Result<()> {
         let out = &self.out;
         std::fs::create_dir_all(out).with_context(|| format!("make {}", out.display()))?;
-        let path = out.join("run.json");
-        result.write(&path)?;
-        println!("all values: {}", path.display());
+        result.write(&out.join("run.json"))?;
+        std::fs::write(out.join("run.md"), table).with_context(|| format!("write to {}", out.display()))?;
+        report::plot::draw(result, out)?;
+        println!("all values, and pictures: {}", out.display());
         Ok(())
     }
 }

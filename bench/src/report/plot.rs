@@ -14,26 +14,24 @@ mod svg;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use self::frame::Series;
 use super::{FLOOR, Row, Run, Unit};
 
-/// Draws one file for each scenario, unit and kind of picture into a directory, and says which.
-pub(crate) fn draw(run: &Run, to: &Path) -> Result<()> {
-    let pictures = pictures(run);
-    if pictures.is_empty() {
-        bail!("there is nothing to draw in this run");
-    }
+/// Draws one file for each scenario, unit and kind of picture into a directory; returns which. A run in which no runtime
+/// has done anything gives none.
+pub(crate) fn draw(run: &Run, to: &Path) -> Result<Vec<PathBuf>> {
     fs::create_dir_all(to).with_context(|| format!("make {}", to.display()))?;
-    for (name, picture) in pictures {
+    let mut paths = Vec::new();
+    for (name, picture) in pictures(run) {
         let path = to.join(name);
         fs::write(&path, picture).with_context(|| format!("write {}", path.display()))?;
-        println!("{}", path.display());
+        paths.push(path);
     }
-    Ok(())
+    Ok(paths)
 }
 
 /// File names and what is to be in them.
