@@ -35,7 +35,7 @@ pub(super) fn measure(bench: &Bench, findings: &mut Findings) -> Result<()> {
     for (containers, copies) in
         bench.effort.pick([(1, 8), (4, 2)], [(1, 200), (50, 4)], [(1, 1000), (50, 20)])
     {
-        bench.rounds(rounds, |peer, round| {
+        bench.server_rounds(rounds, |peer, round| {
             findings.at([("containers", containers)]);
             write(peer, round, containers, copies, findings)
         })?;

@@ -55,22 +55,20 @@ pub(crate) struct Bench {
 
 impl Bench {
     /// Gives every peer its turn, so many times; with the number of the round.
-    pub(crate) fn rounds(
+    pub(crate) fn rounds(&self, rounds: usize, turn: impl FnMut(&Peer, usize) -> Result<()>) -> Result<()> {
+        by_turns(&self.peers.iter().collect::<Vec<_>>(), rounds, turn)
+    }
+
+    /// The same, for what has nothing to do with the programs that make containers: of peers that differ in nothing else
+    /// only one takes part.
+    pub(crate) fn server_rounds(
         &self,
         rounds: usize,
-        mut turn: impl FnMut(&Peer, usize) -> Result<()>,
+        turn: impl FnMut(&Peer, usize) -> Result<()>,
     ) -> Result<()> {
-        for round in 0..rounds {
-            for peer in &self.peers {
-                check_interrupt()?;
-                turn(peer, round).with_context(|| peer.name.clone())?;
-            }
-        }
-        Ok(())
+        by_turns(&self.servers().collect::<Vec<_>>(), rounds, turn)
     }
-}
 
-impl Bench {
     /// Those that differ in more than in what makes their containers, which is the second of their parts.
     pub(crate) fn servers(&self) -> impl Iterator<Item = &Peer> {
         let is_known = |index: usize, peer: &Peer| {
@@ -82,6 +80,16 @@ impl Bench {
             .filter(move |(index, peer)| !is_known(*index, peer))
             .map(|(_, peer)| peer)
     }
+}
+
+fn by_turns(peers: &[&Peer], rounds: usize, mut turn: impl FnMut(&Peer, usize) -> Result<()>) -> Result<()> {
+    for round in 0..rounds {
+        for peer in peers {
+            check_interrupt()?;
+            turn(peer, round).with_context(|| peer.name.clone())?;
+        }
+    }
+    Ok(())
 }
 
 /// One of them.

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) fn measure(bench: &Bench, findings: &mut Findings) -> Result<()> {
     let (rounds, mib, pings) = bench.effort.pick((1, 16_u64, 5), (3, 1024, 100), (5, 4096, 300));
-    bench.rounds(rounds, |peer, round| {
+    bench.server_rounds(rounds, |peer, round| {
         let cri = peer.cri()?;
         // What is received goes on to a program that counts it; the end of the server's input would end the client.
         let sink =

@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub(super) fn measure(bench: &Bench, findings: &mut Findings) -> Result<()> {
     let steps: &[usize] = bench.effort.pick(&[3], &[10, 100], &[10, 100, 500]);
     let kills = bench.effort.pick(1, 5, 10);
-    bench.rounds(1, |peer, _| {
+    bench.server_rounds(1, |peer, _| {
         // One that was given is not ours to kill.
         let Some(home) = &peer.home else { return Ok(()) };
         let mut fleet = Fleet::new(peer, "restart");

@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(super) fn measure(bench: &Bench, findings: &mut Findings) -> Result<()> {
     let (rounds, mib, connections) = bench.effort.pick((1, 8, 5), (3, 256, 100), (5, 1024, 500));
-    bench.rounds(rounds, |peer, round| {
+    bench.server_rounds(rounds, |peer, round| {
         let cri = peer.cri()?;
         let data = peer.logs.join("data");
         std::fs::create_dir_all(&data).context("make a directory for what is sent")?;
