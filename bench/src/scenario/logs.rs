@@ -46,7 +46,7 @@ pub(super) fn measure(bench: &Bench, findings: &mut Findings) -> Result<()> {
 fn write(peer: &Peer, round: usize, containers: usize, copies: usize, findings: &mut Findings) -> Result<()> {
     let gate = Gate::make(&peer.logs.join(format!("gate-{containers}-{round}")))?;
     let script = format!(
-        "cat /gate/fifo; i=0; while [ $i -lt {copies} ]; do cat /gate/lines; i=$((i+1)); done; echo {LAST}; \
+        ": </gate/fifo; i=0; while [ $i -lt {copies} ]; do cat /gate/lines; i=$((i+1)); done; echo {LAST}; \
          trap 'exit 0' TERM; sleep 1000000 & wait"
     );
     let (writers, _) = closed(peer, 5, containers, |cri, number| {
@@ -63,9 +63,10 @@ fn write(peer: &Peer, round: usize, containers: usize, copies: usize, findings: 
     let (all, used_by_all, used_by_own) = (Cpu::of(peer)?, Cpu::of(peer)?.used()?, total(&own)?);
 
     let begun = Instant::now();
-    gate.open()?;
+    let open = gate.open()?;
     logs.iter().try_for_each(|log| await_last_word(log))?;
     let took = begun.elapsed().as_secs_f64();
+    drop(open);
     let used =
         all.used()?.saturating_sub(used_by_all).saturating_sub(total(&own)?.saturating_sub(used_by_own));
 
@@ -114,8 +115,9 @@ impl Gate {
         Ok(Self { directory: directory.to_owned() })
     }
 
-    /// Lets all go that wait for a writer. Source: fifo(7).
-    fn open(&self) -> Result<()> {
-        File::options().write(true).open(self.directory.join("fifo")).map(drop).context("open the gate")
+    /// Lets all go that open it, those that wait and those that come while it is open. For both ways, since that waits for
+    /// nobody. Source: fifo(7).
+    fn open(&self) -> Result<File> {
+        File::options().read(true).write(true).open(self.directory.join("fifo")).context("open the gate")
     }
 }
