@@ -19,7 +19,7 @@ mod streams;
 use anyhow::{Context, Result};
 
 use crate::load::check_interrupt;
-use crate::peer::Peer;
+use crate::peer::{Home, Peer};
 use crate::report::{Findings, Row};
 
 /// How much is done.
@@ -87,6 +87,8 @@ fn by_turns(peers: &[&Peer], rounds: usize, mut turn: impl FnMut(&Peer, usize) -
         for peer in peers {
             check_interrupt()?;
             turn(peer, round).with_context(|| peer.name.clone())?;
+            // What was answered before it was done burdens nobody else's turn. What stays is told at the end.
+            peer.home.as_ref().map(Home::leftovers);
         }
     }
     Ok(())
