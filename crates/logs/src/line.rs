@@ -16,13 +16,16 @@
 //! Owned by the monitor, one for each stream of a container; pure, cannot fail.
 //! Source: kubernetes/design-proposals, node/kubelet-cri-logging; cri-api `logs`; containerd internal/cri/io/logger.go.
 
+use memchr::memchr;
+
 use crate::Timestamp;
 
 /// Longest text of one record in bytes where nothing else is configured, as in containerd.
 pub const DEFAULT_MAX_LINE_BYTES: usize = 16 * 1024;
 
-/// [`LineSplitter::split`] stops when its output is this long: a read of nothing but newlines grows fifty-fold.
-const OUTPUT_BYTES: usize = 16 * 1024;
+/// [`LineSplitter::split`] stops when its output is this long: a read of nothing but newlines grows fifty-fold. What a full
+/// pipe of ordinary lines becomes is shorter, and so can be written at once.
+const OUTPUT_BYTES: usize = 128 * 1024;
 
 /// A waiting line gives its memory back when it was larger than this.
 const KEPT_BYTES: usize = 256;
@@ -77,22 +80,29 @@ impl LineSplitter {
 
     /// Appends the records that `input` completes to `records`, and returns what of `input` was not taken yet.
     ///
-    /// Something is left only when `records` has grown past 16 KiB: write it out, clear it, and call again. So its
-    /// length stays below 16 KiB plus one record, whatever the container writes.
+    /// Something is left only when `records` has grown past 128 KiB: write it out, clear it, and call again. So its
+    /// length stays below 128 KiB plus one record, whatever the container writes.
     pub fn split<'a>(&mut self, mut input: &'a [u8], at: Timestamp, records: &mut Vec<u8>) -> &'a [u8] {
+        let full = self.head(Tag::Full, at);
         while !input.is_empty() && records.len() < OUTPUT_BYTES {
             let room = self.max_line_bytes - self.waiting.len();
             // One byte past the room decides between a line of exactly the limit and a longer one.
             let window = &input[..input.len().min(room + 1)];
-            let (text, taken, tag) = match window.iter().position(|&byte| byte == b'\n') {
-                Some(end) => (&window[..end], end + 1, Tag::Full),
-                None if window.len() > room => (&window[..room], room, Tag::Partial),
+            let taken = match memchr(b'\n', window) {
+                Some(end) => {
+                    self.put(&full, &window[..=end], records);
+                    end + 1
+                }
+                None if window.len() > room => {
+                    self.put(&self.head(Tag::Partial, at), &window[..room], records);
+                    records.push(b'\n');
+                    room
+                }
                 None => {
                     self.waiting.extend_from_slice(input);
                     return &[];
                 }
             };
-            self.put(text, tag, at, records);
             input = &input[taken..];
         }
         input
@@ -101,7 +111,7 @@ impl LineSplitter {
     /// Appends the waiting begin of a line as a partial record, if there is one.
     pub fn flush(&mut self, at: Timestamp, records: &mut Vec<u8>) {
         if self.is_waiting() {
-            self.put(&[], Tag::Partial, at, records);
+            self.put(&self.head(Tag::Partial, at), b"\n", records);
         }
     }
 
@@ -110,11 +120,22 @@ impl LineSplitter {
         !self.waiting.is_empty()
     }
 
-    /// Appends one record of what waits and `text`.
-    fn put(&mut self, text: &[u8], tag: Tag, at: Timestamp, records: &mut Vec<u8>) {
-        for part in [at.as_bytes(), self.stream.field(), tag.field(), &self.waiting, text, b"\n"] {
-            records.extend_from_slice(part);
+    /// What stands before the text of a record; the same for all lines of one read.
+    fn head(&self, tag: Tag, at: Timestamp) -> Vec<u8> {
+        [at.as_bytes(), self.stream.field(), tag.field()].concat()
+    }
+
+    /// Appends a record of what waits and `text`, which comes with what ends it.
+    fn put(&mut self, head: &[u8], text: &[u8], records: &mut Vec<u8>) {
+        records.extend_from_slice(head);
+        if self.is_waiting() {
+            records.extend_from_slice(&self.waiting);
+            self.clear_waiting();
         }
+        records.extend_from_slice(text);
+    }
+
+    fn clear_waiting(&mut self) {
         if self.waiting.capacity() > KEPT_BYTES {
             self.waiting = Vec::new();
         } else {

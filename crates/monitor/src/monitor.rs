@@ -163,6 +163,7 @@ impl Monitor {
                 }
             }
             self.listen_again();
+            self.buffers.give_back();
             self.end_with_the_node();
         }
         self.take_leave();

@@ -69,7 +69,7 @@ impl Monitor {
     /// How long to wait for news at most.
     pub(super) fn time_left(&self) -> Option<Duration> {
         let end = self.leaving.as_ref().map(|leaving| leaving.until).or(self.grace_until);
-        let until = end.into_iter().chain(self.deaf_until).min();
+        let until = end.into_iter().chain(self.deaf_until).chain(self.buffers.kept_until()).min();
         until.map(|until| until.saturating_duration_since(Instant::now()))
     }
 
