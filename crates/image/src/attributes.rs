@@ -9,7 +9,7 @@ use std::{
     os::fd::AsFd,
 };
 
-use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid, XattrFlags, fsetxattr};
+use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid, XattrFlags, fchmod, fchown, fsetxattr, fstat};
 use tar::Entry;
 
 /// What an entry says about its file besides the content.
@@ -50,10 +50,22 @@ impl Attributes {
         Ok(Self { owner: Uid::from_raw(owner), group: Gid::from_raw(group), mode, modified, xattrs })
     }
 
-    /// Sets all but the time. Owner first, because changing it takes away the set-user-id bit and file capabilities.
+    /// What a new file is made with, so that most need no other.
+    pub(crate) fn mode_at_birth(&self) -> Mode {
+        self.mode & Mode::from_raw_mode(0o777)
+    }
+
+    /// Sets all but the time, as far as it is not so already: each change is a transaction of the filesystem's. Owner
+    /// first, because changing it takes away the set-user-id bit and file capabilities.
     pub(crate) fn apply_to(&self, file: &impl AsFd) -> rustix::io::Result<()> {
-        rustix::fs::fchown(file, Some(self.owner), Some(self.group))?;
-        rustix::fs::fchmod(file, self.mode)?;
+        let stat = fstat(file)?;
+        let is_owned = (stat.st_uid, stat.st_gid) == (self.owner.as_raw(), self.group.as_raw());
+        if !is_owned {
+            fchown(file, Some(self.owner), Some(self.group))?;
+        }
+        if !is_owned || Mode::from_raw_mode(stat.st_mode) != self.mode {
+            fchmod(file, self.mode)?;
+        }
         for (name, value) in &self.xattrs {
             match fsetxattr(file, &name[..], value, XattrFlags::empty()) {
                 // Losing a user attribute is harmless where the filesystem has none; losing a capability is not.

@@ -212,9 +212,9 @@ fn remove_at(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
 }
 
 /// Makes a file that did not exist, open for writing.
-pub(crate) fn create_file(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<File> {
+pub(crate) fn create_file(parent: BorrowedFd<'_>, name: &OsStr, mode: Mode) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(File::from(openat(parent, name, flags, Mode::from_raw_mode(0o600))?))
+    Ok(File::from(openat(parent, name, flags, mode)?))
 }
 
 #[cfg(test)]
@@ -251,7 +251,7 @@ mod tests {
         let mut tree = Tree::new(dir.path()).unwrap();
         std::fs::create_dir(dir.path().join("inside")).unwrap();
         let (parent, name) = tree.parent(Path::new("out/file")).unwrap().unwrap();
-        create_file(parent, name).unwrap();
+        create_file(parent, name, Mode::RUSR).unwrap();
         assert!(dir.path().join("inside/file").exists());
         assert_eq!(implied(&tree), [""]);
     }

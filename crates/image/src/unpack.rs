@@ -183,7 +183,9 @@ impl Unpacker {
             let there = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).ok();
             let replaces_whiteout = there.as_ref().is_some_and(is_whiteout);
             if !there.as_ref().is_some_and(is_directory) {
-                self.tree.remove(path)?;
+                if there.is_some() {
+                    self.tree.remove(path)?;
+                }
                 if let Some((parent, name)) = self.tree.parent(path)? {
                     mkdirat(parent, name, Mode::from_raw_mode(0o700))?;
                 }
@@ -206,14 +208,13 @@ impl Unpacker {
         attributes: &Attributes,
     ) -> Result<()> {
         let name = entry.path_bytes().into_owned();
-        let make = |tree: &mut Tree| {
-            tree.remove_existing(path)?;
-            match tree.parent(path)? {
-                Some((parent, name)) => create_file(parent, name),
-                None => Err(io::Error::new(io::ErrorKind::IsADirectory, "it would replace the root")),
+        let mut file = match self.make_file(path, attributes) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.tree.remove(path).and_then(|()| self.make_file(path, attributes))
             }
-        };
-        let mut file = make(&mut self.tree).map_err(failed(&name, "make the file"))?;
+            made => made,
+        }
+        .map_err(failed(&name, "make the file"))?;
         let size = entry.size();
         if entry.header().entry_type().is_gnu_sparse() {
             // Its bytes in the tar are not its bytes on the disk, so the record keeps them.
@@ -228,6 +229,13 @@ impl Unpacker {
             futimens(&file, &timestamps(attributes.modified))
         };
         finish().map_err(|errno: rustix::io::Errno| failed(&name, "set the attributes")(errno.into()))
+    }
+
+    fn make_file(&mut self, path: &Path, attributes: &Attributes) -> io::Result<File> {
+        match self.tree.parent(path)? {
+            Some((parent, name)) => create_file(parent, name, attributes.mode_at_birth()),
+            None => Err(io::Error::new(io::ErrorKind::IsADirectory, "it would replace the root")),
+        }
     }
 
     fn make_hard_link(&mut self, path: &Path, target: &Path) -> io::Result<()> {
