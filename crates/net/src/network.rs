@@ -226,7 +226,10 @@ impl Network {
             source,
         };
         let host = HostLinks::open().map_err(failed)?;
-        self.look_and_restore(&host)?;
+        match self.look(&host) {
+            Err(error) if error.is_lost() => self.restore()?,
+            looked => looked?,
+        }
         let known = self.bridge_index.load(Ordering::Relaxed);
         let error = match wiring.connect(&host, known) {
             Ok(attached) => return Ok(attached),
@@ -252,13 +255,11 @@ impl Network {
         HostLinks::open().and_then(|host| host.delete(host_ifname)).map_err(failed)
     }
 
-    /// Looks whether a pod that was attached still is: its link is there, up, and a port of the bridge. What somebody else
-    /// has taken from all pods is put back first, as by [`Network::attach`].
+    /// Looks whether a pod that was attached still is: its link is there, up, and a port of the bridge.
     ///
-    /// Errors: unavailable, when the link itself was taken away.
+    /// Errors: unavailable, when somebody has taken it away, or the bridge.
     pub fn check_attached(&self, host_ifname: &IfName) -> Result<()> {
         let host = HostLinks::open().map_err(Error::List)?;
-        self.look_and_restore(&host)?;
         let bridge = Some(self.bridge_index.load(Ordering::Relaxed));
         match host.find(host_ifname).map_err(Error::List)? {
             Some(link) if link.up && link.controller == bridge => Ok(()),
@@ -308,6 +309,17 @@ impl Network {
         Ok(())
     }
 
+    /// The same, and what somebody else has taken away is put back first.
+    pub fn check_and_restore(&self) -> Result<()> {
+        match self.check() {
+            Err(error) if error.is_lost() => {
+                self.restore()?;
+                self.check()
+            }
+            checked => checked,
+        }
+    }
+
     /// Looks whether everything is there that all pods need.
     fn look(&self, host: &HostLinks) -> Result<()> {
         let (bridge, subnets) = (&self.config.bridge, self.served().all());
@@ -322,13 +334,6 @@ impl Network {
             return Err(Error::RulesLost { table: table.clone(), found, wanted });
         }
         Ok(())
-    }
-
-    fn look_and_restore(&self, host: &HostLinks) -> Result<()> {
-        match self.look(host) {
-            Err(error) if error.is_lost() => self.restore(),
-            looked => looked,
-        }
     }
 
     /// Puts back what somebody else has taken away, as a firewall does that starts anew, or a person by mistake: the

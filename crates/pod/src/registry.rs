@@ -122,14 +122,7 @@ impl Pods {
     /// The reason.
     pub async fn check_network(&self) -> Result<()> {
         let host = self.0.host.clone();
-        let check = move || match host.network.check() {
-            Err(error) if error.is_lost() => {
-                host.network.restore()?;
-                host.network.check()
-            }
-            checked => checked,
-        };
-        Ok(crate::host::blocking(check).await??)
+        Ok(crate::host::blocking(move || host.network.check_and_restore()).await??)
     }
 
     /// Has new pods get their addresses from these subnets, now and after a restart; those that there are keep theirs.

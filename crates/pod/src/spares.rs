@@ -222,6 +222,17 @@ impl State {
     }
 }
 
+/// Puts back what somebody else has taken from all pods, as with a pod that is attached now, but without having this one
+/// wait for it.
+fn look_after_network(host: &Arc<Host>) {
+    let host = host.clone();
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = host.network.check_and_restore() {
+            tracing::warn!(error = with_causes(&error), "pod network not put back");
+        }
+    });
+}
+
 /// The pod of a spare, until one comes.
 fn nobody(Kind { shared_pid }: Kind) -> SandboxSpec {
     SandboxSpec {
@@ -280,6 +291,7 @@ impl Driver {
         match self.try_to_occupy(cgroups).await {
             Ok(()) => {
                 self.begin_move(cgroups);
+                look_after_network(&self.host);
                 Ok(true)
             }
             Err(error) => {
