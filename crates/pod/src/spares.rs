@@ -22,7 +22,7 @@ use berth_fault::point;
 use berth_monitor::id::PodId;
 use berth_monitor::plan::Sharing;
 use berth_monitor::protocol::Order as MonitorOrder;
-use berth_store::with_causes;
+use berth_store::{ErrorKind, with_causes};
 use tokio::sync::{Mutex as TaskMutex, MutexGuard as TaskGuard, Notify};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -120,7 +120,12 @@ impl Spares {
             while let Some(kind) = host.spares.lacking() {
                 host.spares.calm().await;
                 if let Err(error) = host.spares.add(&host, kind).await {
-                    tracing::warn!(error = with_causes(&error), "spare sandbox not made");
+                    // Where addresses are short, that is as it should be.
+                    if error.kind() == ErrorKind::Exhausted {
+                        tracing::debug!(error = with_causes(&error), "no spare sandbox");
+                    } else {
+                        tracing::warn!(error = with_causes(&error), "spare sandbox not made");
+                    }
                     host.spares.state().is_filling = false;
                     break;
                 }
