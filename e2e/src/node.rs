@@ -26,6 +26,8 @@ const START: Duration = Duration::from_secs(180);
 const STOP: Duration = Duration::from_secs(20);
 /// How long the kernel may take to forget what has been removed.
 const SETTLE: Duration = Duration::from_secs(5);
+/// How long what has not settled is looked at once more.
+const GLANCE: Duration = Duration::from_secs(1);
 
 /// What [`Node::revive`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -443,10 +445,17 @@ impl Node {
     /// Waits until all is as it was; returns what differs for good.
     pub fn lasting_changes(&self, before: &Snapshot) -> Vec<String> {
         let changes = || before.changes(&self.snapshot());
-        match poll(SETTLE, || changes().is_empty().then_some(())) {
-            Some(()) => Vec::new(),
-            None => changes(),
+        if poll(SETTLE, || changes().is_empty().then_some(())).is_some() {
+            return Vec::new();
         }
+        // What is gone in the next look was somebody at work.
+        let mut lasting = changes();
+        poll(GLANCE, || {
+            let still = changes();
+            lasting.retain(|change| still.contains(change));
+            lasting.is_empty().then_some(())
+        });
+        lasting
     }
 
     /// Waits until nothing of the node is left but files outside of its state; for agents that ended by themselves.
