@@ -8,7 +8,8 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::load::{IDLE, Life, catch_interrupts};
-use crate::peer::{Peer, berth, containerd, given};
+use crate::peer::berth::{self, Spares};
+use crate::peer::{Peer, containerd, given};
 use crate::report::{self, Contender, Machine, Row};
 use crate::scenario::{self, Bench, Effort, Scenario};
 
@@ -104,7 +105,7 @@ impl Run {
             Some(path) => path.clone(),
             None => std::env::current_exe().context("find this program")?.with_file_name("berth"),
         };
-        let mut peers = vec![berth::start(&berth)?];
+        let mut peers = vec![berth::start(&berth, Spares::Some)?, berth::start(&berth, Spares::None)?];
         for runtime in self.runtime.iter().filter(|_| !self.no_containerd) {
             let programs =
                 containerd::Programs { containerd: self.containerd.clone(), runtime: runtime.clone() };

@@ -8,15 +8,33 @@ use berth_e2e::{REGISTRY, repository, run};
 use super::home::{BRIDGE, Home};
 use super::{Peer, make_directory, write_file};
 
+/// Whether sandboxes wait for pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Spares {
+    /// As it is shipped.
+    Some,
+    /// Every pod is made from nothing.
+    None,
+}
+
+impl Spares {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Some => "berth",
+            Self::None => "berth cold",
+        }
+    }
+}
+
 /// Starts one with the test images imported.
-pub(crate) fn start(program: &Path) -> Result<Peer> {
+pub(crate) fn start(program: &Path, spares: Spares) -> Result<Peer> {
     if !program.is_file() {
         bail!("no {}: run cargo build --release -p berth", program.display());
     }
-    let mut home = Home::new("berth")?;
+    let mut home = Home::new(&spares.name().replace(' ', "-"))?;
     home.watch(&["process", "mount", "cgroup", "link", "rule", "file", "descriptor"]);
     let (config, socket) = (home.dir().join("config.toml"), home.dir().join("state/berth.sock"));
-    write_file(&config, &settings(&home))?;
+    write_file(&config, &settings(&home, spares))?;
     let program = program.display().to_string();
     let with = |words: &[&str]| -> Vec<String> {
         let config = config.display().to_string();
@@ -26,7 +44,7 @@ pub(crate) fn start(program: &Path) -> Result<Peer> {
     let logs = home.dir().join("logs");
     make_directory(&logs)?;
     Ok(Peer {
-        name: "berth".into(),
+        name: spares.name().into(),
         versions: vec![run(std::process::Command::new(&program).arg("--version")).trim().into()],
         socket,
         handler: String::new(),
@@ -38,15 +56,17 @@ pub(crate) fn start(program: &Path) -> Result<Peer> {
 }
 
 /// As in `berth config default`, but for what would meet that of another.
-fn settings(home: &Home) -> String {
+fn settings(home: &Home, spares: Spares) -> String {
     let (dir, pods) = (home.dir().display(), home.pods_cgroup());
     let images = repository().join("hack/images/out");
     let images = images.display();
+    let spare = if spares == Spares::None { "sandboxes.spare = 0" } else { "" };
     format!(
         "root = '{dir}/root'\n\
          state = '{dir}/state'\n\
          log.level = 'info'\n\
          cgroup.root = '{pods}'\n\
+         {spare}\n\
          images.import = '{images}'\n\
          [registries.hosts.'{REGISTRY}']\n\
          plain_http = true\n\
