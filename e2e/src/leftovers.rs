@@ -173,11 +173,13 @@ pub(crate) fn owns(scope: &Scope<'_>, process: &Process) -> bool {
 /// The sandboxes that wait for pods.
 pub(crate) fn spares(scope: &Scope<'_>) -> Vec<Spare> {
     let waiting = processes::owned(|process| process.name == "berth-spare" && owns(scope, process));
+    // A pause that has just been forked is called as its monitor is.
+    let monitors: Vec<_> = waiting.iter().map(|process| process.pid).collect();
     let spare = |process: Process| {
         let id = process.title.strip_prefix("berth-monitor: ").filter(|id| *id != "zygote")?.to_owned();
         Some(Spare { id, monitor: process.pid.unsigned_abs() })
     };
-    waiting.into_iter().filter_map(spare).collect()
+    waiting.into_iter().filter(|process| !monitors.contains(&process.parent)).filter_map(spare).collect()
 }
 
 fn processes(scope: &Scope<'_>) -> Vec<String> {

@@ -40,6 +40,13 @@ impl Monitor {
 
     /// Tells a new client everything, then listens to it.
     pub(super) fn greet(&mut self, client: OwnedFd) {
+        if self.try_to_greet(client).is_none() {
+            self.leave_if_spare();
+        }
+    }
+
+    /// `None` if it is not heard: it has gone, or this process lacks something.
+    fn try_to_greet(&mut self, client: OwnedFd) -> Option<()> {
         let Versions { oldest, newest } = Versions::spoken();
         let hello = Message::Hello(Hello {
             version: newest,
@@ -51,15 +58,17 @@ impl Monitor {
         });
         let reports: Vec<ContainerReport> =
             self.containers.iter().filter_map(|(id, container)| container.report(id)).collect();
-        let Ok(reports) = memfd_of(&reports) else { return };
+        let reports = memfd_of(&reports).ok()?;
         let handles: Vec<BorrowedFd<'_>> =
             std::iter::once(&reports).chain(&self.handles).map(AsFd::as_fd).collect();
         // Who has been greeted is heard: what can't be watched, for want of descriptors say, gets no greeting.
-        let Ok(token) = self.poller.watch(&client, Source::Client) else { return };
+        let token = self.poller.watch(&client, Source::Client).ok()?;
         if rustix::io::ioctl_fionbio(&client, true).is_err() || send(&client, &hello, &handles).is_err() {
-            return self.poller.forget(|other, _| other == token);
+            self.poller.forget(|other, _| other == token);
+            return None;
         }
         self.clients.insert(token, client);
+        Some(())
     }
 
     /// Reads and answers one request.

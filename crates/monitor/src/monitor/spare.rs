@@ -22,7 +22,7 @@ impl Monitor {
         Ok(Some(Answer::Done))
     }
 
-    /// A client has gone.
+    /// A client has gone, or was gone before it could be greeted.
     pub(super) fn leave_if_spare(&mut self) {
         if self.plan.spare {
             self.shut_down(None);
