@@ -95,6 +95,19 @@ impl Cgroup {
         Ok(())
     }
 
+    /// Removes it where nobody is inside; absent means done. False if somebody is, and then it stays, maybe in some
+    /// hierarchies only.
+    pub fn remove_if_empty(&self) -> Result<bool, CgroupError> {
+        for path in self.directories() {
+            match std::fs::remove_dir(&path).map_err(|error| (Errno::from_io_error(&error), error)) {
+                Ok(()) | Err((Some(Errno::NOENT), _)) => {}
+                Err((Some(Errno::BUSY), _)) => return Ok(false),
+                Err((_, source)) => return Err(CgroupError::Remove { path, source }),
+            }
+        }
+        Ok(true)
+    }
+
     /// Its directory in each hierarchy; the first is the one through which it is killed.
     pub(crate) fn directories(&self) -> Vec<PathBuf> {
         let hierarchies = self.cgroups.hierarchies().iter();

@@ -2,7 +2,8 @@
 //!
 //! The pool only remembers; it does no I/O and holds no lock. A lease is durable because the caller writes
 //! it into the pod's own record, in the same transaction as the pod, and at start hands every recorded lease
-//! back with [`AddressPool::reserve`]. So a lease lives exactly as long as its record and cannot leak.
+//! back with [`AddressPool::reserve`]. So a lease lives exactly as long as its record and cannot leak;
+//! one without a record ends with the process.
 //!
 //! Addresses are given out by next-fit: the search goes on after the last one given, and wraps. A released
 //! address is thus the last to be used again, when peers have forgotten about its former owner.

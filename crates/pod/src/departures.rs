@@ -1,6 +1,6 @@
 //! Pods that nobody can ask for any more and of which something is left: removed ones, whose network the kernel lets go
-//! of in its own time, and those that could not be taken down, which is tried again. Each has a record still, and
-//! somebody who is at it.
+//! of in its own time, and those that could not be taken down, which is tried again. Each has somebody who is at it, and
+//! a record still, but for spares, which never had one.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -43,7 +43,9 @@ impl Departures {
 
     /// Nothing of it is left.
     pub(crate) fn end(&self, pod: &PodId) {
-        self.pods().remove(pod);
+        if self.pods().remove(pod) == Some(Departure::Stuck) {
+            tracing::info!(pod.id = %pod, "half-made pod taken down");
+        }
         self.freed.notify_waiters();
     }
 

@@ -179,10 +179,8 @@ impl Driver {
         loop {
             let deadline = self.next_deadline();
             tokio::select! {
-                order = orders.recv() => match self.obey(order?).await {
-                    Then::GoOn => {}
-                    Then::End(reply) => return Some((reply, self)),
-                },
+                // What has happened comes before what is to be done about it.
+                biased;
                 news = next_news(&mut self.monitor) => self.hear(news).await,
                 () = until(deadline) => self.meet_deadlines().await,
                 detached = finished(&mut self.detaching) => self.network_is_down(detached).await,
@@ -190,6 +188,10 @@ impl Driver {
                     self.monitor_is_reached(reached).await;
                     self.finish_half_made().await;
                 }
+                order = orders.recv() => match self.obey(order?).await {
+                    Then::GoOn => {}
+                    Then::End(reply) => return Some((reply, self)),
+                },
             }
         }
     }

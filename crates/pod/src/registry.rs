@@ -2,7 +2,7 @@
 //!
 //! The one lock here guards two maps and is never held across an await. What a request began goes on when its client
 //! hangs up; the same request again waits for the same outcome. A name is taken from the moment in which its driver
-//! starts until nothing of the pod is left, and no longer.
+//! starts until the pod is removed, and no longer: what the kernel has yet to do has no name.
 
 mod bypass;
 

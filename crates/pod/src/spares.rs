@@ -15,6 +15,7 @@
 //! 10 ms and more before it moves a process; containers are born where they belong.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ use tokio::sync::{Mutex as TaskMutex, MutexGuard as TaskGuard, Notify};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::departures;
 use crate::driver::{Driver, passing};
 use crate::error::{Error, Result};
 use crate::files::hostname_of;
@@ -55,6 +57,8 @@ pub(crate) struct Spares {
     making: TaskMutex<()>,
     /// Told of each step that something is done to a pod.
     stirred: Notify,
+    /// Whether somebody looks after the network.
+    is_looking: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -67,6 +71,8 @@ struct State {
     /// What was asked for last; none before the first pod.
     kind: Option<Kind>,
     is_filling: bool,
+    /// Whether somebody has asked for spares while some were being made.
+    is_asked_again: bool,
     is_closed: bool,
 }
 
@@ -89,7 +95,13 @@ fn kind_of(spec: &SandboxSpec) -> Option<Kind> {
 
 impl Spares {
     pub(crate) fn new(most: usize) -> Self {
-        Self { most, state: Mutex::default(), making: TaskMutex::default(), stirred: Notify::new() }
+        Self {
+            most,
+            state: Mutex::default(),
+            making: TaskMutex::default(),
+            stirred: Notify::new(),
+            is_looking: AtomicBool::new(false),
+        }
     }
 
     /// One that this pod can be made of, if there is any.
@@ -126,8 +138,9 @@ impl Spares {
                     } else {
                         tracing::warn!(error = with_causes(&error), "spare sandbox not made");
                     }
-                    host.spares.state().is_filling = false;
-                    break;
+                    if !host.spares.goes_on() {
+                        break;
+                    }
                 }
             }
         });
@@ -147,7 +160,15 @@ impl Spares {
 
     fn begin_to_fill(&self) -> bool {
         let mut state = self.state();
+        state.is_asked_again |= state.is_filling;
         self.most > 0 && !state.is_closed && !std::mem::replace(&mut state.is_filling, true)
+    }
+
+    /// One could not be made: whether to try on, since another pod has come meanwhile.
+    fn goes_on(&self) -> bool {
+        let mut state = self.state();
+        state.is_filling = std::mem::take(&mut state.is_asked_again);
+        state.is_filling
     }
 
     /// The kind of which there are too few. With none, nobody is at it any more: whoever lacks one later begins anew.
@@ -155,6 +176,7 @@ impl Spares {
         let mut state = self.state();
         let lacking = state.drop_unfit().filter(|_| !state.is_closed && state.ready.len() < self.most);
         state.is_filling = lacking.is_some();
+        state.is_asked_again = false;
         lacking
     }
 
@@ -183,13 +205,17 @@ impl Spares {
         }
     }
 
-    /// Takes all down that wait or are on the way, and returns when they are gone. While what it returns is held, none is
-    /// made.
+    /// Takes all down that wait or are on the way, and returns when they are gone, or are not after a while. While what it
+    /// returns is held, none is made.
     pub(crate) async fn clear(&self) -> TaskGuard<'_, ()> {
         let none_is_made = self.making.lock().await;
         self.give_up();
-        let leaving = std::mem::take(&mut self.state().leaving);
-        leaving.join_all().await;
+        let mut leaving = std::mem::take(&mut self.state().leaving);
+        let gone = async { while leaving.join_next().await.is_some() {} };
+        if timeout(departures::PATIENCE, gone).await.is_err() {
+            // Something of one stays against all efforts, and holds nobody else up.
+            leaving.detach_all();
+        }
         none_is_made
     }
 
@@ -228,13 +254,17 @@ impl State {
 }
 
 /// Puts back what somebody else has taken from all pods, as with a pod that is attached now, but without having this one
-/// wait for it.
+/// wait for it. One look at a time.
 fn look_after_network(host: &Arc<Host>) {
+    if host.spares.is_looking.swap(true, Ordering::Relaxed) {
+        return;
+    }
     let host = host.clone();
     tokio::task::spawn_blocking(move || {
         if let Err(error) = host.network.check_and_restore() {
             tracing::warn!(error = with_causes(&error), "pod network not put back");
         }
+        host.spares.is_looking.store(false, Ordering::Relaxed);
     });
 }
 
@@ -293,7 +323,10 @@ impl Driver {
 
     /// Makes this spare the pod. `false` if it is not fit for it any more: it is taken down then, but for its addresses.
     pub(crate) async fn occupy(&mut self, cgroups: &PodCgroups) -> Result<bool> {
-        match self.try_to_occupy(cgroups).await {
+        if self.spec.cgroup_parent.is_some() {
+            self.make_cgroup(cgroups).await?;
+        }
+        match self.try_to_occupy().await {
             Ok(()) => {
                 self.begin_move(cgroups);
                 look_after_network(&self.host);
@@ -311,15 +344,12 @@ impl Driver {
         }
     }
 
-    async fn try_to_occupy(&mut self, cgroups: &PodCgroups) -> Result<()> {
+    async fn try_to_occupy(&mut self) -> Result<()> {
         let monitor = self.monitor.as_ref().ok_or(Error::MonitorGone)?;
         let (link, hostname) = (monitor.link.clone(), hostname_of(&self.spec));
         let (host, name) = (self.host.clone(), self.host_interface()?);
         let look = move || Ok(host.network.check_attached(&name)?);
         self.blocking_step(point!("look at the spare sandbox"), "", look).await?;
-        if self.spec.cgroup_parent.is_some() {
-            self.make_cgroup(cgroups).await?;
-        }
         let order = link.ask_within(OCCUPATION_LIMIT, MonitorOrder::Occupy { hostname }, &[]);
         self.step(point!("occupy the spare sandbox"), "", order).await.map(drop)
     }
@@ -338,7 +368,10 @@ impl Driver {
             for pid in pids.into_iter().filter_map(|pid| u32::try_from(pid).ok()) {
                 to.adopt(pid)?;
             }
-            Ok(from.remove(DEATH_LIMIT)?)
+            // Who was born to the monitor meanwhile goes where it belongs by itself, or stays, as what runs for another
+            // runtime does; then the cgroup goes with the pod.
+            from.remove_if_empty()?;
+            Ok(())
         };
         let moving = async move { blocking(work).await? };
         self.moving = Some(tokio::spawn(passing(point!("move monitor and pause"), moving)));

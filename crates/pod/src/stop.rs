@@ -63,6 +63,8 @@ impl Driver {
     /// Does what is due for stops: kills containers whose grace is over, looks for ends that nobody tells of, and gives
     /// up on those that a kill did not end.
     pub(crate) async fn meet_stops(&mut self) {
+        // While the driver was at something else, what is waited for may have been told.
+        self.hear_all().await;
         let now = Instant::now();
         let is_due = |workload: &Workload| workload.deadline().is_some_and(|deadline| deadline <= now);
         let due: Vec<ContainerId> = self
@@ -91,7 +93,7 @@ impl Driver {
                 let is_unseen = self.monitor.as_ref().is_none_or(Monitor::is_held_up);
                 let sight = if is_unseen { Sight::Unseen } else { Sight::Seen };
                 if let Some(stopping) = self.stopping(id) {
-                    stopping.killed(sight, now);
+                    stopping.killed(sight, Instant::now());
                 }
             }
             Some(Due::GiveUp) => {
@@ -145,6 +147,10 @@ impl Driver {
         let left = blocking(move || cgroup.procs()).await??;
         if !left.is_empty() {
             return Err(Error::Unkillable { id: id.to_string(), pids: left, after: DEATH_LIMIT });
+        }
+        self.hear_all().await;
+        if !self.containers.get(id).is_some_and(Workload::is_alive) {
+            return Ok(());
         }
         // Whether or not it has been asked anything since.
         if self.monitor.as_ref().is_none_or(Monitor::stands_still) {

@@ -1,6 +1,7 @@
 //! The inventory of an agent that runs: what is on record, and what only the agent knows besides.
 //!
-//! A pod is known by its driver, which is there before anything of the pod and goes after it. So a record that has no
+//! A pod is known by its driver, which is there before anything of the pod and goes after it, one that waits for its pod
+//! among the spares and one that has been removed among the departures. So a record that has no
 //! driver is left, too: of a pod whose taking down failed when the agent started, or written by somebody else.
 
 use std::path::PathBuf;

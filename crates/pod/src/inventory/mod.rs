@@ -13,7 +13,7 @@
 //!   `vacant`: the inventory of a node where none runs.
 //!
 //! **While pods come and go.** A record is written before the first object of what it describes is made, and deleted after
-//! the last is gone. Objects are looked at first and owners after them, so an object without an owner had lost it before
+//! the last is gone; sandboxes without a pod are known to the agent alone. Objects are looked at first and owners after them, so an object without an owner had lost it before
 //! that. The kernel finishes some removals in its own time: what is suspect in one look counts only if it is so in another.
 //!
 //! **What is not ours is not here**: no process outside of our cgroups that only calls itself a monitor, no port of the

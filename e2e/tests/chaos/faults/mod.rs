@@ -1,4 +1,5 @@
-//! Every step that the program names is broken, once in each way: it fails, or takes its process with it. A client that
+//! Every step that the program names is broken: it fails, or takes its process with it, by turns in a short pass, and both
+//! and also hangs in a long one. A client that
 //! goes on as kubelets do gets its pod or its image all the same, another pod notices nothing, and when it is removed so
 //! is all that was made for it.
 //!
