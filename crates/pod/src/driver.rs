@@ -175,20 +175,21 @@ impl Driver {
     /// Serves until the pod is removed; returns who asked for that, and the driver, which may have something to wait for
     /// ([`Driver::finish_tear_down`]). `None` when the agent stops: the pod lives on.
     pub(crate) async fn run(mut self, orders: &mut mpsc::Receiver<Order>) -> Option<(Reply<()>, Self)> {
-        self.finish_half_made().await;
+        // Boxed, what is done: a driver waits for most of its life, and would keep the room for it all that time.
+        Box::pin(self.finish_half_made()).await;
         loop {
             let deadline = self.next_deadline();
             tokio::select! {
                 // What has happened comes before what is to be done about it.
                 biased;
-                news = next_news(&mut self.monitor) => self.hear(news).await,
-                () = until(deadline) => self.meet_deadlines().await,
-                detached = finished(&mut self.detaching) => self.network_is_down(detached).await,
+                news = next_news(&mut self.monitor) => Box::pin(self.hear(news)).await,
+                () = until(deadline) => Box::pin(self.meet_deadlines()).await,
+                detached = finished(&mut self.detaching) => Box::pin(self.network_is_down(detached)).await,
                 reached = finished(&mut self.greeting) => {
-                    self.monitor_is_reached(reached).await;
-                    self.finish_half_made().await;
+                    Box::pin(self.monitor_is_reached(reached)).await;
+                    Box::pin(self.finish_half_made()).await;
                 }
-                order = orders.recv() => match self.obey(order?).await {
+                order = orders.recv() => match Box::pin(self.obey(order?)).await {
                     Then::GoOn => {}
                     Then::End(reply) => return Some((reply, self)),
                 },

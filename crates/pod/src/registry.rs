@@ -359,18 +359,19 @@ impl Pods {
         made: watch::Sender<Option<Made>>,
     ) {
         let (id, identity) = (driver.id.clone(), driver.spec.identity.clone());
-        match driver.make().await {
+        // Boxed, as all that a driver does once: see [`Driver::run`].
+        match Box::pin(driver.make()).await {
             Ok(()) => {
                 tracing::info!(pod.name = identity.name, pod.namespace = identity.namespace, "pod ready");
                 made.send_replace(Some(Ok(())));
                 Spares::fill(&self.0.host);
-                self.run(driver, orders).await;
+                Box::pin(self.run(driver, orders)).await;
             }
             Err(error) => {
                 // The name is free before anyone hears, so that a retry starts anew.
                 self.drivers().forget(&identity, &id);
                 made.send_replace(Some(Err(Arc::new(error))));
-                driver.finish_tear_down().await;
+                Box::pin(driver.finish_tear_down()).await;
             }
         }
     }
@@ -384,7 +385,7 @@ impl Pods {
             let _ = reply.send(Ok(()));
             // Whoever else has asked something of the pod need not wait for what is left of it.
             drop(orders);
-            driver.finish_tear_down().await;
+            Box::pin(driver.finish_tear_down()).await;
         }
     }
 }
