@@ -167,7 +167,7 @@ impl Driver {
     }
 
     /// Has a monitor forked and hears its greeting; where none comes, once more by another zygote: that one may have died
-    /// with the request.
+    /// with the request, or stand still.
     async fn start_monitor(&mut self, cgroup: &Cgroup, purpose: Purpose) -> Result<Connected> {
         let mut is_first = true;
         loop {
@@ -176,7 +176,9 @@ impl Driver {
             let spawned = self.blocking_step(point!("start monitor and pause"), "", spawn).await?;
             let greeted = Link::establish(spawned.connection);
             match self.step(point!("hear the monitor's greeting"), "", greeted).await {
-                Err(error) if is_first && error.says_that_monitor_is_gone() => {
+                Err(error)
+                    if is_first && (error.says_that_monitor_is_gone() || spawned.zygote.stands_still()) =>
+                {
                     let host = self.host.clone();
                     blocking(move || host.zygote.end(spawned.zygote)).await?;
                     is_first = false;

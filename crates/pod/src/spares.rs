@@ -360,10 +360,13 @@ impl Driver {
         let Some(monitor) = self.monitor.as_ref().filter(|_| self.spec.cgroup_parent.is_some()) else {
             return;
         };
+        // The parent that the pod names may be the agent's own.
+        let from = self.host.own_cgroup(&self.id).ok().filter(|from| *from != cgroups.own);
+        let Some(from) = from else { return };
         let pids: Vec<_> = [Some(monitor.pid), monitor.pause_pid].into_iter().flatten().collect();
-        let (host, id, to) = (self.host.clone(), self.id.clone(), cgroups.sandbox.clone());
+        let (host, to) = (self.host.clone(), cgroups.sandbox.clone());
         let work = move || {
-            let from = host.cgroups.open(&host.own_cgroup(&id)?);
+            let from = host.cgroups.open(&from);
             let to = host.cgroups.open(&to);
             for pid in pids.into_iter().filter_map(|pid| u32::try_from(pid).ok()) {
                 to.adopt(pid)?;

@@ -19,6 +19,8 @@ use berth_sys::packet::{self, Blocking};
 use rustix::fs::CWD;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
+use crate::waiting::{Condition, look_at};
+
 /// Room in the argument strings for the title that a monitor shows: `berth-monitor: ` and a pod's id.
 const TITLE_ROOM: usize = 96;
 
@@ -46,6 +48,13 @@ pub(crate) struct Zygote {
 struct Running {
     control: OwnedFd,
     process: Child,
+}
+
+impl ZygoteId {
+    /// Whether it is stopped by a signal, or waits in the kernel.
+    pub(crate) fn stands_still(self) -> bool {
+        matches!(look_at(self.0).condition, Condition::Stopped | Condition::Waits)
+    }
 }
 
 impl Zygote {

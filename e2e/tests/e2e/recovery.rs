@@ -238,6 +238,18 @@ fn a_pod_that_is_being_made_when_the_parent_of_monitors_dies_is_made_by_the_next
 
 #[test]
 #[ignore = "needs root and the test images"]
+fn a_parent_of_monitors_that_stands_still_is_replaced() {
+    let node = Node::start();
+    node.pod("first");
+    let zygote = node.process("zygote").expect("a zygote runs");
+    kill_process(Pid::from_raw(zygote).unwrap(), Signal::STOP).unwrap();
+    let second = node.pod("second");
+    assert_eq!(second.end_of(&second.shell("main", "exit 3")).exit_code, 3);
+    assert_ne!(node.process("zygote"), Some(zygote));
+}
+
+#[test]
+#[ignore = "needs root and the test images"]
 fn a_pod_that_was_being_made_when_the_agent_died_is_not_listed() {
     let node = Node::start();
     let first = node.pod("first");

@@ -221,6 +221,22 @@ fn a_pod_of_a_spare_comes_into_the_cgroup_that_it_names() {
 
 #[test]
 #[ignore = "needs root and the test images"]
+fn a_pod_below_the_agents_own_cgroup_is_where_it_was_made() {
+    let node = start();
+    with_spares(&node);
+    let mut config = node.sandbox("guest");
+    config.linux.as_mut().unwrap().cgroup_parent = node.cgroup().to_owned();
+    let pod = Pod::run(&node, config);
+    let id = pod.shell("main", "exec sleep 1000");
+    node.kill9();
+    node.restart();
+    assert!(is_ready(&node, &pod));
+    pod.exec(&id, "true");
+    pod.take_down();
+}
+
+#[test]
+#[ignore = "needs root and the test images"]
 fn an_agent_that_finds_a_pod_half_moved_moves_it() {
     let node = start();
     let parent = Parent::make(&node);
