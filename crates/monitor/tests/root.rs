@@ -404,6 +404,14 @@ fn a_workload_has_the_plans_user_rights_and_limits() {
     assert!(!text.contains("fd 5"), "a descriptor of the runtime has leaked");
 }
 
+/// What has been written to by one launch is used by no other: see `volatile` in `mount_layers`.
+fn renew(rootfs: &Rootfs) {
+    for directory in [&rootfs.upper, &rootfs.work] {
+        fs::remove_dir_all(directory).unwrap();
+        fs::create_dir(directory).unwrap();
+    }
+}
+
 #[test]
 #[ignore = "needs root: makes namespaces and mounts"]
 fn a_failed_step_is_named_and_leaves_nothing() {
@@ -419,6 +427,7 @@ fn a_failed_step_is_named_and_leaves_nothing() {
     }
     plan.process.user.user = NameOrId::Id(0);
     plan.process.args = vec!["/no/such/program".into()];
+    renew(&plan.rootfs);
     pod.launch(&plan).expect("the same identifier again, since the first has left nothing");
     match pod.ask(Order::Start { container: plan.container.clone() }, &[]) {
         Err(Failure::Launch { stage: Stage::Execute, errno, .. }) => assert_eq!(errno, Some(2)),

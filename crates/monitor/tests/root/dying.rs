@@ -107,6 +107,7 @@ fn a_start_is_refused_when_the_container_was_killed_at_its_gate() {
     let mut pod = host.pod(41, |_| {});
     let plan = host.plan(41, "true");
     for _ in 0..100 {
+        renew(&plan.rootfs);
         let Ok(Answer::Launched { pid, .. }) = pod.launch(&plan) else { panic!("it can be made") };
         kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
         match pod.ask(Order::Start { container: plan.container.clone() }, &[]) {

@@ -79,9 +79,8 @@ fn a_spare_without_its_pause_becomes_no_pod() {
     let mut pod = host.pod(1, |plan| plan.spare = true);
     let pause = Pid::from_raw(pod.hello.pause_pid.unwrap()).unwrap();
     kill_process(pause, Signal::KILL).unwrap();
+    await_end(&[pause.as_raw_pid()]);
     // Whether it has noticed by now or not.
     occupy(&mut pod, "late").unwrap_err();
-    await_end(&[pause.as_raw_pid()]);
-    occupy(&mut pod, "later").unwrap_err();
     assert_eq!(short_name(pod.hello.pid), "berth-spare");
 }
