@@ -24,8 +24,8 @@ use crate::tools::{Running, binary, eventually, poll, repository, run, spawn};
 const START: Duration = Duration::from_secs(180);
 /// How long an agent may take to go.
 const STOP: Duration = Duration::from_secs(20);
-/// How long the kernel may take to forget what has been removed.
-const SETTLE: Duration = Duration::from_secs(5);
+/// How long the kernel may take to forget what has been removed, and a step that a test holds up to be over.
+const SETTLE: Duration = Duration::from_secs(10);
 /// How long what has not settled is looked at once more.
 const GLANCE: Duration = Duration::from_secs(1);
 
