@@ -1,7 +1,7 @@
 //! What the machine is, as the kernel tells it.
 
-use std::fs;
 use std::path::Path;
+use std::{fmt, fs};
 
 use super::Machine;
 
@@ -38,4 +38,15 @@ impl Machine {
 fn load() -> f64 {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or_default()
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kernel, cgroups, cores, model, memory_mib, load_before, load_after } = self;
+        write!(
+            f,
+            "{cores} cores ({model}), {memory_mib} MiB; Linux {kernel}, cgroup {cgroups}; \
+             load {load_before:.1} to {load_after:.1}"
+        )
+    }
 }

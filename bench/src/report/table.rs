@@ -7,20 +7,8 @@ use super::{Better, FLOOR, Row, Run, Sample, Unit};
 /// All tables of a run, below what the machine was.
 pub(crate) fn markdown(run: &Run) -> String {
     let mut text = String::new();
-    let machine = &run.machine;
     // Writing to a string can't fail.
-    let _ = writeln!(
-        text,
-        "{}, {} cores ({}), {} MiB, Linux {}, cgroup {}, load {:.2} to {:.2}",
-        run.date,
-        machine.cores,
-        machine.model,
-        machine.memory_mib,
-        machine.kernel,
-        machine.cgroups,
-        machine.load_before,
-        machine.load_after,
-    );
+    let _ = writeln!(text, "{}; {}", run.date, run.machine);
     for peer in &run.peers {
         let _ = writeln!(text, "- {}: {}", peer.name, peer.versions.join("; "));
     }

@@ -100,18 +100,7 @@ fn line_characters() -> usize {
 }
 
 fn facts(run: &Run) -> Vec<String> {
-    let machine = &run.machine;
-    let place = format!(
-        "{}; {} cores ({}), {} MiB; Linux {}, cgroup {}; load {:.1} to {:.1}",
-        run.date,
-        machine.cores,
-        machine.model,
-        machine.memory_mib,
-        machine.kernel,
-        machine.cgroups,
-        machine.load_before,
-        machine.load_after,
-    );
+    let place = format!("{}; {}", run.date, run.machine);
     let versions = run.peers.iter().map(|peer| format!("{}: {}", peer.name, peer.versions.join(", ")));
     std::iter::once(place).chain(versions).collect()
 }
