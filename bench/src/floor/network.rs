@@ -62,6 +62,7 @@ impl Bridge {
         let address = link::add_address(index, self.pod_address, &self.subnet);
         Batch::default()
             .route("bring up loopback", Mode::Plain, &link::set_up(LOOPBACK_INDEX, None))
+            .route("keep eth0 off IPv6", Mode::Plain, &link::keep_off_ipv6(index))
             .route("bring up eth0", Mode::Plain, &link::set_up(index, None))
             .route("add address", Mode::Create, &address)
             .route("add default route", Mode::Create, &link::default_route(index, &self.subnet))

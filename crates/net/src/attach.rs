@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! host's socket:  make veth pair, one end in the pod, the other in the bridge · mark it as ours · look up
-//! pod's socket:   loopback up · eth0 up · addresses · default routes
+//! pod's socket:   loopback up · eth0 up, with IPv6 where the pod has such an address · addresses · default routes
 //! host's socket:  settle port · settle bridge
 //! ```
 //!
@@ -152,8 +152,11 @@ impl<'a> Wiring<'a> {
     }
 
     fn pod_batch(&self, index: u32) -> Batch {
-        let up = link::set_up(index, None);
-        let mut batch = with_loopback(Batch::default()).route("bring up eth0", Mode::Plain, &up);
+        let mut batch = with_loopback(Batch::default());
+        if !self.addresses.iter().any(|(address, _)| address.is_ipv6()) {
+            batch = batch.route("keep eth0 off IPv6", Mode::Plain, &link::keep_off_ipv6(index));
+        }
+        batch = batch.route("bring up eth0", Mode::Plain, &link::set_up(index, None));
         for (address, subnet) in &self.addresses {
             let message = link::add_address(index, *address, subnet);
             batch = batch.route("add address to eth0", Mode::Create, &message);

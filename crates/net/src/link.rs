@@ -128,9 +128,16 @@ pub(crate) fn set_alias(name: &IfName, alias: &str) -> RouteNetlinkMessage {
 pub(crate) fn claim_port(name: &IfName, alias: &str) -> RouteNetlinkMessage {
     let mut link = named(name);
     link.attributes.push(LinkAttribute::IfAlias(alias.into()));
-    link.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![
-        AfSpecInet6::AddrGenMode(In6AddrGenMode::None),
-    ])]));
+    link.attributes.push(no_own_ipv6_address());
+    RouteNetlinkMessage::SetLink(link)
+}
+
+/// Has a link make no IPv6 address for itself, where the network has none to give. The kernel would tell all other pods
+/// of each such address, several times: many pods made each start slower.
+pub fn keep_off_ipv6(index: u32) -> RouteNetlinkMessage {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link.attributes.push(no_own_ipv6_address());
     RouteNetlinkMessage::SetLink(link)
 }
 
@@ -228,6 +235,11 @@ pub fn default_route(index: u32, subnet: &IpNet) -> RouteNetlinkMessage {
 /// puts all but one out of use, for which it waits until no processor sends (`veth_init_queues`).
 fn one_queue() -> [LinkAttribute; 2] {
     [LinkAttribute::NumTxQueues(1), LinkAttribute::NumRxQueues(1)]
+}
+
+fn no_own_ipv6_address() -> LinkAttribute {
+    let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])])
 }
 
 fn named(name: &IfName) -> LinkMessage {

@@ -94,6 +94,9 @@ fn changed_settings_replace_the_old_addresses_and_rules() {
         let space = Space::new();
         space.attach(&network, POD_A, &addresses(&["10.99.0.2"])).unwrap();
         assert!(space.run("ip", &["link", "show", "eth0"]).contains("mtu 1400"));
+        // Not even one of the link's own, where the network has no IPv6.
+        let shown = space.run("ip", &["-o", "addr", "show", "dev", "eth0"]);
+        assert!(shown.contains("10.99.0.2") && !shown.contains("inet6"), "{shown}");
         assert!(run("ip", &["link"]).matches("mtu 1400").count() == 2);
     });
 }
