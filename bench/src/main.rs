@@ -18,6 +18,7 @@
 
 mod cli;
 mod floor;
+mod ground;
 mod load;
 mod measure;
 mod peer;

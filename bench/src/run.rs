@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use crate::ground::Ground;
 use crate::load::{IDLE, Life, catch_interrupts};
 use crate::peer::berth::{self, Spares};
 use crate::peer::{Peer, containerd, given};
@@ -57,7 +58,8 @@ impl Run {
             peers: Vec::new(),
             rows: Vec::new(),
         };
-        let bench = Bench { peers: self.start_peers()?, effort: self.effort() };
+        let ground = Ground::make()?;
+        let bench = Bench { peers: self.start_peers(&ground)?, effort: self.effort(), ground };
         result.peers = bench.peers.iter().map(contender).collect();
         let measured = chosen.iter().try_for_each(|scenario| {
             result.rows.extend(measure(scenario, &bench)?);
@@ -72,7 +74,9 @@ impl Run {
             bench.peers.iter().for_each(Peer::abandon);
             return measured;
         }
-        let problems = end(bench.peers);
+        let Bench { peers, ground, .. } = bench;
+        let problems = end(peers);
+        drop(ground);
         if !problems.is_empty() {
             bail!("after the run:\n{}", problems.join("\n"));
         }
@@ -100,19 +104,20 @@ impl Run {
     }
 
     /// In the order of the columns.
-    fn start_peers(&self) -> Result<Vec<Peer>> {
+    fn start_peers(&self, ground: &Ground) -> Result<Vec<Peer>> {
         let berth = match &self.berth {
             Some(path) => path.clone(),
             None => std::env::current_exe().context("find this program")?.with_file_name("berth"),
         };
-        let mut peers = vec![berth::start(&berth, Spares::Some)?, berth::start(&berth, Spares::None)?];
+        let mut peers =
+            vec![berth::start(ground, &berth, Spares::Some)?, berth::start(ground, &berth, Spares::None)?];
         for runtime in self.runtime.iter().filter(|_| !self.no_containerd) {
             let programs =
                 containerd::Programs { containerd: self.containerd.clone(), runtime: runtime.clone() };
-            peers.push(containerd::start(&programs)?);
+            peers.push(containerd::start(ground, &programs)?);
         }
         for given in &self.peer {
-            peers.push(given::connect(given)?);
+            peers.push(given::connect(ground, given)?);
         }
         peers.iter().try_for_each(warm_up)?;
         Ok(peers)

@@ -53,7 +53,7 @@ impl Scope<'_> {
     fn unmount(&self) {
         let mounted = fs::read_to_string("/proc/self/mounts").unwrap();
         let points = mounted.lines().rev().filter_map(|line| line.split(' ').nth(1));
-        for point in points.filter(|point| point.starts_with(self.dir.to_str().unwrap())) {
+        for point in points.filter(|point| Path::new(point).starts_with(self.dir)) {
             let _ = Command::new("umount").args(["--lazy", point]).status();
         }
     }

@@ -26,7 +26,7 @@ mod session;
 mod watch;
 mod worker;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -106,9 +106,9 @@ fn measure_in(witness: &SingleThreaded, name: &str, place: &Place, pods: usize) 
 
 /// Makes so many pods, one after the other, and takes them down again, in a process of its own; blocks. The results are
 /// under [`crate::report::FLOOR`].
-pub(crate) fn measure(pods: usize) -> Result<Rows> {
+pub(crate) fn measure(directory: &Path, pods: usize) -> Result<Rows> {
     let mut floor = Command::new("/proc/self/exe");
-    floor.args(["floor", "--json", "-", "--pods", &pods.to_string()]);
+    floor.args(["floor", "--json", "-", "--pods", &pods.to_string()]).arg("--directory").arg(directory);
     let output = floor.stderr(Stdio::inherit()).output().context("run the floor")?;
     if !output.status.success() {
         bail!("the floor ended with {}", output.status);

@@ -7,6 +7,7 @@ use berth_e2e::{REGISTRY, repository, run};
 
 use super::home::{BRIDGE, Home};
 use super::{Peer, make_directory, write_file};
+use crate::ground::Ground;
 
 /// Whether sandboxes wait for pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,11 +28,11 @@ impl Spares {
 }
 
 /// Starts one with the test images imported.
-pub(crate) fn start(program: &Path, spares: Spares) -> Result<Peer> {
+pub(crate) fn start(ground: &Ground, program: &Path, spares: Spares) -> Result<Peer> {
     if !program.is_file() {
         bail!("no {}: run cargo build --release -p berth", program.display());
     }
-    let mut home = Home::new(&spares.name().replace(' ', "-"))?;
+    let mut home = Home::new(ground, &spares.name().replace(' ', "-"))?;
     home.watch(&["process", "mount", "cgroup", "link", "rule", "file", "descriptor"]);
     let (config, socket) = (home.dir().join("config.toml"), home.dir().join("state/berth.sock"));
     write_file(&config, &settings(&home, spares))?;

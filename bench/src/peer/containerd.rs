@@ -13,6 +13,7 @@ use berth_e2e::{REGISTRY, repository, run};
 
 use super::home::{BRIDGE, Home};
 use super::{Peer, make_directory, write_file};
+use crate::ground::Ground;
 
 /// Where Debian's package has them.
 const CNI_PLUGINS: &str = "/usr/lib/cni";
@@ -30,10 +31,10 @@ pub(crate) struct Programs {
 }
 
 /// Starts one with the test images imported.
-pub(crate) fn start(programs: &Programs) -> Result<Peer> {
+pub(crate) fn start(ground: &Ground, programs: &Programs) -> Result<Peer> {
     let runtime = programs.runtime.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let name = format!("containerd+{runtime}");
-    let home = Home::new(&runtime)?;
+    let home = Home::new(ground, &runtime)?;
     start_in(home, programs, &name).with_context(|| format!("start {name}"))
 }
 

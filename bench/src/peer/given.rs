@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use berth_cri_proto::v1::VersionRequest;
 
 use super::{Peer, make_directory};
+use crate::ground::Ground;
 
 /// `NAME=SOCKET`, as on the command line.
 #[derive(Debug, Clone)]
@@ -32,8 +33,8 @@ impl FromStr for Given {
 }
 
 /// Asks it who it is.
-pub(crate) fn connect(given: &Given) -> Result<Peer> {
-    let logs = std::env::temp_dir().join(format!("berth-bench-{}-{}-logs", std::process::id(), given.name));
+pub(crate) fn connect(ground: &Ground, given: &Given) -> Result<Peer> {
+    let logs = ground.dir().join(format!("{}-logs", given.name));
     let mut peer = Peer {
         name: given.name.clone(),
         versions: Vec::new(),

@@ -2,7 +2,7 @@
 //! below which its pods do.
 //!
 //! ```text
-//! /tmp/berth-bench-PID-NAME    settings, root, state, the pods' logs
+//! GROUND/NAME                  settings, root, the pods' logs; `state` is in memory, as what is below /run on a node
 //! /berth-bench-PID-NAME        the cgroup of both parts, so that its CPU time is that of both
 //! ├─ runtime                   the runtime's own processes; in the hierarchy that counts CPU time
 //! └─ pods                      what it makes for pods
@@ -17,8 +17,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use berth_cri_proto::v1::VersionRequest;
 use berth_e2e::{Cri, Running, Scope, Site, Snapshot, eventually, poll, spawn};
+use rustix::mount::{MountFlags, mount};
 use rustix::process::Signal;
 
+use crate::ground::Ground;
 use crate::measure::cpu_hierarchy;
 
 /// How long a runtime may take to answer for the first time, and to end.
@@ -43,18 +45,20 @@ pub(crate) struct Home {
 
 impl Home {
     /// Makes one in which nothing runs yet.
-    pub(crate) fn new(name: &str) -> Result<Self> {
-        let unique = format!("berth-bench-{}-{name}", std::process::id());
+    pub(crate) fn new(ground: &Ground, name: &str) -> Result<Self> {
         let home = Self {
             site: Site::make(),
-            dir: Path::new("/tmp").join(&unique),
-            cgroup: format!("/{unique}"),
+            dir: ground.dir().join(name),
+            cgroup: format!("/berth-bench-{}-{name}", std::process::id()),
             watched: &["process", "mount", "cgroup"],
             command: Vec::new(),
             running: Mutex::default(),
             fresh: Mutex::default(),
         };
-        fs::create_dir(&home.dir).with_context(|| format!("make {}", home.dir.display()))?;
+        let state = home.dir.join("state");
+        fs::create_dir_all(&state).with_context(|| format!("make {}", state.display()))?;
+        mount("berth-bench", &state, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, None)
+            .with_context(|| format!("mount {}", state.display()))?;
         let own = home.runtime_cgroup();
         fs::create_dir_all(&own).with_context(|| format!("make {}", own.display()))?;
         Ok(home)

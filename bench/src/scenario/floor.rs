@@ -8,6 +8,6 @@ use crate::report::Findings;
 
 pub(super) fn measure(bench: &Bench, findings: &mut Findings) -> Result<()> {
     let pods = bench.effort.pick(3, 100, 500);
-    floor::measure(pods)?.steps.iter().for_each(|row| findings.add(row));
+    floor::measure(bench.ground.dir(), pods)?.steps.iter().for_each(|row| findings.add(row));
     Ok(())
 }

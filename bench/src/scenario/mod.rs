@@ -18,6 +18,7 @@ mod streams;
 
 use anyhow::{Context, Result};
 
+use crate::ground::Ground;
 use crate::load::check_interrupt;
 use crate::peer::{Home, Peer};
 use crate::report::{Findings, Row};
@@ -51,6 +52,8 @@ pub(crate) struct Bench {
     pub(crate) peers: Vec<Peer>,
     /// How much.
     pub(crate) effort: Effort,
+    /// Where all of them have their directories; goes after them.
+    pub(crate) ground: Ground,
 }
 
 impl Bench {

@@ -31,7 +31,7 @@ pub(super) fn measure(bench: &Bench, findings: &mut Findings) -> Result<()> {
             }
             Ok(())
         })?;
-        floor::measure(pods)?.calls.iter().for_each(|row| findings.add(row));
+        floor::measure(bench.ground.dir(), pods)?.calls.iter().for_each(|row| findings.add(row));
     }
     Ok(())
 }
