@@ -40,6 +40,7 @@ use self::place::Place;
 use self::pod::{Site, live_and_die};
 use self::rows::Rows;
 use self::watch::Lap;
+use crate::load::rest;
 
 /// Pods before those that are measured: the kernel loads modules and fills its caches.
 const WARM_UP_PODS: usize = 5;
@@ -96,7 +97,10 @@ fn measure_in(witness: &SingleThreaded, name: &str, place: &Place, pods: usize) 
     let measured = worker::in_namespaces(witness, || {
         place.mount_volatile()?;
         let site = Site { witness, place, base: &base, bridge: Bridge::make()? };
-        let rounds = (0..WARM_UP_PODS + pods).map(|_| live_and_die(&site));
+        let rounds = (0..WARM_UP_PODS + pods).map(|_| {
+            rest();
+            live_and_die(&site)
+        });
         let mut rounds: Vec<_> = rounds.collect::<Result<_>>()?;
         Ok(rounds.split_off(WARM_UP_PODS))
     });

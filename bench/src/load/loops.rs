@@ -9,6 +9,16 @@ use berth_e2e::Cri;
 use super::check_interrupt;
 use crate::peer::Peer;
 
+/// Between two pods that are measured one by one: what is still done for one is not the next one's, and what is prepared
+/// for the next is. It leaves the processors idle, which takes some time to end; so all do it alike.
+const REST: Duration = Duration::from_millis(80);
+
+/// Leaves the machine alone for a moment.
+#[expect(clippy::disallowed_methods, reason = "a pause is what is wanted")]
+pub(crate) fn rest() {
+    std::thread::sleep(REST);
+}
+
 /// A closed loop: so many callers share so many jobs, and each begins the next when its last is done. Returns what the
 /// jobs gave, in the order of their numbers, and how long all took. After a failure nobody begins another.
 pub(crate) fn closed<T: Send>(

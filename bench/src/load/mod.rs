@@ -11,4 +11,4 @@ mod loops;
 pub(crate) use fleet::{Fleet, Voyage};
 pub(crate) use interrupt::{catch_interrupts, check_interrupt};
 pub(crate) use life::{IDLE, Life, Pod};
-pub(crate) use loops::{closed, open};
+pub(crate) use loops::{closed, open, rest};

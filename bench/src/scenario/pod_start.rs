@@ -1,17 +1,12 @@
 //! One pod with one container after the other: each call of its life, a start up to the first line in the log, a command,
 //! the end. The kernel's own part gets its turn with the others.
 
-use std::time::Duration;
-
 use anyhow::Result;
 
 use super::Bench;
 use crate::floor;
-use crate::load::{IDLE, Life};
+use crate::load::{IDLE, Life, rest};
 use crate::report::Findings;
-
-/// Between two pods: what a runtime still does for one is not the next one's, and what it prepares for the next is.
-const REST: Duration = Duration::from_millis(80);
 
 pub(super) fn measure(bench: &Bench, findings: &mut Findings) -> Result<()> {
     let (rounds, pods) = bench.effort.pick((1, 3), (10, 10), (20, 25));
@@ -34,9 +29,4 @@ pub(super) fn measure(bench: &Bench, findings: &mut Findings) -> Result<()> {
         floor::measure(bench.ground.dir(), pods)?.calls.iter().for_each(|row| findings.add(row));
     }
     Ok(())
-}
-
-#[expect(clippy::disallowed_methods, reason = "a pause is what is wanted")]
-fn rest() {
-    std::thread::sleep(REST);
 }
