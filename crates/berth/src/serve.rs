@@ -5,6 +5,7 @@ use crate::lifecycle::{StopSignals, notify_ready, notify_stopping};
 use crate::memory;
 use crate::settings::Settings;
 use anyhow::{Context, Result, bail};
+use berth_sys::sched::take_short_turns;
 use std::thread::available_parallelism;
 use tokio::runtime::Builder;
 use tracing::info;
@@ -15,7 +16,14 @@ const MAX_WORKERS: usize = 4;
 /// Serves to the end.
 pub(crate) fn run(settings: &Settings) -> Result<()> {
     let workers = available_parallelism().map_or(2, usize::from).clamp(2, MAX_WORKERS);
-    let runtime = Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(workers)
+        // Where it can't have them, it answers a little later on a busy node.
+        .on_thread_start(|| {
+            let _ = take_short_turns();
+        })
+        .enable_all()
+        .build()?;
     let outcome = runtime.block_on(serve(settings));
     // Blocking work of one pod, stuck in the kernel, must not keep the process.
     runtime.shutdown_background();

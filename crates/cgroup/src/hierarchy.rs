@@ -137,9 +137,8 @@ impl Cgroups {
     }
 
     fn create_in(&self, hierarchy: &Hierarchy, path: &CgroupPath) -> Result<(), (PathBuf, io::Error)> {
-        let is_plain = self.layout != Layout::Unified && !hierarchy.has("cpuset");
-        // There its parents need nothing but to exist, as they mostly do.
-        if is_plain && fs::create_dir(path.below(&hierarchy.mount)).is_ok() {
+        // On version 1 its parents need nothing but to exist, as they mostly do.
+        if self.layout != Layout::Unified && create_below_parents(hierarchy, path) {
             return Ok(());
         }
         let mut parent = hierarchy.mount.clone();
@@ -194,17 +193,35 @@ pub(crate) fn enable(directory: &Path, controller: &str) -> Result<(), CgroupErr
     })
 }
 
-/// A new version 1 cpuset has no CPUs and no memory nodes, and nothing can run in it: copy the parent's.
-fn inherit_cpuset(parent: &Path, directory: &Path) -> Result<(), (PathBuf, io::Error)> {
+/// Makes a version 1 cgroup whose parents are all there and fit for it; otherwise there is more to do.
+fn create_below_parents(hierarchy: &Hierarchy, path: &CgroupPath) -> bool {
+    let directory = path.below(&hierarchy.mount);
+    let made = fs::create_dir(&directory).is_ok();
+    match directory.parent() {
+        Some(parent) if made && hierarchy.has("cpuset") => {
+            matches!(inherit_cpuset(parent, &directory), Ok(true))
+        }
+        _ => made,
+    }
+}
+
+/// A new version 1 cpuset has no CPUs and no memory nodes, and nothing can run in it: copy the parent's. Tells whether the
+/// parent had some.
+fn inherit_cpuset(parent: &Path, directory: &Path) -> Result<bool, (PathBuf, io::Error)> {
+    let mut has_all = true;
     for name in ["cpuset.cpus", "cpuset.mems"] {
         let file = directory.join(name);
-        let copy = || match fs::read_to_string(&file)?.trim() {
-            "" => files::write(&file, fs::read_to_string(parent.join(name))?.trim()),
-            _ => Ok(()),
+        let copy = || {
+            if !fs::read_to_string(&file)?.trim().is_empty() {
+                return Ok(true);
+            }
+            let inherited = fs::read_to_string(parent.join(name))?;
+            files::write(&file, inherited.trim())?;
+            Ok(!inherited.trim().is_empty())
         };
-        copy().map_err(|error| (file.clone(), error))?;
+        has_all &= copy().map_err(|error| (file.clone(), error))?;
     }
-    Ok(())
+    Ok(has_all)
 }
 
 /// Mount point, file system type and super options of a mountinfo line.

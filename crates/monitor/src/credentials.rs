@@ -87,12 +87,12 @@ fn sets_of(capabilities: &Capabilities) -> CapabilitySets {
 /// Takes every capability out of the bounding set that is not in `keep`, so that no exec can bring it back.
 pub(crate) fn limit_bounding_set(keep: u64) -> Result<(), Errno> {
     for capability in each(!keep) {
-        match capability_is_in_bounding_set(capability) {
-            Ok(true) => remove_capability_from_bounding_set(capability)?,
-            Ok(false) => {}
+        match remove_capability_from_bounding_set(capability) {
             // Past the last capability that this kernel knows.
             Err(Errno::INVAL) => break,
-            Err(errno) => return Err(errno),
+            // Who may remove none need not, where it is not there.
+            Err(Errno::PERM) if capability_is_in_bounding_set(capability) == Ok(false) => {}
+            removed => removed?,
         }
     }
     Ok(())

@@ -2,9 +2,10 @@
 //!
 //! Forked from the monitor into the pod's new namespaces, never exec'd. Before it rests it prepares what only a
 //! process inside can: the hostname, the kernel parameters, a netlink socket and a handle of the network namespace
-//! for the agent (so that nobody has to enter it later), and the pod's `/dev/shm`. Then it gives up everything: its
-//! root becomes an empty read-only tmpfs with the one directory `shm`, it keeps no descriptor and no capability, runs
-//! as nobody, and may only make the system calls that waiting takes.
+//! for the agent (so that nobody has to enter it later), and the pod's `/dev/shm`. Its root becomes an empty read-only
+//! tmpfs with the one directory `shm`. Then it hands over and gives up everything, for which nobody need wait: it keeps no
+//! descriptor and no capability, runs as nobody, and may only make the system calls that waiting takes. If it can't, it
+//! ends, and the pod with it.
 //!
 //! In a shared pid namespace it is process 1: it ignores SIGCHLD, so the kernel reaps every orphan at once, with no
 //! wake-up of pause. It dies with the monitor.
@@ -45,7 +46,10 @@ pub(crate) fn become_pause(plan: &SandboxPlan, socket: OwnedFd) -> ! {
     match prepare(plan, &gate) {
         Ok(handles) => {
             let handles: Vec<BorrowedFd<'_>> = handles.iter().map(AsFd::as_fd).collect();
-            if gate.ready(&handles).is_ok() {
+            if gate.ready(&handles).is_ok() && drop_rights(plan.user_namespace.as_ref()).is_ok() {
+                // From containers that share its pid namespace; the change of user does so only as long as the kernel is
+                // set to.
+                hide();
                 rest();
             }
         }
@@ -54,7 +58,7 @@ pub(crate) fn become_pause(plan: &SandboxPlan, socket: OwnedFd) -> ! {
     exit_now(1)
 }
 
-/// Sets the namespaces up and gives up all rights; returns `[netlink socket, network namespace]` of a pod with its own.
+/// Sets the namespaces up and shuts itself in; returns `[netlink socket, network namespace]` of a pod with its own.
 fn prepare(plan: &SandboxPlan, gate: &Gate) -> Result<Vec<OwnedFd>, StageError> {
     let fail = |object: &'static str| StageError::at(Stage::JoinPod, object);
     point!("prepare pause").pass().map_err(StageError::broken(Stage::JoinPod))?;
@@ -68,7 +72,7 @@ fn prepare(plan: &SandboxPlan, gate: &Gate) -> Result<Vec<OwnedFd>, StageError> 
     if let Some(hostname) = &plan.hostname {
         rustix::system::sethostname(hostname.as_bytes()).map_err(fail("hostname"))?;
     }
-    if plan.net == Sharing::Own {
+    if plan.net == Sharing::Own && plan.ipv6 {
         // Duplicate address detection would hold every IPv6 address back for a second; addresses are ours to give.
         // Best effort: the file is missing where IPv6 is switched off.
         let _ = std::fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0");
@@ -93,9 +97,6 @@ fn prepare(plan: &SandboxPlan, gate: &Gate) -> Result<Vec<OwnedFd>, StageError> 
         object: error.object,
         errno: error.errno,
     })?;
-    drop_rights(plan.user_namespace.as_ref()).map_err(fail("credentials of pause"))?;
-    // From containers that share its pid namespace; the change of user does so only as long as the kernel is set to.
-    hide();
     Ok(handles)
 }
 

@@ -43,12 +43,19 @@ pub struct SandboxPlan {
     pub user_namespace: Option<IdMaps>,
     /// Written inside the new namespaces by pause, before anything else can run there.
     pub sysctls: Vec<Sysctl>,
+    /// Whether the pod gets IPv6 addresses, where its network namespace is its own.
+    #[serde(default = "yes")]
+    pub ipv6: bool,
     /// Size of the pod's `/dev/shm`.
     pub shm_bytes: u64,
     /// Whether this is made before anybody has asked for a pod: it waits for the order to become one
     /// ([`Order::Occupy`](crate::protocol::Order::Occupy)), and is gone with the agent until then.
     #[serde(default)]
     pub spare: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Whether a namespace is the pod's own or the host's.

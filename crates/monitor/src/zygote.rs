@@ -13,6 +13,7 @@ use berth_fault::point;
 use berth_sys::clone::{Cloned, NewNamespaces, SingleThreaded, clone3};
 use berth_sys::exec::{block_signals, close_others, exit_now, ignore_children, notice_children};
 use berth_sys::packet;
+use berth_sys::sched::take_short_turns;
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{chdir, setsid};
 
@@ -67,24 +68,23 @@ fn serve(witness: &SingleThreaded, request: packet::Packet) {
         Ok(Cloned::Child) => {
             // The control socket belongs to the zygote; a monitor that kept it would hide the zygote's end.
             let _ = close_others(&[connection.as_fd()]);
-            exit_now(run_monitor(connection, plan));
+            exit_now(run_monitor(witness.in_child(), connection, plan));
         }
         Err(errno) => refuse(&connection, fork_error("monitor")(errno)),
     }
 }
 
 /// The life of a monitor; returns its exit code.
-fn run_monitor(connection: OwnedFd, plan: SandboxPlan) -> i32 {
+fn run_monitor(witness: SingleThreaded, connection: OwnedFd, plan: SandboxPlan) -> i32 {
     let _ = setsid();
+    // An order that comes while a container works hard is not to wait for its turn's end.
+    let _ = take_short_turns();
     notice_children();
     // The agent's own; whoever reads it should see its end when the agent has ended, not when the last pod has.
     let _ = replace_stderr();
     let name = if plan.spare { c"berth-spare" } else { c"berth-monitor" };
     berth_sys::title::set(name, &format!("berth-monitor: {}", plan.pod));
-    let started = SingleThreaded::verify()
-        .ok_or_else(|| Failure::Other { detail: "the monitor has threads".to_owned() })
-        .and_then(|witness| Monitor::start(witness, plan));
-    match started {
+    match Monitor::start(witness, plan) {
         Ok(monitor) => monitor.run(connection),
         Err(failure) => {
             refuse(&connection, failure);

@@ -61,6 +61,7 @@ impl Host {
             shared_pid: false,
             user_namespace: None,
             sysctls: vec![],
+            ipv6: true,
             shm_bytes: 1 << 20,
             spare: false,
         };

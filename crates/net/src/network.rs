@@ -210,8 +210,9 @@ impl Network {
 
     /// Gives a pod its loopback, its `eth0` with addresses and default routes, and a port of the bridge.
     ///
-    /// What somebody else has taken away is put back first, as by [`Network::restore`]: without bridge and rules the pod
-    /// would reach nobody. The pod can be reached when this returns; by IPv6 a moment later, as a worker of the kernel finishes an
+    /// A bridge that somebody else has taken away is put back, as by [`Network::restore`]. Whether the rules are there is
+    /// not looked at: that is [`Network::check_and_restore`]'s, for which no pod need wait. The pod can be reached when this
+    /// returns; by IPv6 a moment later, as a worker of the kernel finishes an
     /// address of that family. Takes about a millisecond.
     ///
     /// Errors, after which nothing is left: exists, when a link of that name or an `eth0` in the pod was there
@@ -226,16 +227,13 @@ impl Network {
             source,
         };
         let host = HostLinks::open().map_err(failed)?;
-        match self.look(&host) {
-            Err(error) if error.is_lost() => self.restore()?,
-            looked => looked?,
-        }
         let known = self.bridge_index.load(Ordering::Relaxed);
         let error = match wiring.connect(&host, known) {
             Ok(attached) => return Ok(attached),
             Err(error) => error,
         };
-        // The bridge may have been made anew under our feet; then its index is another one.
+        // The bridge may be gone, or have been made anew; then its index is another one.
+        self.restore()?;
         let now = bridge::find_own(&host, &self.config.bridge)?.index;
         if now == known {
             return Err(failed(error));

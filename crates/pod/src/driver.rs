@@ -13,6 +13,7 @@
 //! | --- | --- | --- | --- |
 //! | [`Driver::step`] | is a step of an order | a stage's | yes |
 //! | [`Driver::blocking_step`] | is one, and blocks; it is awaited before it is undone | a stage's | yes |
+//! | [`Driver::blocking_steps`] | is several of these | a stage's, for all | yes, each |
 //! | [`Driver::whole_step`] | is one, ends by itself, and whose outcome has to be known | its own | yes |
 //! | [`passing`] | is no step: what the pod does by itself, or past its end | its own | no |
 //! | [`Point::pass`] | is a part of one of these, on a thread or in the monitor | theirs | no |
@@ -22,7 +23,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use berth_cgroup::Limits;
 use berth_container::spec::ContainerSpec;
 use berth_fault::{Point, point};
@@ -43,6 +44,7 @@ use crate::link::{Connected, Link, News, Reach};
 use crate::record::{SandboxPhase, SandboxRecord};
 use crate::sandbox::KILL_ANSWER_LIMIT;
 use crate::spec::{PodResources, SandboxSpec};
+use crate::steps::{self, Shown, Steps, UnderWay};
 use crate::timeline::Timeline;
 use crate::view::{ContainerView, PodState, PodView};
 use crate::waiting::{Condition, look_at};
@@ -130,15 +132,8 @@ pub(crate) struct Driver {
     pub(crate) late: Late,
     /// For exec sessions, which do not pass through the driver.
     pub(crate) reach: Arc<ArcSwap<Reach>>,
-    /// The step that is under way, for whoever wonders why nothing happens.
-    pub(crate) under_way: Arc<ArcSwapOption<UnderWay>>,
-}
-
-/// A step that has not ended yet.
-#[derive(Debug)]
-pub(crate) struct UnderWay {
-    pub(crate) stage: String,
-    pub(crate) since: Instant,
+    /// The step that is under way.
+    pub(crate) under_way: Shown,
 }
 
 impl Driver {
@@ -205,7 +200,7 @@ impl Driver {
                 Err(error) => drop(reply.send(Err(error))),
             },
             Order::Create(spec, reply) => drop(reply.send(self.create_container(*spec).await)),
-            Order::Start(id, reply) => drop(reply.send(self.start_container(&id).await)),
+            Order::Start(id, reply) => self.start_container(&id, reply).await,
             Order::StopContainer(id, grace, reply) => self.stop_container(&id, grace, reply).await,
             Order::RemoveContainer(id, reply) => drop(reply.send(self.remove_container(&id).await)),
             Order::ReopenLog(id, reply) => drop(reply.send(self.reopen_log(&id).await)),
@@ -331,14 +326,32 @@ impl Driver {
         object: &str,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let mut late = std::mem::take(&mut self.late);
-        let work = late.blocking(move || {
-            step.pass()?;
-            work()
+        let object = object.to_owned();
+        self.blocking_steps(move |steps| steps.step(step, &object, work)).await
+    }
+
+    /// Several steps that block, one after the other.
+    pub(crate) async fn blocking_steps<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Steps) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.host.spares.stir();
+        let mut steps = Steps::new(self.under_way.clone());
+        let work = self.late.blocking(move || {
+            let result = work(&mut steps);
+            Ok((result, steps.into_done()))
         });
-        let result = self.note(step, object, limited(work)).await;
-        self.late = late;
-        result
+        match limited(work).await {
+            Ok((result, done)) => {
+                done.into_iter().for_each(|done| done.enter(&mut self.timeline));
+                result
+            }
+            // It goes on, nobody knows how long.
+            Err(error) => match self.under_way.swap(None) {
+                Some(under_way) => self.noted(&under_way, Err(error)),
+                None => Err(error),
+            },
+        }
     }
 
     /// [`Driver::step`] for work that goes on whether it is waited for or not, and whose outcome has to be known. What
@@ -359,14 +372,17 @@ impl Driver {
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
         self.host.spares.stir();
-        let begun = Instant::now();
-        let stage = format!("{} {object}", step.name()).trim_end().to_owned();
-        self.under_way.store(Some(Arc::new(UnderWay { stage: stage.clone(), since: begun })));
+        let under_way = steps::begin(&self.under_way, step, object);
         let result = work.await;
-        let took = begun.elapsed();
         self.under_way.store(None);
-        self.timeline.push(stage.clone(), took, result.as_ref().err().map(|error| with_causes(error)));
-        result.map_err(|error| Error::Stage { stage, took, source: Box::new(error) })
+        self.noted(&under_way, result)
+    }
+
+    /// Enters what has become of a step.
+    pub(crate) fn noted<T>(&mut self, under_way: &UnderWay, result: Result<T>) -> Result<T> {
+        let (done, result) = steps::end(under_way, result);
+        done.enter(&mut self.timeline);
+        result
     }
 
     pub(crate) fn record(&self) -> SandboxRecord {

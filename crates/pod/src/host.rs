@@ -212,6 +212,11 @@ impl Host {
     pub(crate) async fn commit(&self, change: Change) -> Result<()> {
         Ok(self.store.commit(change, Durability::Process).await?)
     }
+
+    /// The same, on the caller's thread, which blocks.
+    pub(crate) fn commit_now(&self, change: Change) -> Result<()> {
+        Ok(self.store.commit_now(change, Durability::Process)?)
+    }
 }
 
 /// Runs blocking work that belongs to one pod on a thread for such.

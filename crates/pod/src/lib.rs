@@ -66,6 +66,7 @@ mod record;
 mod recover;
 mod renumber;
 mod sandbox;
+mod steps;
 mod stop;
 mod storage;
 mod system;

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use berth_cgroup::Limits;
 use berth_container::spec::ContainerSpec;
 use berth_monitor::id::{ContainerId, PodId};
@@ -18,7 +18,7 @@ use ipnet::IpNet;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tracing::Instrument;
 
-use crate::driver::{Driver, INBOX, Order, Reply, UnderWay};
+use crate::driver::{Driver, INBOX, Order, Reply};
 use crate::error::{Error, Result};
 use crate::events::{Events, ListenerId};
 use crate::host::Host;
@@ -31,6 +31,7 @@ use crate::link::Reach;
 use crate::recover::{self, Records};
 use crate::spares::Spares;
 use crate::spec::{PodIdentity, PodResources, SandboxSpec};
+use crate::steps::{Shown, UnderWay};
 use crate::view::{ContainerView, Snapshot};
 
 /// The pods of this node. A cheap handle.
@@ -53,7 +54,7 @@ struct Handle {
     spec: Arc<SandboxSpec>,
     made: watch::Receiver<Option<Made>>,
     reach: Arc<ArcSwap<Reach>>,
-    under_way: Arc<ArcSwapOption<UnderWay>>,
+    under_way: Shown,
 }
 
 /// The outcome of making a pod, for all who asked.

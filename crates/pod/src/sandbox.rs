@@ -13,10 +13,11 @@
 //! | record the readiness, publish: the commit | unpublish |
 
 use std::collections::BTreeSet;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use berth_cgroup::{Cgroup, CgroupPath, Driver as CgroupDriver, Layout};
+use berth_cgroup::{CgroupPath, Driver as CgroupDriver, Layout};
 use berth_fault::point;
 use berth_image::remove_tree;
 use berth_monitor::id::PodId;
@@ -39,7 +40,10 @@ use crate::lifecycle::sandbox::{Contact, Event, RETRY_PERIOD, Remedy, remedy};
 use crate::lifecycle::stopping::DEATH_LIMIT;
 use crate::link::{Connected, Greeting, Link, News};
 use crate::record::SandboxRecord;
+use crate::spares::look_after_network;
 use crate::spec::{PodPid, SandboxSpec};
+use crate::steps::{Steps, Work};
+use crate::zygote::Spawned;
 
 /// Size of a pod's `/dev/shm`, as with containerd and CRI-O.
 const SHM_BYTES: u64 = 64 << 20;
@@ -115,28 +119,28 @@ impl Driver {
             self.addresses = self.lease_addresses().await?;
         }
         let forwards = Forward::all(&self.spec.ports, &self.addresses)?;
-        let intent = Change::new().put(&self.record())?;
-        self.step(point!("record intent"), "", host.commit(intent)).await?;
-
-        let (of, id) = (host.clone(), self.id.clone());
-        let (spec, addresses) = (self.spec.clone(), self.addresses.clone());
-        let files = move || make_files(&of, &id, &spec, &addresses);
-        self.blocking_step(point!("write the pod's files"), "", files).await?;
-
-        if !is_spare || !self.occupy(&cgroups).await? {
-            self.make_namespaces(&cgroups, Purpose::Pod).await?;
-        }
-        if !forwards.is_empty() {
-            let (host, name) = (host.clone(), self.host_interface()?);
-            let open = move || Ok(host.network.forward(&name, &forwards)?);
-            self.blocking_step(point!("open host ports"), "", open).await?;
-        }
-
-        // The commit: from here on the pod exists, and no sooner.
+        let begin = self.begin()?;
+        let attach = match is_spare {
+            true => self.occupy(&cgroups, begin).await?,
+            false => self.make_namespaces(&cgroups, Purpose::Pod, begin).await?,
+        };
         let phase = self.phase.after(Event::Made);
         let ready = Change::new().put(&SandboxRecord { phase, ..self.record() })?;
-        self.step(point!("record readiness"), "", self.host.clone().commit(ready)).await?;
+        let name = self.host_interface()?;
+        let finish = move |steps: &mut Steps| {
+            attach(steps)?;
+            if !forwards.is_empty() {
+                let open = || Ok(host.network.forward(&name, &forwards)?);
+                steps.step(point!("open host ports"), "", open)?;
+            }
+            // The commit: from here on the pod exists, and no sooner.
+            steps.step(point!("record readiness"), "", || host.commit_now(ready))
+        };
+        self.blocking_steps(finish).await?;
         self.phase = phase;
+        if self.spec.net == Sharing::Own {
+            look_after_network(&self.host);
+        }
         self.publish();
         for kind in [EventKind::Created, EventKind::Started] {
             self.tell(self.id.to_string(), kind);
@@ -144,55 +148,74 @@ impl Driver {
         Ok(())
     }
 
-    /// The cgroup, monitor and pause in it, and their network.
-    pub(crate) async fn make_namespaces(&mut self, cgroups: &PodCgroups, purpose: Purpose) -> Result<()> {
-        let host = self.host.clone();
-        let cgroup = self.make_cgroup(cgroups).await?;
-        let (link, greeting, news) = self.start_monitor(&cgroup, purpose).await?;
-        let (pid, pause_pid) = (greeting.hello.pid, greeting.hello.pause_pid);
-        self.set_monitor(Some(Monitor { link, news, pid, pause_pid }));
-        if self.spec.net == Sharing::Own {
-            let name = self.host_interface()?;
-            let (of, id, addresses) = (host, self.id.to_string(), self.addresses.clone());
-            let attach = move || attach(&of, &id, &name, &addresses, greeting);
-            self.blocking_step(point!("attach network"), "", attach).await?;
-        }
-        Ok(())
+    /// What comes first with each pod, before anything of it is made: its intent is recorded, and its files are written.
+    fn begin(&self) -> Result<Work> {
+        let intent = Change::new().put(&self.record())?;
+        let (host, id) = (self.host.clone(), self.id.clone());
+        let (spec, addresses) = (self.spec.clone(), self.addresses.clone());
+        Ok(Box::new(move |steps| {
+            steps.step(point!("record intent"), "", || host.commit_now(intent))?;
+            let files = || make_files(&host, &id, &spec, &addresses);
+            steps.step(point!("write the pod's files"), "", files)
+        }))
     }
 
-    pub(crate) async fn make_cgroup(&mut self, cgroups: &PodCgroups) -> Result<Cgroup> {
-        let (all, path) = (self.host.cgroups.clone(), cgroups.sandbox.clone());
-        let cgroup = move || Ok(all.create(&path)?);
-        self.blocking_step(point!("make cgroup"), cgroups.sandbox.as_str(), cgroup).await
+    /// The cgroup, and monitor and pause in it, after what has to come first. What connects them to the network is left to
+    /// be done.
+    pub(crate) async fn make_namespaces(
+        &mut self,
+        cgroups: &PodCgroups,
+        purpose: Purpose,
+        first: Work,
+    ) -> Result<Work> {
+        let (link, greeting, news) = self.start_monitor(cgroups, purpose, first).await?;
+        let (pid, pause_pid) = (greeting.hello.pid, greeting.hello.pause_pid);
+        self.set_monitor(Some(Monitor { link, news, pid, pause_pid }));
+        if self.spec.net == Sharing::Host {
+            return Ok(no_work());
+        }
+        let name = self.host_interface()?;
+        let (host, id, addresses) = (self.host.clone(), self.id.to_string(), self.addresses.clone());
+        let attach = move || attach(&host, &id, &name, &addresses, greeting);
+        Ok(Box::new(|steps| steps.step(point!("attach network"), "", attach)))
     }
 
     /// Has a monitor forked and hears its greeting; where none comes, once more by another zygote: that one may have died
     /// with the request, or stand still.
-    async fn start_monitor(&mut self, cgroup: &Cgroup, purpose: Purpose) -> Result<Connected> {
-        let mut is_first = true;
-        loop {
-            let (host, plan) = (self.host.clone(), self.sandbox_plan(cgroup, purpose));
-            let spawn = move || host.zygote.spawn_monitor(&plan).map_err(Error::Spawn);
-            let spawned = self.blocking_step(point!("start monitor and pause"), "", spawn).await?;
-            let greeted = Link::establish(spawned.connection);
-            match self.step(point!("hear the monitor's greeting"), "", greeted).await {
-                Err(error)
-                    if is_first && (error.says_that_monitor_is_gone() || spawned.zygote.stands_still()) =>
-                {
-                    let host = self.host.clone();
-                    blocking(move || host.zygote.end(spawned.zygote)).await?;
-                    is_first = false;
-                }
-                greeted => return greeted,
-            }
+    async fn start_monitor(
+        &mut self,
+        cgroups: &PodCgroups,
+        purpose: Purpose,
+        first: Work,
+    ) -> Result<Connected> {
+        let plan = Arc::new(self.sandbox_plan(cgroups, purpose));
+        let (host, path, planned) = (self.host.clone(), cgroups.sandbox.clone(), plan.clone());
+        let start = move |steps: &mut Steps| {
+            first(steps)?;
+            steps.step(point!("make cgroup"), path.as_str(), || Ok(host.cgroups.create(&path)?))?;
+            spawn(steps, &host, &planned)
+        };
+        let Spawned { connection, zygote } = self.blocking_steps(start).await?;
+        match self.hear_greeting(connection).await {
+            Err(error) if error.says_that_monitor_is_gone() || zygote.stands_still() => {}
+            greeted => return greeted,
         }
+        let host = self.host.clone();
+        blocking(move || host.zygote.end(zygote)).await?;
+        let host = self.host.clone();
+        let spawned = self.blocking_steps(move |steps| spawn(steps, &host, &plan)).await?;
+        self.hear_greeting(spawned.connection).await
     }
 
-    fn sandbox_plan(&self, cgroup: &Cgroup, purpose: Purpose) -> SandboxPlan {
+    async fn hear_greeting(&mut self, connection: OwnedFd) -> Result<Connected> {
+        self.step(point!("hear the monitor's greeting"), "", Link::establish(connection)).await
+    }
+
+    fn sandbox_plan(&self, cgroups: &PodCgroups, purpose: Purpose) -> SandboxPlan {
         SandboxPlan {
             pod: self.id.clone(),
             directory: self.host.pod_directory(&self.id),
-            cgroup: cgroup.entry(),
+            cgroup: self.host.cgroups.open(&cgroups.sandbox).entry(),
             net: self.spec.net,
             ipc: self.spec.ipc,
             // The uts namespace follows the network's, as with other runtimes.
@@ -200,6 +223,7 @@ impl Driver {
             shared_pid: self.spec.pid == PodPid::Pod,
             user_namespace: self.spec.user_namespace,
             sysctls: self.spec.sysctls.clone(),
+            ipv6: self.addresses.iter().any(|address| address.is_ipv6()),
             shm_bytes: SHM_BYTES,
             spare: purpose == Purpose::Spare,
         }
@@ -548,6 +572,16 @@ fn make_files(host: &Host, id: &PodId, spec: &SandboxSpec, addresses: &PodAddres
 }
 
 /// Takes the descriptors with it: held longer, they would keep the namespace alive after the pod.
+fn spawn(steps: &mut Steps, host: &Host, plan: &SandboxPlan) -> Result<Spawned> {
+    let spawn = || host.zygote.spawn_monitor(plan).map_err(Error::Spawn);
+    steps.step(point!("start monitor and pause"), "", spawn)
+}
+
+/// Nothing is left to be done.
+pub(crate) fn no_work() -> Work {
+    Box::new(|_| Ok(()))
+}
+
 fn attach(
     host: &Host,
     pod_id: &str,

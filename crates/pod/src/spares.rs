@@ -17,7 +17,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use berth_fault::point;
 use berth_monitor::id::PodId;
@@ -35,8 +35,9 @@ use crate::files::hostname_of;
 use crate::host::{Host, blocking};
 use crate::lifecycle::stopping::DEATH_LIMIT;
 use crate::registry::random_bytes;
-use crate::sandbox::{PodCgroups, Purpose};
+use crate::sandbox::{PodCgroups, Purpose, no_work};
 use crate::spec::{PodIdentity, PodPid, SandboxSpec};
+use crate::steps::{self, Steps, UnderWay, Work};
 
 /// Between the calls that make one pod there is less.
 const CALM: Duration = Duration::from_millis(10);
@@ -255,7 +256,7 @@ impl State {
 
 /// Puts back what somebody else has taken from all pods, as with a pod that is attached now, but without having this one
 /// wait for it. One look at a time.
-fn look_after_network(host: &Arc<Host>) {
+pub(crate) fn look_after_network(host: &Arc<Host>) {
     if host.spares.is_looking.swap(true, Ordering::Relaxed) {
         return;
     }
@@ -314,44 +315,55 @@ impl Driver {
             }
         }
         let directory = self.host.pod_directory(&self.id);
-        let make =
-            move || std::fs::create_dir_all(&directory).map_err(Error::file("create directory", &directory));
-        blocking(make).await??;
+        let make: Work = Box::new(move |_| {
+            std::fs::create_dir_all(&directory).map_err(Error::file("create directory", &directory))
+        });
         let cgroups = self.cgroups()?;
-        self.make_namespaces(&cgroups, Purpose::Spare).await
+        let attach = self.make_namespaces(&cgroups, Purpose::Spare, make).await?;
+        self.blocking_steps(attach).await
     }
 
-    /// Makes this spare the pod. `false` if it is not fit for it any more: it is taken down then, but for its addresses.
-    pub(crate) async fn occupy(&mut self, cgroups: &PodCgroups) -> Result<bool> {
-        if self.spec.cgroup_parent.is_some() {
-            self.make_cgroup(cgroups).await?;
-        }
-        match self.try_to_occupy().await {
-            Ok(()) => {
-                self.begin_move(cgroups);
-                look_after_network(&self.host);
-                Ok(true)
-            }
-            Err(error) => {
-                tracing::warn!(pod.id = %self.id, error = %with_causes(&error), "spare sandbox of no use");
-                self.note_silence(&error);
-                self.take_network_and_monitor_down().await?;
-                // They can't be used again: Linux 6.18 kills whoever is born into a cgroup (CLONE_INTO_CGROUP) whose
-                // processes were once killed by `cgroup.kill`.
-                self.remove_cgroups().await?;
-                Ok(false)
-            }
-        }
+    /// Makes this spare the pod, beside what has to come first. One that is not fit for it any more is taken down, but for
+    /// its addresses, and the pod gets another; what connects that to the network is left to be done.
+    pub(crate) async fn occupy(&mut self, cgroups: &PodCgroups, first: Work) -> Result<Work> {
+        let Err(error) = self.try_to_occupy(cgroups, first).await? else {
+            self.begin_move(cgroups);
+            return Ok(no_work());
+        };
+        tracing::warn!(pod.id = %self.id, error = %with_causes(&error), "spare sandbox of no use");
+        self.note_silence(&error);
+        self.take_network_and_monitor_down().await?;
+        // They can't be used again: Linux 6.18 kills whoever is born into a cgroup (CLONE_INTO_CGROUP) whose processes were
+        // once killed by `cgroup.kill`.
+        self.remove_cgroups().await?;
+        self.make_namespaces(cgroups, Purpose::Pod, no_work()).await
     }
 
-    async fn try_to_occupy(&mut self) -> Result<()> {
-        let monitor = self.monitor.as_ref().ok_or(Error::MonitorGone)?;
-        let (link, hostname) = (monitor.link.clone(), hostname_of(&self.spec));
+    /// The monitor is told while the files are written and the link is looked at. The inner error is the spare's.
+    async fn try_to_occupy(&mut self, cgroups: &PodCgroups, first: Work) -> Result<Result<()>> {
         let (host, name) = (self.host.clone(), self.host_interface()?);
-        let look = move || Ok(host.network.check_attached(&name)?);
-        self.blocking_step(point!("look at the spare sandbox"), "", look).await?;
-        let order = link.ask_within(OCCUPATION_LIMIT, MonitorOrder::Occupy { hostname }, &[]);
-        self.step(point!("occupy the spare sandbox"), "", order).await.map(drop)
+        let own_cgroup = self.spec.cgroup_parent.is_some().then(|| cgroups.sandbox.clone());
+        let prepare = move |steps: &mut Steps| {
+            first(steps)?;
+            if let Some(path) = own_cgroup {
+                steps.step(point!("make cgroup"), path.as_str(), || Ok(host.cgroups.create(&path)?))?;
+            }
+            let look = || Ok(host.network.check_attached(&name)?);
+            Ok(steps.step(point!("look at the spare sandbox"), "", look))
+        };
+        let Some(link) = self.monitor.as_ref().map(|monitor| monitor.link.clone()) else {
+            return Ok(Err(Error::MonitorGone));
+        };
+        let hostname = hostname_of(&self.spec);
+        let step = point!("occupy the spare sandbox");
+        let order = async {
+            let told = UnderWay { stage: step.name().to_owned(), since: Instant::now() };
+            let order = link.ask_within(OCCUPATION_LIMIT, MonitorOrder::Occupy { hostname }, &[]);
+            steps::end(&told, passing(step, order).await)
+        };
+        let (prepared, (done, occupied)) = tokio::join!(self.blocking_steps(prepare), order);
+        done.enter(&mut self.timeline);
+        Ok(prepared?.and(occupied.map(drop)))
     }
 
     /// Moves monitor and pause into the pod's cgroup, in the background, and removes the one in which they have waited. If

@@ -30,6 +30,7 @@ use crate::link::Link;
 use crate::pins::{PinnedImages, holders, pin_images, unpin_images};
 use crate::record::ContainerRecord;
 use crate::sandbox::remove_directory;
+use crate::steps::Steps;
 use crate::view::{ContainerState, ContainerView};
 
 /// A container as its driver holds it.
@@ -175,22 +176,24 @@ impl Driver {
         let limits = record.spec.limits.clone().settled();
         let path = self.container_cgroup(id)?.path().clone();
         self.containers.insert(id.clone(), Workload::new(record, path.clone(), None));
-        self.step(point!("record intent of container"), &name, host.commit(change)).await?;
 
-        let (rootfs, for_cgroup) = (planned.launch.rootfs.clone(), host.clone());
+        let (rootfs, of, object) = (planned.launch.rootfs.clone(), host.clone(), name.clone());
         let device_rules = planned.device_rules;
-        let prepare = move || {
-            make_directories(&rootfs)?;
-            point!("make cgroup of container").pass()?;
-            let cgroup = for_cgroup.cgroups.create(&path)?;
-            point!("limit container").pass()?;
-            if let Some(rules) = device_rules {
-                cgroup.allow_devices(&rules)?;
-            }
-            Ok(cgroup.apply(&limits)?)
+        let prepare = move |steps: &mut Steps| {
+            steps.step(point!("record intent of container"), &object, || of.commit_now(change))?;
+            let directories = || make_directories(&rootfs);
+            steps.step(point!("make directories of container"), &object, directories)?;
+            let cgroup = || Ok(of.cgroups.create(&path)?);
+            let cgroup = steps.step(point!("make cgroup of container"), &object, cgroup)?;
+            let limit = || {
+                if let Some(rules) = device_rules {
+                    cgroup.allow_devices(&rules)?;
+                }
+                Ok(cgroup.apply(&limits)?)
+            };
+            steps.step(point!("limit container"), &object, limit)
         };
-        let step = point!("make directories and cgroup of container");
-        let left_out = self.blocking_step(step, &name, prepare).await?;
+        let left_out = self.blocking_steps(prepare).await?;
 
         let plan = memfd_of(&planned.launch).map_err(Error::Spawn)?;
         let fds = [plan.as_fd()];
@@ -215,8 +218,22 @@ impl Driver {
         Ok(())
     }
 
-    /// Opens the gate.
-    pub(crate) async fn start_container(&mut self, id: &ContainerId) -> Result<()> {
+    /// Opens the gate. The answer does not wait for the record: the monitor knows, too, and tells the next agent.
+    pub(crate) async fn start_container(&mut self, id: &ContainerId, reply: Reply<()>) {
+        let started = self.open_gate(id).await;
+        let is_news = matches!(started, Ok(true));
+        if is_news {
+            self.publish();
+            self.tell(id.to_string(), EventKind::Started);
+        }
+        let _ = reply.send(started.map(drop));
+        if is_news {
+            self.save_container(id).await;
+        }
+    }
+
+    /// Whether that is news.
+    async fn open_gate(&mut self, id: &ContainerId) -> Result<bool> {
         let link = self.link_for(sandbox::Request::StartContainer)?;
         self.admit(Request::Start, id)?;
         let name = self.workload_mut(id)?.spec.name.clone();
@@ -237,9 +254,8 @@ impl Driver {
         }) else {
             return Err(Error::MonitorGone);
         };
-        self.take_in(id, Event::Started { at_ns }).await;
         tracing::info!(pod.id = %self.id, container.id = %id, container.name = name, "container started");
-        Ok(())
+        Ok(self.workload_mut(id)?.take(Event::Started { at_ns }).is_some())
     }
 
     /// Ends a container if it runs, and removes every trace of it; absent means done. The log belongs to the kubelet.

@@ -226,9 +226,14 @@ impl Database {
         deleted.map(drop).map_err(|source| Error::Commit { rows: 1, source })
     }
 
+    /// Whether enough has gathered in the log.
+    pub(crate) fn is_unsettled(&self) -> bool {
+        self.unsettled_commits >= COMMITS_BEFORE_SETTLING
+    }
+
     /// Copies the log into the database file when enough has gathered; to be called when nobody waits.
     pub(crate) fn settle(&mut self) {
-        if self.unsettled_commits >= COMMITS_BEFORE_SETTLING {
+        if self.is_unsettled() {
             self.copy_log();
             if let Some(room) = &self.room {
                 room.keep();

@@ -1,11 +1,12 @@
 //! The handle that the agent's tasks share, and the one thread that owns the database behind it.
 //!
 //! Requests reach the thread through a bounded queue, in order. A request that was queued is carried out even if
-//! its future is dropped, so a change is whole or was never sent. The thread ends, and the file is closed, when
-//! the last handle is dropped or after [`Store::close`].
+//! its future is dropped, so a change is whole or was never sent. Who may block himself takes the database for as long as
+//! his change takes ([`Store::commit_now`]), and wakes no thread. The thread ends, and the file is closed, when the last
+//! handle is dropped or after [`Store::close`].
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -24,19 +25,45 @@ type Opened = Result<(Database, Option<Ruin>)>;
 #[derive(Debug, Clone)]
 pub struct Store {
     requests: mpsc::Sender<Request>,
+    database: Shared,
     ruin: Option<Arc<Ruin>>,
 }
+
+/// The database, until it is closed.
+#[derive(Clone)]
+struct Shared(Arc<Mutex<Option<Database>>>);
 
 /// What the database's thread can be asked; each answer goes to the sender in it.
 #[derive(Debug)]
 enum Request {
-    Commit { rows: Vec<Row>, durability: Durability, answer: oneshot::Sender<Result<()>> },
-    Rows { table: &'static str, answer: oneshot::Sender<Result<Vec<StoredRow>>> },
-    Quarantine { rows: Vec<Quarantined>, answer: oneshot::Sender<Result<()>> },
-    Keys { answer: oneshot::Sender<Result<Vec<RowKey>>> },
-    SetAside { answer: oneshot::Sender<Result<Vec<SetAside>>> },
-    Discard { row: RowKey, answer: oneshot::Sender<Result<()>> },
-    Close { answer: oneshot::Sender<()> },
+    Commit {
+        rows: Vec<Row>,
+        durability: Durability,
+        answer: oneshot::Sender<Result<()>>,
+    },
+    Rows {
+        table: &'static str,
+        answer: oneshot::Sender<Result<Vec<StoredRow>>>,
+    },
+    Quarantine {
+        rows: Vec<Quarantined>,
+        answer: oneshot::Sender<Result<()>>,
+    },
+    Keys {
+        answer: oneshot::Sender<Result<Vec<RowKey>>>,
+    },
+    SetAside {
+        answer: oneshot::Sender<Result<Vec<SetAside>>>,
+    },
+    Discard {
+        row: RowKey,
+        answer: oneshot::Sender<Result<()>>,
+    },
+    /// Only to look whether it is time to settle.
+    Settle,
+    Close {
+        answer: oneshot::Sender<()>,
+    },
 }
 
 impl Store {
@@ -65,16 +92,17 @@ impl Store {
             .name("store".into())
             .spawn(move || match open(&root) {
                 Ok((database, ruin)) => {
-                    let _ = answer.send(Ok(ruin));
-                    serve(database, inbox);
+                    let database = Shared(Arc::new(Mutex::new(Some(database))));
+                    let _ = answer.send(Ok((database.clone(), ruin)));
+                    serve(&database, inbox);
                 }
                 Err(error) => {
                     let _ = answer.send(Err(error));
                 }
             })
             .map_err(Error::Thread)?;
-        let ruin = opened.await.map_err(|_| Error::Closed)??.map(Arc::new);
-        Ok(Self { requests, ruin })
+        let (database, ruin) = opened.await.map_err(|_| Error::Closed)??;
+        Ok(Self { requests, database, ruin: ruin.map(Arc::new) })
     }
 
     /// As [`Store::open`], but makes nothing: `None` where no agent has made a database.
@@ -96,6 +124,18 @@ impl Store {
     /// Dropping the future midway is safe: the change is then applied whole, or not at all.
     pub async fn commit(&self, change: Change, durability: Durability) -> Result<()> {
         self.ask(|answer| Request::Commit { rows: change.rows, durability, answer }).await?
+    }
+
+    /// As [`Store::commit`], on the caller's own thread, which blocks.
+    pub fn commit_now(&self, change: Change, durability: Durability) -> Result<()> {
+        let mut database = self.database.lock();
+        let open = database.as_mut().ok_or(Error::Closed)?;
+        open.commit(&change.rows, durability)?;
+        if open.is_unsettled() {
+            // A full queue means that somebody else's request is looked at soon.
+            let _ = self.requests.try_send(Request::Settle);
+        }
+        Ok(())
     }
 
     /// Reads every record of a type. Rows that are none are moved to the `quarantine` table and reported.
@@ -149,10 +189,31 @@ impl Store {
     }
 }
 
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Option<Database>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn close(&self) {
+        if let Some(database) = self.lock().take() {
+            database.close();
+        }
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Database")
+    }
+}
+
 /// The database's thread: answers until it is told to close or nobody is left to ask. An asker who has gone is
 /// not an error.
-fn serve(mut database: Database, mut inbox: mpsc::Receiver<Request>) {
+fn serve(shared: &Shared, mut inbox: mpsc::Receiver<Request>) {
     while let Some(request) = inbox.blocking_recv() {
+        let mut locked = shared.lock();
+        // Nobody else closes it.
+        let Some(database) = locked.as_mut() else { return };
         match request {
             Request::Commit { rows, durability, answer } => {
                 let _ = answer.send(database.commit(&rows, durability));
@@ -172,8 +233,10 @@ fn serve(mut database: Database, mut inbox: mpsc::Receiver<Request>) {
             Request::Discard { row, answer } => {
                 let _ = answer.send(database.discard(&row));
             }
+            Request::Settle => {}
             Request::Close { answer } => {
-                database.close();
+                drop(locked);
+                shared.close();
                 let _ = answer.send(());
                 return;
             }
@@ -182,7 +245,7 @@ fn serve(mut database: Database, mut inbox: mpsc::Receiver<Request>) {
             database.settle();
         }
     }
-    database.close();
+    shared.close();
 }
 
 #[cfg(test)]

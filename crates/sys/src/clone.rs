@@ -22,6 +22,11 @@ impl SingleThreaded {
         let threads = fs::read_dir("/proc/self/task").ok()?.count();
         (threads == 1).then_some(Self(std::marker::PhantomData))
     }
+
+    /// For a child that a process of one thread has forked: it has one, too.
+    pub fn in_child(&self) -> Self {
+        Self(std::marker::PhantomData)
+    }
 }
 
 /// libc's constant of this name does not fit its own type.

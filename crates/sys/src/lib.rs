@@ -10,6 +10,7 @@
 //! - [`heap`](mod@heap), memory that the allocator keeps
 //! - [`packet`](mod@packet), whole messages with descriptors over a `SOCK_SEQPACKET` pair
 //! - [`mountattr`](mod@mountattr), `mount_setattr(2)`
+//! - [`sched`](mod@sched), `sched_setattr(2)` for short turns
 //! - [`seccomp`](mod@seccomp), installing a compiled filter
 //! - [`netns`](mod@netns), work in another network namespace on a thread of its own
 //! - [`tcp`](mod@tcp), what `setsockopt(2)` can do to TCP besides
@@ -26,6 +27,7 @@ pub mod heap;
 pub mod mountattr;
 pub mod netns;
 pub mod packet;
+pub mod sched;
 pub mod seccomp;
 pub mod tcp;
 pub mod termination;

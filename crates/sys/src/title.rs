@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::ptr;
+use std::sync::OnceLock;
 
 /// Overwrites this process's argument strings by `title`, cut to the room that they take. The short name
 /// (`comm`, 15 bytes) is set from `comm`. Does nothing when `/proc` can't be read.
@@ -12,7 +13,9 @@ use std::ptr;
 /// `std::env::args` shows the new text afterwards; call it only where the arguments have been read.
 pub fn set(comm: &std::ffi::CStr, title: &str) {
     set_name(comm);
-    let Some((start, end)) = argument_area() else {
+    // A forked process has it where its parent has.
+    static AREA: OnceLock<Option<(usize, usize)>> = OnceLock::new();
+    let Some((start, end)) = *AREA.get_or_init(argument_area) else {
         return;
     };
     let room = end.saturating_sub(start);

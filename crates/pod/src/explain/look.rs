@@ -20,12 +20,12 @@ use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::timeout;
 
 use super::Checked;
-use crate::driver::UnderWay;
 use crate::error::{Error, Result};
 use crate::host::{Host, blocking};
 use crate::link::Link;
 use crate::registry::Pods;
 use crate::spec::SandboxSpec;
+use crate::steps::UnderWay;
 use crate::view::{ContainerState, ContainerView, PodState, PodView, Snapshot};
 use crate::waiting::{Look, look_at, served_by_others, waiting};
 
