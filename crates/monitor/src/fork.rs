@@ -39,19 +39,28 @@ pub(crate) struct Resting {
     pub(crate) user_namespace: Option<OwnedFd>,
 }
 
-/// Forks pause into the plan's namespaces and waits until it rests.
-pub(crate) fn fork_pause(witness: &SingleThreaded, plan: &SandboxPlan) -> Result<Resting, Failure> {
+/// Forks pause into the plan's namespaces, and into a copy of the bare one, and waits until it rests.
+pub(crate) fn fork_pause(
+    witness: &SingleThreaded,
+    plan: &SandboxPlan,
+    bare: Option<OwnedFd>,
+) -> Result<Resting, Failure> {
     point!("fork pause").pass()?;
+    let bare = bare.filter(|_| plan.user_namespace.is_none());
     // In a user namespace the shared ones wait for its ids: what the kernel makes with them is to be its root's.
     let shared = match plan.user_namespace {
         None => shared_namespaces(plan),
         Some(_) => NewNamespaces::default(),
     };
-    let namespaces =
-        NewNamespaces { user: plan.user_namespace.is_some(), pid: plan.shared_pid, mount: true, ..shared };
+    let namespaces = NewNamespaces {
+        user: plan.user_namespace.is_some(),
+        pid: plan.shared_pid,
+        mount: bare.is_none(),
+        ..shared
+    };
     let (ours, theirs) = packet::pair(Blocking::Yes).map_err(fork_error("socket"))?;
     let pause = match clone3(witness, namespaces, None).map_err(fork_error("pause"))? {
-        Cloned::Child => become_pause(plan, theirs),
+        Cloned::Child => become_pause(witness.in_child(), plan, bare, theirs),
         Cloned::Parent(child) => child,
     };
     drop(theirs);

@@ -25,6 +25,7 @@ pub mod plan;
 pub mod protocol;
 pub mod stage;
 
+mod bare;
 mod birth;
 mod child;
 mod container;

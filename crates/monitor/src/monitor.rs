@@ -110,11 +110,16 @@ pub(crate) struct Monitor {
 }
 
 impl Monitor {
-    /// Joins the pod's cgroup, forks pause and waits until it rests, listens.
+    /// Joins the pod's cgroup, forks pause, with a [`bare`](mod@crate::bare) mount namespace if there is one, and waits
+    /// until it rests, listens.
     ///
     /// # Errors
     /// What failed; pause has been killed then, and the cgroup holds only the caller.
-    pub(crate) fn start(witness: SingleThreaded, plan: SandboxPlan) -> Result<Self, Failure> {
+    pub(crate) fn start(
+        witness: SingleThreaded,
+        plan: SandboxPlan,
+        bare: Option<OwnedFd>,
+    ) -> Result<Self, Failure> {
         point!("open the monitor's socket").pass()?;
         let mut poller = Poller::new().map_err(other("create epoll"))?;
         let listener = packet::listen_in(&plan.directory, SOCKET_NAME, BACKLOG)
@@ -123,7 +128,7 @@ impl Monitor {
         let termination = berth_sys::termination::open().map_err(other("open SIGTERM"))?;
         poller.watch(&termination, Source::Termination).map_err(other("watch SIGTERM"))?;
         fork::join_cgroup(&plan.cgroup)?;
-        let Resting { pause, handles, user_namespace } = fork::fork_pause(&witness, &plan)?;
+        let Resting { pause, handles, user_namespace } = fork::fork_pause(&witness, &plan, bare)?;
         if let Err(error) = poller.watch(&pause.pidfd, Source::Pause) {
             let _ = pidfd_send_signal(&pause.pidfd, Signal::KILL);
             return Err(other("watch pause")(error));

@@ -25,6 +25,7 @@ use rustix::mount::UnmountFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
+use crate::bare;
 use crate::fork::shared_namespaces;
 use crate::handshake::Gate;
 use crate::idmap::{IdMaps, IdRange};
@@ -41,9 +42,14 @@ pub(crate) const SHM_PATH: &str = "/shm";
 const NOBODY: u32 = 65535;
 
 /// Runs in the child; never returns.
-pub(crate) fn become_pause(plan: &SandboxPlan, socket: OwnedFd) -> ! {
+pub(crate) fn become_pause(
+    witness: SingleThreaded,
+    plan: &SandboxPlan,
+    bare: Option<OwnedFd>,
+    socket: OwnedFd,
+) -> ! {
     let gate = Gate::new(socket);
-    match prepare(plan, &gate) {
+    match prepare(&witness, plan, bare, &gate) {
         Ok(handles) => {
             let handles: Vec<BorrowedFd<'_>> = handles.iter().map(AsFd::as_fd).collect();
             if gate.ready(&handles).is_ok() && drop_rights(plan.user_namespace.as_ref()).is_ok() {
@@ -59,15 +65,19 @@ pub(crate) fn become_pause(plan: &SandboxPlan, socket: OwnedFd) -> ! {
 }
 
 /// Sets the namespaces up and shuts itself in; returns `[netlink socket, network namespace]` of a pod with its own.
-fn prepare(plan: &SandboxPlan, gate: &Gate) -> Result<Vec<OwnedFd>, StageError> {
+fn prepare(
+    witness: &SingleThreaded,
+    plan: &SandboxPlan,
+    bare: Option<OwnedFd>,
+    gate: &Gate,
+) -> Result<Vec<OwnedFd>, StageError> {
     let fail = |object: &'static str| StageError::at(Stage::JoinPod, object);
     point!("prepare pause").pass().map_err(StageError::broken(Stage::JoinPod))?;
     berth_sys::title::set(c"pause", &format!("pause: {}", plan.pod));
     ignore_children();
     if plan.user_namespace.is_some() {
         gate.await_word().map_err(fail("maps of the user namespace"))?;
-        let witness = SingleThreaded::verify().ok_or(Errno::BUSY).map_err(fail("threads"))?;
-        unshare(&witness, shared_namespaces(plan)).map_err(fail("new namespaces"))?;
+        unshare(witness, shared_namespaces(plan)).map_err(fail("new namespaces"))?;
     }
     if let Some(hostname) = &plan.hostname {
         rustix::system::sethostname(hostname.as_bytes()).map_err(fail("hostname"))?;
@@ -92,11 +102,11 @@ fn prepare(plan: &SandboxPlan, gate: &Gate) -> Result<Vec<OwnedFd>, StageError> 
         Sharing::Own => network_handles().map_err(fail("network namespace"))?,
         Sharing::Host => Vec::new(),
     };
-    shut_in(plan, place).map_err(|error| StageError {
-        stage: Stage::JoinPod,
-        object: error.object,
-        errno: error.errno,
-    })?;
+    match bare {
+        Some(bare) => shut_in_bare(witness, plan, &bare),
+        None => shut_in(plan, &place),
+    }
+    .map_err(fail("root of pause"))?;
     Ok(handles)
 }
 
@@ -119,25 +129,38 @@ fn network_handles() -> Result<Vec<OwnedFd>, Errno> {
     Ok(vec![socket, namespace])
 }
 
-/// Replaces the root by an empty tmpfs that holds only the pod's `/dev/shm`.
-fn shut_in(plan: &SandboxPlan, place: OwnedFd) -> Result<(), rootfs::MountError> {
-    rootfs::make_private()?;
-    let shut = || {
-        let root = rootfs::detached_tmpfs(0o755, None)?;
-        rootfs::attach(root.as_fd(), &place, Path::new(""))?;
-        if plan.ipc == Sharing::Own {
-            let name = SHM_PATH.trim_start_matches('/');
-            mkdirat(&root, name, Mode::from_raw_mode(0o755))?;
-            let shm = rootfs::detached_tmpfs(0o1777, Some(plan.shm_bytes))?;
-            rootfs::attach(shm.as_fd(), &root, Path::new(name))?;
-        }
-        set_attributes(root.as_fd(), Reach::This, MountAttributes { read_only: true, ..Default::default() })?;
-        rustix::process::fchdir(&root)?;
-        rustix::process::pivot_root(".", ".")?;
-        rustix::mount::unmount(".", UnmountFlags::DETACH)?;
-        rustix::process::chdir("/")
-    };
-    shut().map_err(|errno| rootfs::MountError { object: "root of pause".to_owned(), errno: Some(errno) })
+/// Replaces the root, which is the host's, by one that holds only the pod's `/dev/shm`.
+fn shut_in(plan: &SandboxPlan, place: &OwnedFd) -> Result<(), Errno> {
+    rootfs::make_private().map_err(|error| error.errno.unwrap_or(Errno::IO))?;
+    let root = mount_root(plan, place)?;
+    rustix::process::fchdir(&root)?;
+    rustix::process::pivot_root(".", ".")?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH)?;
+    rustix::process::chdir("/")
+}
+
+/// The same where nothing of the host's is to be left behind: over the empty directory.
+fn shut_in_bare(witness: &SingleThreaded, plan: &SandboxPlan, bare: &OwnedFd) -> Result<(), Errno> {
+    bare::enter_copy(bare, witness)?;
+    let empty = open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let root = mount_root(plan, &empty)?;
+    rustix::process::fchdir(&root)?;
+    rustix::process::chroot(".")?;
+    rustix::process::chdir("/")
+}
+
+/// Mounts an empty read-only tmpfs with the pod's `/dev/shm`.
+fn mount_root(plan: &SandboxPlan, place: &OwnedFd) -> Result<OwnedFd, Errno> {
+    let root = rootfs::detached_tmpfs(0o755, None)?;
+    rootfs::attach(root.as_fd(), place, Path::new(""))?;
+    if plan.ipc == Sharing::Own {
+        let name = SHM_PATH.trim_start_matches('/');
+        mkdirat(&root, name, Mode::from_raw_mode(0o755))?;
+        let shm = rootfs::detached_tmpfs(0o1777, Some(plan.shm_bytes))?;
+        rootfs::attach(shm.as_fd(), &root, Path::new(name))?;
+    }
+    set_attributes(root.as_fd(), Reach::This, MountAttributes { read_only: true, ..Default::default() })?;
+    Ok(root)
 }
 
 /// A small user namespace does not have the usual nobody; its last user has as little.

@@ -17,6 +17,7 @@ use berth_sys::sched::take_short_turns;
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{chdir, setsid};
 
+use crate::bare;
 use crate::fork::{fork_error, open_cgroup, read_plan};
 use crate::monitor::Monitor;
 use crate::plan::SandboxPlan;
@@ -42,9 +43,11 @@ pub fn main() -> ExitCode {
         return fail("replace stdin");
     }
     berth_sys::title::set(c"berth-zygote", "berth-monitor: zygote");
+    // Without it, pods are a little slower.
+    let bare = bare::make(&witness).ok();
     loop {
         match packet::receive(&control) {
-            Ok(Some(request)) => serve(&witness, request),
+            Ok(Some(request)) => serve(&witness, bare.as_ref(), request),
             Ok(None) => return ExitCode::SUCCESS,
             Err(error) => return fail(&format!("read the control socket: {error}")),
         }
@@ -52,7 +55,7 @@ pub fn main() -> ExitCode {
 }
 
 /// Forks one monitor, or tells the caller on its connection why not.
-fn serve(witness: &SingleThreaded, request: packet::Packet) {
+fn serve(witness: &SingleThreaded, bare: Option<&OwnedFd>, request: packet::Packet) {
     let mut fds = request.fds.into_iter();
     let Some(connection) = fds.next() else { return };
     let prepared = read_plan(fds.next()).and_then(|plan: SandboxPlan| {
@@ -66,16 +69,24 @@ fn serve(witness: &SingleThreaded, request: packet::Packet) {
     match clone3(witness, NewNamespaces::default(), cgroup.as_ref().map(AsFd::as_fd)) {
         Ok(Cloned::Parent(_)) => {}
         Ok(Cloned::Child) => {
+            let bare = bare.and_then(|bare| bare.try_clone().ok());
             // The control socket belongs to the zygote; a monitor that kept it would hide the zygote's end.
-            let _ = close_others(&[connection.as_fd()]);
-            exit_now(run_monitor(witness.in_child(), connection, plan));
+            let kept: Vec<_> =
+                [Some(&connection), bare.as_ref()].into_iter().flatten().map(AsFd::as_fd).collect();
+            let _ = close_others(&kept);
+            exit_now(run_monitor(witness.in_child(), bare, connection, plan));
         }
         Err(errno) => refuse(&connection, fork_error("monitor")(errno)),
     }
 }
 
 /// The life of a monitor; returns its exit code.
-fn run_monitor(witness: SingleThreaded, connection: OwnedFd, plan: SandboxPlan) -> i32 {
+fn run_monitor(
+    witness: SingleThreaded,
+    bare: Option<OwnedFd>,
+    connection: OwnedFd,
+    plan: SandboxPlan,
+) -> i32 {
     let _ = setsid();
     // An order that comes while a container works hard is not to wait for its turn's end.
     let _ = take_short_turns();
@@ -84,7 +95,7 @@ fn run_monitor(witness: SingleThreaded, connection: OwnedFd, plan: SandboxPlan) 
     let _ = replace_stderr();
     let name = if plan.spare { c"berth-spare" } else { c"berth-monitor" };
     berth_sys::title::set(name, &format!("berth-monitor: {}", plan.pod));
-    match Monitor::start(witness, plan) {
+    match Monitor::start(witness, plan, bare) {
         Ok(monitor) => monitor.run(connection),
         Err(failure) => {
             refuse(&connection, failure);

@@ -147,17 +147,18 @@ pub fn new_cgroup_namespace() -> Result<(), Errno> {
     }
 }
 
-/// Moves this process, which shares nothing with another, into new net, ipc and uts namespaces, as far as they are
+/// Moves this process, which shares nothing with another, into new mount, net, ipc and uts namespaces, as far as they are
 /// wanted; they belong to its user namespace. The others of `namespaces` are for births. Source: unshare(2).
 ///
 /// # Errors
 /// The errno of the call; the process stays where it was.
 pub fn unshare(_witness: &SingleThreaded, namespaces: NewNamespaces) -> Result<(), Errno> {
     let flag = |wanted: bool, flag: libc::c_int| if wanted { flag } else { 0 };
-    let flags = flag(namespaces.net, libc::CLONE_NEWNET)
+    let flags = flag(namespaces.mount, libc::CLONE_NEWNS)
+        | flag(namespaces.net, libc::CLONE_NEWNET)
         | flag(namespaces.ipc, libc::CLONE_NEWIPC)
         | flag(namespaces.uts, libc::CLONE_NEWUTS);
-    // SAFETY: these three change what system calls of this process act on, no memory and no descriptors; there is no
+    // SAFETY: these change what system calls of this process act on, no memory and no descriptors; there is no
     // other thread to be left behind, as the witness says.
     match unsafe { libc::unshare(flags) } {
         0 => Ok(()),
