@@ -231,7 +231,7 @@ impl Default for Settings {
 
 impl Default for Sandboxes {
     fn default() -> Self {
-        Self { spare: 4 }
+        Self { spare: 10 }
     }
 }
 
