@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -21,12 +22,14 @@ macro_rules! identifier {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        // Shared by its clones, of which there is one in each list of all pods.
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// A new one from 32 random bytes.
             pub fn from_random(bytes: [u8; DIGITS / 2]) -> Self {
-                Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+                let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+                Self(digits.into())
             }
 
             /// The 64 digits.
@@ -46,7 +49,7 @@ macro_rules! identifier {
             fn from_str(text: &str) -> Result<Self, BadId> {
                 let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
                 if text.len() == DIGITS && text.bytes().all(hex) {
-                    Ok(Self(text.to_owned()))
+                    Ok(Self(text.into()))
                 } else {
                     Err(BadId { text: text.to_owned() })
                 }
@@ -63,7 +66,7 @@ macro_rules! identifier {
 
         impl From<$name> for String {
             fn from(id: $name) -> Self {
-                id.0
+                id.0.as_ref().to_owned()
             }
         }
 

@@ -194,10 +194,13 @@ impl Host {
 
     /// Takes a pod out of what readers see.
     pub(crate) fn unpublish(&self, pod: &PodId) {
+        let last = self.snapshot().pods.get(pod).cloned();
         self.change_snapshot(|pods| {
             pods.remove(pod);
         });
-        self.meters.keep_only(&self.snapshot());
+        if let Some(last) = last {
+            self.meters.forget_pod(&last);
+        }
     }
 
     fn change_snapshot(&self, change: impl Fn(&mut BTreeMap<PodId, Arc<PodView>>)) {

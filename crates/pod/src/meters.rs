@@ -79,6 +79,15 @@ impl Meters {
         }
     }
 
+    /// Lets go of a pod that is gone.
+    pub(crate) fn forget_pod(&self, view: &PodView) {
+        let mut metered = self.metered();
+        metered.remove(&view.cgroup);
+        for container in view.containers.values() {
+            metered.remove(&container.cgroup);
+        }
+    }
+
     /// Lets go of whatever is not there any more.
     pub(crate) fn keep_only(&self, snapshot: &Snapshot) {
         let pods = snapshot.pods.values().map(|pod| pod.cgroup.as_str());
