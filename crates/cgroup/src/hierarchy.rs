@@ -207,19 +207,27 @@ fn create_below_parents(hierarchy: &Hierarchy, path: &CgroupPath) -> bool {
 
 /// A new version 1 cpuset has no CPUs and no memory nodes, and nothing can run in it: copy the parent's. Tells whether the
 /// parent had some.
+///
+/// Those that are made in it are born with them. To give them to each has the kernel look at all cpusets of the machine
+/// anew. Source: kernel admin-guide/cgroup-v1/cpusets, `cgroup.clone_children`.
 fn inherit_cpuset(parent: &Path, directory: &Path) -> Result<bool, (PathBuf, io::Error)> {
-    let mut has_all = true;
+    let (mut has_all, mut was_empty) = (true, false);
     for name in ["cpuset.cpus", "cpuset.mems"] {
         let file = directory.join(name);
-        let copy = || {
+        let mut copy = || {
             if !fs::read_to_string(&file)?.trim().is_empty() {
                 return Ok(true);
             }
+            was_empty = true;
             let inherited = fs::read_to_string(parent.join(name))?;
             files::write(&file, inherited.trim())?;
             Ok(!inherited.trim().is_empty())
         };
         has_all &= copy().map_err(|error| (file.clone(), error))?;
+    }
+    if was_empty {
+        // Whoever is born without them gets them later.
+        let _ = files::write(&directory.join("cgroup.clone_children"), "1");
     }
     Ok(has_all)
 }

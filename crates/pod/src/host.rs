@@ -26,6 +26,7 @@ use crate::events::EventFeed;
 use crate::foreign::ForeignHandler;
 use crate::id_maps;
 use crate::layers::Layers;
+use crate::lookout::Lookout;
 use crate::meters::Meters;
 use crate::spares::Spares;
 use crate::view::{PodView, Snapshot};
@@ -89,6 +90,7 @@ pub struct Host {
     ports: Mutex<PortClaims>,
     pub(crate) departures: Departures,
     pub(crate) spares: Spares,
+    pub(crate) lookout: Lookout,
     published: Arc<ArcSwap<Snapshot>>,
 }
 
@@ -120,6 +122,7 @@ impl Host {
             ports: Mutex::default(),
             departures: Departures::default(),
             spares: Spares::new(settings.spare_sandboxes),
+            lookout: Lookout::default(),
             zygote: Zygote::new(settings.zygote_program.clone()),
             capabilities: own_capabilities(),
             least_oom_score: least_oom_score(),

@@ -56,6 +56,7 @@ mod launching;
 mod layers;
 mod lifecycle;
 mod link;
+mod lookout;
 mod meters;
 mod pins;
 mod planning;

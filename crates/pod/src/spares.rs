@@ -15,7 +15,6 @@
 //! 10 ms and more before it moves a process; containers are born where they belong.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -58,8 +57,6 @@ pub(crate) struct Spares {
     making: TaskMutex<()>,
     /// Told of each step that something is done to a pod.
     stirred: Notify,
-    /// Whether somebody looks after the network.
-    is_looking: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -96,13 +93,7 @@ fn kind_of(spec: &SandboxSpec) -> Option<Kind> {
 
 impl Spares {
     pub(crate) fn new(most: usize) -> Self {
-        Self {
-            most,
-            state: Mutex::default(),
-            making: TaskMutex::default(),
-            stirred: Notify::new(),
-            is_looking: AtomicBool::new(false),
-        }
+        Self { most, state: Mutex::default(), making: TaskMutex::default(), stirred: Notify::new() }
     }
 
     /// One that this pod can be made of, if there is any.
@@ -252,21 +243,6 @@ impl State {
         while self.leaving.try_join_next().is_some() {}
         self.leaving.spawn(spare.finish_tear_down());
     }
-}
-
-/// Puts back what somebody else has taken from all pods, as with a pod that is attached now, but without having this one
-/// wait for it. One look at a time.
-pub(crate) fn look_after_network(host: &Arc<Host>) {
-    if host.spares.is_looking.swap(true, Ordering::Relaxed) {
-        return;
-    }
-    let host = host.clone();
-    tokio::task::spawn_blocking(move || {
-        if let Err(error) = host.network.check_and_restore() {
-            tracing::warn!(error = with_causes(&error), "pod network not put back");
-        }
-        host.spares.is_looking.store(false, Ordering::Relaxed);
-    });
 }
 
 /// The pod of a spare, until one comes.
