@@ -4,8 +4,8 @@
 //! process inside can: the hostname, the kernel parameters, a netlink socket and a handle of the network namespace
 //! for the agent (so that nobody has to enter it later), and the pod's `/dev/shm`. Its root becomes an empty read-only
 //! tmpfs with the one directory `shm`. Then it hands over and gives up everything, for which nobody need wait: it keeps no
-//! descriptor and no capability, runs as nobody, and may only make the system calls that waiting takes. If it can't, it
-//! ends, and the pod with it.
+//! descriptor and no capability, runs as nobody, may only make the system calls that waiting takes, and has no memory but
+//! a page or two. If it can't give up its rights, it ends, and the pod with it.
 //!
 //! In a shared pid namespace it is process 1: it ignores SIGCHLD, so the kernel reaps every orphan at once, with no
 //! wake-up of pause. It dies with the monitor.
@@ -18,6 +18,7 @@ use berth_fault::point;
 use berth_sys::clone::{SingleThreaded, unshare};
 use berth_sys::exec::{close_from, exit_now, ignore_children};
 use berth_sys::mountattr::{MountAttributes, Reach, set_attributes};
+use berth_sys::rest::{self, Rest};
 use berth_sys::seccomp::{self, Instruction};
 use rustix::fs::{Mode, OFlags, mkdirat, open};
 use rustix::io::Errno;
@@ -56,7 +57,7 @@ pub(crate) fn become_pause(
                 // From containers that share its pid namespace; the change of user does so only as long as the kernel is
                 // set to.
                 hide();
-                rest();
+                rest(&witness);
             }
         }
         Err(error) => gate.fail(error),
@@ -185,12 +186,11 @@ fn drop_rights(user_namespace: Option<&IdMaps>) -> Result<(), Errno> {
 }
 
 /// Waits for ever, able to do nothing else.
-fn rest() -> ! {
+fn rest(witness: &SingleThreaded) -> ! {
     let _ = close_from(0);
+    let rest = Rest::prepare();
     let _ = seccomp::install(&resting_filter(), 0);
-    loop {
-        rustix::event::pause();
-    }
+    rest.begin(witness)
 }
 
 /// Allows the calls that waiting and dying take, and kills the process for any other.
@@ -204,7 +204,7 @@ fn resting_filter() -> Vec<Instruction> {
     const ALLOW: u64 = 0x7fff_0000;
     const KILL_PROCESS: u64 = 0x8000_0000;
     let instruction = |code: u64, jump_true: u64, k: u64| Instruction(code | jump_true << 16 | k << 32);
-    let allowed = berth_sys::exec::WAITING_CALLS;
+    let allowed = rest::CALLS;
     let mut program = vec![instruction(LOAD_SYSCALL_NUMBER, 0, 0)];
     for (index, call) in allowed.iter().enumerate() {
         let to_allow = (allowed.len() - index) as u64;

@@ -32,6 +32,7 @@ pub fn main() -> ExitCode {
         return fail("start as a single-threaded process");
     };
     block_signals();
+    let _ = berth_sys::rseq::unregister();
     // Monitors are never waited for: the agent sees their end on their sockets.
     ignore_children();
     let _ = setsid();

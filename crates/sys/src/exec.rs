@@ -95,16 +95,6 @@ pub fn close_from(first: u32) -> Result<(), Errno> {
     close_numbers(first, u32::MAX, 0)
 }
 
-/// The system calls that waiting for ever and dying take: the numbers for a seccomp filter.
-pub const WAITING_CALLS: &[u32] = &[
-    #[cfg(target_arch = "x86_64")]
-    (libc::SYS_pause as u32),
-    libc::SYS_ppoll as u32,
-    libc::SYS_restart_syscall as u32,
-    libc::SYS_rt_sigreturn as u32,
-    libc::SYS_exit_group as u32,
-];
-
 fn close_numbers(first: u32, last: u32, flags: u32) -> Result<(), Errno> {
     // SAFETY: the arguments are integers. Closing descriptors that an OwnedFd still names is the purpose: the callers
     // are children that exec, wait for signals for ever, or leave by _exit, and never drop such a value.

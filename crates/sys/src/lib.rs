@@ -10,6 +10,8 @@
 //! - [`heap`](mod@heap), memory that the allocator keeps
 //! - [`packet`](mod@packet), whole messages with descriptors over a `SOCK_SEQPACKET` pair
 //! - [`mountattr`](mod@mountattr), `mount_setattr(2)`
+//! - [`rest`](mod@rest), a process that is only to exist
+//! - [`rseq`](mod@rseq), what glibc has the kernel write to every thread
 //! - [`sched`](mod@sched), `sched_setattr(2)` for short turns
 //! - [`seccomp`](mod@seccomp), installing a compiled filter
 //! - [`netns`](mod@netns), work in another network namespace on a thread of its own
@@ -27,6 +29,8 @@ pub mod heap;
 pub mod mountattr;
 pub mod netns;
 pub mod packet;
+pub mod rest;
+pub mod rseq;
 pub mod sched;
 pub mod seccomp;
 pub mod tcp;

@@ -12,8 +12,8 @@ use rustix::fs::{AtFlags, Mode, OFlags, open};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, recvmsg,
-    sendmsg, socket_with, socketpair,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, recv,
+    recvmsg, sendmsg, socket_with, socketpair,
 };
 
 /// The longest message, in bytes. Larger values travel as a memfd beside a short message.
@@ -110,13 +110,15 @@ pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(
     Ok(())
 }
 
-/// Receives one message; `None` when the peer has closed.
+/// Receives one message; `None` when the peer has closed. A socket has one reader at a time.
 ///
 /// # Errors
 /// `EAGAIN` when a non-blocking socket has nothing, `MSGSIZE` for a message that was cut short (its
 /// descriptors are closed).
 pub fn receive(socket: impl AsFd) -> Result<Option<Packet>, Errno> {
-    let mut bytes = vec![0; MAX_MESSAGE_BYTES];
+    // Room for just this message: room for any would cost a process that lives on some pages of its own.
+    let length = retry_on_intr(|| recv(&socket, &mut [0_u8; 0], RecvFlags::PEEK | RecvFlags::TRUNC))?.1;
+    let mut bytes = vec![0; length.min(MAX_MESSAGE_BYTES)];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = retry_on_intr(|| {
@@ -135,7 +137,6 @@ pub fn receive(socket: impl AsFd) -> Result<Option<Packet>, Errno> {
         return Ok(None);
     }
     bytes.truncate(received.bytes);
-    bytes.shrink_to_fit();
     Ok(Some(Packet { bytes, fds }))
 }
 

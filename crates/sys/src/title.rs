@@ -13,9 +13,7 @@ use std::sync::OnceLock;
 /// `std::env::args` shows the new text afterwards; call it only where the arguments have been read.
 pub fn set(comm: &std::ffi::CStr, title: &str) {
     set_name(comm);
-    // A forked process has it where its parent has.
-    static AREA: OnceLock<Option<(usize, usize)>> = OnceLock::new();
-    let Some((start, end)) = *AREA.get_or_init(argument_area) else {
+    let Some((start, end)) = argument_area() else {
         return;
     };
     let room = end.saturating_sub(start);
@@ -37,8 +35,15 @@ pub fn set_name(comm: &std::ffi::CStr) {
     let _ = rustix::thread::set_name(comm);
 }
 
+/// The first address of this process's argument strings, and the one behind them: a forked process has them where its
+/// parent has. `None` if `/proc` can't be read.
+pub(crate) fn argument_area() -> Option<(usize, usize)> {
+    static AREA: OnceLock<Option<(usize, usize)>> = OnceLock::new();
+    *AREA.get_or_init(find_argument_area)
+}
+
 /// Fields 48 and 49 of `/proc/self/stat` (proc_pid_stat(5)): `arg_start`, `arg_end`.
-fn argument_area() -> Option<(usize, usize)> {
+fn find_argument_area() -> Option<(usize, usize)> {
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     // After the command name come fields 3, 4, …
