@@ -96,7 +96,8 @@ pub(crate) struct Monitor {
     /// Until when the listener is not watched, since nobody could be accepted.
     deaf_until: Option<Instant>,
     clients: BTreeMap<u64, OwnedFd>,
-    containers: BTreeMap<ContainerId, Container>,
+    /// Boxed: a node of the tree has room for eleven, and most pods have one.
+    containers: BTreeMap<ContainerId, Box<Container>>,
     sessions: BTreeMap<u64, Session>,
     /// By their process ids: children on the way to their end.
     attendants: BTreeMap<i32, Child>,
@@ -193,11 +194,11 @@ impl Monitor {
     }
 
     fn find(&self, id: &ContainerId) -> Result<&Container, Failure> {
-        self.containers.get(id).ok_or_else(|| unknown_container(id))
+        self.containers.get(id).map(Box::as_ref).ok_or_else(|| unknown_container(id))
     }
 
     fn find_mut(&mut self, id: &ContainerId) -> Result<&mut Container, Failure> {
-        self.containers.get_mut(id).ok_or_else(|| unknown_container(id))
+        self.containers.get_mut(id).map(Box::as_mut).ok_or_else(|| unknown_container(id))
     }
 }
 

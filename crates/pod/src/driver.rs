@@ -124,7 +124,8 @@ pub(crate) struct Driver {
     pub(crate) reach_again: Option<Instant>,
     /// The greeting of a monitor that hangs, waited for beside all else.
     pub(crate) greeting: Option<AbortOnDropHandle<Result<Connected>>>,
-    pub(crate) containers: BTreeMap<ContainerId, Workload>,
+    /// Boxed: a node of the tree has room for eleven, and most pods have one.
+    pub(crate) containers: BTreeMap<ContainerId, Box<Workload>>,
     /// The removal of the host's side of the network, under way.
     pub(crate) detaching: Option<JoinHandle<Result<()>>>,
     /// The way of monitor and pause into the pod's cgroup, under way.
@@ -169,7 +170,10 @@ impl Driver {
 
     /// Serves until the pod is removed; returns who asked for that, and the driver, which may have something to wait for
     /// ([`Driver::finish_tear_down`]). `None` when the agent stops: the pod lives on.
-    pub(crate) async fn run(mut self, orders: &mut mpsc::Receiver<Order>) -> Option<(Reply<()>, Self)> {
+    pub(crate) async fn run(
+        mut self: Box<Self>,
+        orders: &mut mpsc::Receiver<Order>,
+    ) -> Option<(Reply<()>, Box<Self>)> {
         // Boxed, what is done: a driver waits for most of its life, and would keep the room for it all that time.
         Box::pin(self.finish_half_made()).await;
         loop {
@@ -215,7 +219,10 @@ impl Driver {
     /// Takes in what the monitor says.
     pub(crate) async fn hear(&mut self, news: News) {
         match news {
-            News::Exited(container, exit) => self.take_in(&container, container::Event::Ended(exit)).await,
+            News::Exited(ended) => {
+                let (container, exit) = *ended;
+                self.take_in(&container, container::Event::Ended(exit)).await;
+            }
             News::PauseExited => {
                 tracing::warn!(pod.id = %self.id, "pause has died");
                 self.timeline.push(LOSS, Duration::ZERO, Some("its pause process has died".to_owned()));
@@ -419,7 +426,7 @@ impl Driver {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        self.containers.values().filter_map(Workload::deadline).chain(self.reach_again).min()
+        self.containers.values().filter_map(|workload| workload.deadline()).chain(self.reach_again).min()
     }
 
     async fn meet_deadlines(&mut self) {

@@ -45,8 +45,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(STAGE_LIMIT.as_secs() * 11 / 
 /// What a driver hears unasked.
 #[derive(Debug)]
 pub(crate) enum News {
-    /// A container has ended.
-    Exited(berth_monitor::id::ContainerId, Exit),
+    /// A container has ended. Boxed, for the room that an inbox keeps for what may come.
+    Exited(Box<(berth_monitor::id::ContainerId, Exit)>),
     /// Pause has died.
     PauseExited,
     /// The monitor has died, or closed the connection.
@@ -366,7 +366,7 @@ async fn read_all(link: Link, news: mpsc::UnboundedSender<News>) {
                 }
             }
             Ok(Message::Event(Event::ContainerExited { container, exit })) => {
-                let _ = news.send(News::Exited(container, exit));
+                let _ = news.send(News::Exited(Box::new((container, exit))));
             }
             Ok(Message::Event(Event::HookFailed { container, detail })) => {
                 tracing::warn!(container.id = %container, detail, "hook of a container failed");

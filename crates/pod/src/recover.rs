@@ -165,7 +165,7 @@ impl Driver {
             return;
         };
         pin_again(&self.host.images, &record);
-        self.containers.insert(id, Workload::new(record, cgroup, None));
+        self.containers.insert(id, Box::new(Workload::new(record, cgroup, None)));
     }
 
     /// Brings the containers up to date with what their monitor says of them. One of which it knows nothing has been

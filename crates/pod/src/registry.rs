@@ -341,7 +341,7 @@ impl Pods {
         let (handle, orders) = handle_of(&driver, outcome);
         drivers.enter(&driver.spec.identity, &id, handle.clone());
         drop(drivers);
-        spawn_driver(&id, self.clone().make_and_run(driver, orders, made));
+        spawn_driver(&id, self.clone().make_and_run(Box::new(driver), orders, made));
         Ok((id, handle))
     }
 
@@ -350,12 +350,12 @@ impl Pods {
         let (_, outcome) = watch::channel(Some(Ok(())));
         let (handle, orders) = handle_of(&driver, outcome);
         self.drivers().enter(&driver.spec.identity, &driver.id, handle);
-        spawn_driver(&driver.id.clone(), self.clone().run(driver, orders));
+        spawn_driver(&driver.id.clone(), self.clone().run(Box::new(driver), orders));
     }
 
     async fn make_and_run(
         self,
-        mut driver: Driver,
+        mut driver: Box<Driver>,
         orders: mpsc::Receiver<Order>,
         made: watch::Sender<Option<Made>>,
     ) {
@@ -377,7 +377,7 @@ impl Pods {
         }
     }
 
-    async fn run(self, driver: Driver, mut orders: mpsc::Receiver<Order>) {
+    async fn run(self, driver: Box<Driver>, mut orders: mpsc::Receiver<Order>) {
         let (id, identity) = (driver.id.clone(), driver.spec.identity.clone());
         if let Some((reply, driver)) = driver.run(&mut orders).await {
             // Before the inbox closes: who finds it closed looks whether the pod is still known.

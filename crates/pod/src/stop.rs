@@ -149,7 +149,7 @@ impl Driver {
             return Err(Error::Unkillable { id: id.to_string(), pids: left, after: DEATH_LIMIT });
         }
         self.hear_all().await;
-        if !self.containers.get(id).is_some_and(Workload::is_alive) {
+        if !self.containers.get(id).is_some_and(|workload| workload.is_alive()) {
             return Ok(());
         }
         // Whether or not it has been asked anything since.
@@ -178,7 +178,7 @@ impl Driver {
     /// Waits for the end of a container that has been killed, while taking in all news.
     pub(crate) async fn await_end(&mut self, id: &ContainerId) -> Result<()> {
         let deadline = tokio::time::Instant::now() + DEATH_LIMIT;
-        while self.containers.get(id).is_some_and(Workload::is_alive) {
+        while self.containers.get(id).is_some_and(|workload| workload.is_alive()) {
             // What is held up is hardly going to tell of the end.
             let is_held_up = self.monitor.as_ref().is_some_and(Monitor::is_held_up);
             if is_held_up && !self.has_processes(id).await {

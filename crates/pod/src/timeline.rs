@@ -1,18 +1,19 @@
 //! What happened to a pod, step by step: the answer to "why is it in this state".
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 /// The most steps kept; the oldest go first.
 const MAX_STEPS: usize = 64;
 
-/// The steps of a pod's life so far, oldest first.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Timeline(Vec<Step>);
+/// The steps of a pod's life so far, oldest first. Clones, of which every view of the pod has one, share them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Timeline(Vec<Arc<Step>>);
 
 /// One finished step.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Step {
     /// Which: `attach network`, `create container web`.
     pub stage: String,
@@ -31,11 +32,12 @@ impl Timeline {
             self.0.remove(0);
         }
         let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.0.push(Step { stage: stage.into(), at_ns: crate::clock::now_ns(), took_us, error });
+        let step = Step { stage: stage.into(), at_ns: crate::clock::now_ns(), took_us, error };
+        self.0.push(Arc::new(step));
     }
 
     /// Oldest first.
-    pub fn steps(&self) -> &[Step] {
-        &self.0
+    pub fn steps(&self) -> impl DoubleEndedIterator<Item = &Step> {
+        self.0.iter().map(Arc::as_ref)
     }
 }

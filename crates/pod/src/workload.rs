@@ -175,7 +175,7 @@ impl Driver {
         let change = Change::new().put(&record)?;
         let limits = record.spec.limits.clone().settled();
         let path = self.container_cgroup(id)?.path().clone();
-        self.containers.insert(id.clone(), Workload::new(record, path.clone(), None));
+        self.containers.insert(id.clone(), Box::new(Workload::new(record, path.clone(), None)));
 
         let (rootfs, of, object) = (planned.launch.rootfs.clone(), host.clone(), name.clone());
         let device_rules = planned.device_rules;
@@ -263,7 +263,7 @@ impl Driver {
         if !self.admit(Request::Remove, id)? {
             return Ok(());
         }
-        if self.containers.get(id).is_some_and(Workload::is_alive) {
+        if self.containers.get(id).is_some_and(|workload| workload.is_alive()) {
             self.kill(id).await;
             self.await_end(id).await?;
         }
@@ -405,14 +405,15 @@ impl Driver {
     }
 
     pub(crate) fn workload_mut(&mut self, id: &ContainerId) -> Result<&mut Workload> {
-        self.containers.get_mut(id).ok_or_else(|| Error::NoContainer { id: id.to_string() })
+        let found = self.containers.get_mut(id).map(Box::as_mut);
+        found.ok_or_else(|| Error::NoContainer { id: id.to_string() })
     }
 
     /// A container with the same name and attempt: the same request again gets it, another one is refused.
     fn same_name(&self, spec: &ContainerSpec) -> Option<Result<ContainerId>> {
         let same =
-            |workload: &&Workload| workload.spec.name == spec.name && workload.spec.attempt == spec.attempt;
-        let existing = self.containers.values().find(same)?;
+            |workload: &Workload| workload.spec.name == spec.name && workload.spec.attempt == spec.attempt;
+        let existing = self.containers.values().find(|workload| same(workload))?;
         let again = container::create_again(*existing.spec == *spec, existing.record.state.stage());
         let Again::Differs(difference) = again else { return Some(Ok(existing.record.id.clone())) };
         let object = format!("container {:?} attempt {}", spec.name, spec.attempt);

@@ -48,7 +48,7 @@ pub(crate) fn sandbox_info_of(view: &PodView) -> HashMap<String, String> {
         "monitorPid": view.monitor_pid.unwrap_or(0),
         "cgroup": view.cgroup,
         "hostInterface": view.host_interface,
-        "timeline": view.timeline.steps(),
+        "timeline": view.timeline.steps().collect::<Vec<_>>(),
         "resources": view.resources,
         "config": *view.spec,
     });

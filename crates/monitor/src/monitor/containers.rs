@@ -6,7 +6,7 @@ use berth_logs::Stream;
 use rustix::io::Errno;
 
 use super::{Monitor, Source, died_early, now_ns, other, reap};
-use crate::container::{Container, Phase, ReplyTo};
+use crate::container::{Phase, ReplyTo};
 use crate::fork::{Heard, hear};
 use crate::id::ContainerId;
 use crate::output::{Output, Pumped};
@@ -214,7 +214,10 @@ impl Monitor {
         if let Some(pause) = self.pause.take() {
             let _ = reap(&pause);
         }
-        self.containers.values().filter(|container| container.is_alive()).for_each(Container::kill);
+        self.containers
+            .values()
+            .filter(|container| container.is_alive())
+            .for_each(|container| container.kill());
         self.announce(Event::PauseExited);
     }
 }

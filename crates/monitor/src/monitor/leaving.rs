@@ -39,7 +39,10 @@ impl Monitor {
     /// Kills all that there is. The answer comes once other runtimes have forgotten their containers: what lives in
     /// this pod's cgroup afterwards, the agent kills.
     pub(super) fn shut_down(&mut self, reply: Option<ReplyTo>) {
-        self.containers.values().filter(|container| container.is_alive()).for_each(Container::kill);
+        self.containers
+            .values()
+            .filter(|container| container.is_alive())
+            .for_each(|container| container.kill());
         if let Some(pause) = &self.pause {
             let _ = pidfd_send_signal(&pause.pidfd, Signal::KILL);
         }
@@ -56,7 +59,7 @@ impl Monitor {
             Instant::now() >= leaving.until
                 || self.attendants.is_empty()
                     && self.errands.is_empty()
-                    && !self.containers.values().any(is_at_work)
+                    && !self.containers.values().any(|container| is_at_work(container))
         })
     }
 
@@ -80,16 +83,18 @@ impl Monitor {
         }
         self.grace_until = Some(Instant::now() + NODE_GRACE);
         // Those have no workload that could end by itself.
-        let is_waiting =
-            |container: &&Container| matches!(container.phase, Phase::Launching { .. } | Phase::AtGate);
-        self.containers.values().filter(is_waiting).for_each(Container::kill);
+        let waiting = self
+            .containers
+            .values()
+            .filter(|container| matches!(container.phase, Phase::Launching { .. } | Phase::AtGate));
+        waiting.for_each(|container| container.kill());
     }
 
     /// Shuts down once the node's end has left nothing to wait for.
     pub(super) fn end_with_the_node(&mut self) {
         let Some(until) = self.grace_until else { return };
         if self.leaving.is_none()
-            && (Instant::now() >= until || !self.containers.values().any(Container::is_alive))
+            && (Instant::now() >= until || !self.containers.values().any(|container| container.is_alive()))
         {
             self.shut_down(None);
         }

@@ -77,7 +77,7 @@ impl Monitor {
             self.wait_for(container.child);
             return Err(other("watch the container's process")(error));
         }
-        self.containers.insert(id, container);
+        self.containers.insert(id, Box::new(container));
         Ok(None)
     }
 

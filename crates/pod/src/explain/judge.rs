@@ -380,7 +380,7 @@ fn mib(bytes: u64) -> String {
 
 /// Why the pod has ended that nobody had stopped.
 fn loss(view: &PodView) -> Option<&str> {
-    let mut steps = view.timeline.steps().iter().rev();
+    let mut steps = view.timeline.steps().rev();
     steps.find(|step| step.stage == LOSS)?.error.as_deref()
 }
 
