@@ -105,6 +105,8 @@ pub(crate) struct Monitor {
     errands: BTreeMap<u64, Errand>,
     errands_so_far: u64,
     buffers: Buffers,
+    /// Since the last look, a container has come to run: what its launch has taken is not needed any more.
+    has_launched: bool,
     /// Until when containers may end by themselves, since the node does.
     grace_until: Option<Instant>,
     leaving: Option<Leaving>,
@@ -152,6 +154,7 @@ impl Monitor {
             errands: BTreeMap::new(),
             errands_so_far: 0,
             buffers: Buffers::default(),
+            has_launched: false,
             grace_until: None,
             leaving: None,
         })
@@ -170,6 +173,7 @@ impl Monitor {
             }
             self.listen_again();
             self.buffers.give_back();
+            self.give_back();
             self.end_with_the_node();
         }
         self.take_leave();
@@ -190,6 +194,14 @@ impl Monitor {
             Source::Errand(number) => self.hear_errand(number),
             Source::SessionGate(session) => self.hear_session(session),
             Source::SessionChild(session) => self.reap_session(session),
+        }
+    }
+
+    /// Gives memory back to the kernel that a launch has taken, when everybody has been told of its end.
+    fn give_back(&mut self) {
+        if std::mem::take(&mut self.has_launched) {
+            berth_sys::heap::trim();
+            berth_sys::stack::trim();
         }
     }
 

@@ -7,6 +7,8 @@
 mod connections;
 #[path = "root/dying.rs"]
 mod dying;
+#[path = "root/memory.rs"]
+mod memory;
 #[path = "root/node_end.rs"]
 mod node_end;
 #[path = "root/spare.rs"]

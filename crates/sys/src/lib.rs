@@ -16,6 +16,7 @@
 //! - [`seccomp`](mod@seccomp), installing a compiled filter
 //! - [`netns`](mod@netns), work in another network namespace on a thread of its own
 //! - [`tcp`](mod@tcp), what `setsockopt(2)` can do to TCP besides
+//! - [`stack`](mod@stack), what deep calls have used of it
 //! - [`termination`](mod@termination), SIGTERM to be read, with its sender
 //! - [`title`](mod@title), the name that `ps` shows
 //!
@@ -33,6 +34,7 @@ pub mod rest;
 pub mod rseq;
 pub mod sched;
 pub mod seccomp;
+pub mod stack;
 pub mod tcp;
 pub mod termination;
 pub mod title;

@@ -56,6 +56,7 @@ impl Monitor {
             return;
         };
         container.phase = Phase::Running { started_at_ns: at_ns };
+        self.has_launched = true;
         let pid = container.pid();
         self.run_start_hooks(id, (reply, Answer::Started { pid, at_ns }), at_ns);
     }
