@@ -1,5 +1,6 @@
 //! The names of pods and containers, from which every kernel object that belongs to one gets its own name.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -40,6 +41,13 @@ macro_rules! identifier {
             /// The first 13 digits, as crictl shows them.
             pub fn short(&self) -> &str {
                 &self.0[..13]
+            }
+        }
+
+        /// For a look into a sorted map: ids are in the order of their digits.
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
             }
         }
 

@@ -3,7 +3,9 @@
 //! List, Status and every check of a state are answered from a [`Snapshot`] with no lock, no disk and no system call.
 //! A snapshot is consistent: a pod and its containers are those of one moment.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -164,7 +166,7 @@ impl Snapshot {
     /// # Errors
     /// `NoPod`, or `AmbiguousId` for a beginning of several.
     pub fn pod(&self, id: &str) -> Result<&Arc<PodView>> {
-        only(self.pods.values().filter(|pod| begins(pod.id.as_str(), id)), id, no_pod)
+        only(beginning_with(&self.pods, id), id, no_pod)
     }
 
     /// The container with this id, or with this beginning of one.
@@ -172,7 +174,7 @@ impl Snapshot {
     /// # Errors
     /// `NoContainer`, or `AmbiguousId` for a beginning of several.
     pub fn container(&self, id: &str) -> Result<&Arc<ContainerView>> {
-        only(self.containers().filter(|container| begins(container.id.as_str(), id)), id, no_container)
+        only(self.pods.values().flat_map(|pod| beginning_with(&pod.containers, id)), id, no_container)
     }
 
     /// All containers of all pods.
@@ -181,9 +183,14 @@ impl Snapshot {
     }
 }
 
-/// Nothing begins with an empty text: a client that sends none has forgotten it.
-fn begins(id: &str, with: &str) -> bool {
-    !with.is_empty() && id.starts_with(with)
+/// What has an id that begins like this. Nothing begins with an empty text: a client that sends none has forgotten it.
+fn beginning_with<'a, K: Ord + Borrow<str>, V>(
+    all: &'a BTreeMap<K, V>,
+    id: &str,
+) -> impl Iterator<Item = &'a V> {
+    let from_there_on = all.range::<str, _>((Bound::Included(id), Bound::Unbounded));
+    let begins = move |(key, _): &(&K, &V)| !id.is_empty() && (*key).borrow().starts_with(id);
+    from_there_on.take_while(begins).map(|(_, value)| value)
 }
 
 /// The one that was found; a whole id is no other's beginning.
