@@ -95,14 +95,14 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Removes it where nobody is inside; absent means done. False if somebody is, and then it stays, maybe in some
-    /// hierarchies only.
+    /// Removes it with all cgroups below it where nobody is inside; absent means done. False if somebody is, and then some
+    /// of it stays.
     pub fn remove_if_empty(&self) -> Result<bool, CgroupError> {
         for path in self.directories() {
-            match std::fs::remove_dir(&path).map_err(|error| (Errno::from_io_error(&error), error)) {
-                Ok(()) | Err((Some(Errno::NOENT), _)) => {}
-                Err((Some(Errno::BUSY), _)) => return Ok(false),
-                Err((_, source)) => return Err(CgroupError::Remove { path, source }),
+            match files::remove_tree(&path) {
+                Ok(()) => {}
+                Err(error) if files::is_in_use(&error) => return Ok(false),
+                Err(source) => return Err(CgroupError::Remove { path, source }),
             }
         }
         Ok(true)

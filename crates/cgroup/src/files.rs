@@ -62,6 +62,12 @@ pub(crate) fn remove_tree(directory: &Path) -> io::Result<()> {
     }
 }
 
+/// Whether the error says that a cgroup can't be removed for what is in it: a process, or a child, maybe one that was made
+/// while its parent was being removed.
+pub(crate) fn is_in_use(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ResourceBusy | ErrorKind::DirectoryNotEmpty)
+}
+
 /// Whether the error says that the cgroup went away (a file that was open before answers ENODEV).
 pub(crate) fn is_gone(error: &io::Error) -> bool {
     error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(Errno::NODEV.raw_os_error())

@@ -44,8 +44,7 @@ pub(crate) fn remove_tree(directory: &Path, timeout: Duration) -> Result<(), Cgr
             Err(error) => error,
         };
         let remove = |source| CgroupError::Remove { path: directory.to_owned(), source };
-        // ENOTEMPTY: a child was made while its parent was being removed.
-        if !matches!(source.kind(), ErrorKind::ResourceBusy | ErrorKind::DirectoryNotEmpty) {
+        if !files::is_in_use(&source) {
             return Err(remove(source));
         }
         if started.elapsed() >= timeout {
