@@ -21,6 +21,8 @@ use crate::report::{Findings, Unit};
 /// By the names that `hack/images/build bench` gives them: how many layers they have.
 const IMAGES: [(&str, usize); 3] = [("one-layer", 1), ("twenty-layers", 20), ("eighty-layers", 80)];
 
+/// How long a pull may take, on a disk that others keep busy.
+const PULL: Duration = Duration::from_secs(600);
 /// How long a registry may take to end.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -52,7 +54,8 @@ fn serve(home: &Home, images: &[(&str, usize)]) -> Running {
 }
 
 fn pull(peer: &Peer, image: &str, compression: &str, findings: &mut Findings) -> Result<()> {
-    let cri = peer.cri()?;
+    let mut cri = peer.cri()?;
+    cri.set_deadline(PULL);
     let name = ImageSpec { image: format!("{REGISTRY}/berth/{image}:{compression}"), ..Default::default() };
     let (cpu, before) = (Cpu::of(peer)?, Cpu::of(peer)?.used()?);
     let begun = Instant::now();

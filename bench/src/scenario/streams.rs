@@ -76,7 +76,7 @@ fn send(peer: &Peer, pod: &Pod, large: &Path, mib: u64, findings: &mut Findings)
 }
 
 fn forward(peer: &Peer, pod: &Pod, mib: u64, connections: u64, findings: &mut Findings) -> Result<()> {
-    let said = peer.logs.join("port-forward");
+    let said = peer.logs.join(format!("port-forward-{}", pod.id));
     let mut client = spawn(crictl(peer).args(["port-forward", &pod.id, &format!("{PORT}:{PORT}")]), &said);
     eventually("the port to be forwarded", PATIENCE, || {
         client.output().contains("Forwarding from").then_some(())
