@@ -10,6 +10,7 @@ use clap::Args;
 use crate::ground::Ground;
 use crate::load::{IDLE, Life, catch_interrupts};
 use crate::peer::berth::{self, Spares};
+use crate::peer::podman::Podman;
 use crate::peer::{Peer, containerd, given};
 use crate::report::{self, Contender, Machine, Row};
 use crate::scenario::{self, Bench, Effort, Scenario};
@@ -36,6 +37,12 @@ pub(crate) struct Run {
     /// Measure no containerd.
     #[arg(long)]
     no_containerd: bool,
+    /// What starts single containers, too, with the first of the programs named by --runtime.
+    #[arg(long, value_name = "PROGRAM", default_value = "/usr/bin/podman")]
+    podman: PathBuf,
+    /// Measure no podman.
+    #[arg(long)]
+    no_podman: bool,
     /// Another runtime that runs already and has the test images; may be given more than once.
     #[arg(long, value_name = "NAME=SOCKET")]
     peer: Vec<given::Given>,
@@ -59,10 +66,16 @@ impl Run {
             rows: Vec::new(),
         };
         let ground = Ground::make()?;
-        let bench = Bench { peers: self.start_peers(&ground)?, effort: self.effort(), ground };
+        let bench = Bench {
+            peers: self.start_peers(&ground)?,
+            podman: self.start_podman(&ground),
+            effort: self.effort(),
+            ground,
+        };
         result.peers = bench.peers.iter().map(contender).collect();
-        let measured = chosen.iter().try_for_each(|scenario| {
-            result.rows.extend(measure(scenario, &bench)?);
+        result.peers.extend(bench.podman.as_ref().map(Podman::contender));
+        let measured = scenario::together(&chosen).try_for_each(|scenarios| {
+            result.rows.extend(measure(scenarios, &bench)?);
             Ok(())
         });
         result.machine.look_again();
@@ -74,8 +87,9 @@ impl Run {
             bench.peers.iter().for_each(Peer::abandon);
             return measured;
         }
-        let Bench { peers, ground, .. } = bench;
-        let problems = end(peers);
+        let Bench { peers, podman, ground, .. } = bench;
+        let mut problems = end(peers);
+        problems.extend(podman.into_iter().flat_map(Podman::end));
         drop(ground);
         if !problems.is_empty() {
             bail!("after the run:\n{}", problems.join("\n"));
@@ -123,6 +137,17 @@ impl Run {
         Ok(peers)
     }
 
+    /// It is only a second opinion: where it does not work, the others are measured without it.
+    fn start_podman(&self, ground: &Ground) -> Option<Podman> {
+        if self.no_podman {
+            return None;
+        }
+        let runtime = self.runtime.first()?;
+        Podman::start(ground, &self.podman, runtime)
+            .inspect_err(|error| eprintln!("podman does not take part: {error:#}"))
+            .ok()
+    }
+
     /// Every value, the table, and a picture of each scenario.
     fn write(&self, result: &report::Run, table: &str) -> Result<()> {
         let out = &self.out;
@@ -159,10 +184,11 @@ fn warm_up(peer: &Peer) -> Result<()> {
     Ok(())
 }
 
-fn measure(scenario: &Scenario, bench: &Bench) -> Result<Vec<Row>> {
-    let begun = Instant::now();
-    let rows = scenario.run(bench)?;
-    eprintln!("{}: {:.0} s", scenario.name, begun.elapsed().as_secs_f64());
+fn measure(scenarios: &[&Scenario], bench: &Bench) -> Result<Vec<Row>> {
+    let names: Vec<_> = scenarios.iter().map(|scenario| scenario.name).collect();
+    let (names, begun) = (names.join(", "), Instant::now());
+    let rows = scenario::measure(scenarios, bench).with_context(|| format!("scenario {names}"))?;
+    eprintln!("{names}: {:.0} s", begun.elapsed().as_secs_f64());
     Ok(rows)
 }
 

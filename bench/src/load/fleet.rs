@@ -12,7 +12,8 @@ use crate::peer::Peer;
 /// fails, the runtime's home takes them with it.
 #[derive(Debug)]
 pub(crate) struct Fleet<'a> {
-    peer: &'a Peer,
+    /// Whose.
+    pub(crate) peer: &'a Peer,
     name: String,
     /// In the order in which they were asked for.
     pub(crate) pods: Vec<Pod>,
@@ -46,11 +47,12 @@ impl<'a> Fleet<'a> {
         Ok(Voyage { took, times: times.concat() })
     }
 
-    /// Stops and removes all of them, so many at a time.
-    pub(crate) fn stop(self, callers: usize) -> Result<Voyage> {
-        let (times, took) = closed(self.peer, callers, self.pods.len(), |cri, number| {
+    /// Stops and removes the last of them, so many at a time, until there are so many left.
+    pub(crate) fn shrink(&mut self, pods: usize, callers: usize) -> Result<Voyage> {
+        let gone = self.pods.split_off(pods.min(self.pods.len()));
+        let (times, took) = closed(self.peer, callers, gone.len(), |cri, number| {
             let mut life = Life::new(self.peer, cri);
-            life.stop(&self.pods[number])?;
+            life.stop(&gone[number])?;
             Ok(life.times)
         })?;
         Ok(Voyage { took, times: times.concat() })

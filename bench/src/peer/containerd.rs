@@ -16,7 +16,10 @@ use super::{Peer, make_directory, write_file};
 use crate::ground::Ground;
 
 /// Where Debian's package has them.
-const CNI_PLUGINS: &str = "/usr/lib/cni";
+pub(super) const CNI_PLUGINS: &str = "/usr/lib/cni";
+
+/// Where its pods' addresses are from.
+const SUBNET: &str = "10.211.0.0/16";
 
 /// The image of the process that holds a pod's namespaces.
 const PAUSE: &str = "localhost/berth/pause:latest";
@@ -45,7 +48,7 @@ fn start_in(mut home: Home, programs: &Programs, name: &str) -> Result<Peer> {
     make_directory(&registry)?;
     write_file(&registry.join("hosts.toml"), &format!("server = 'http://{REGISTRY}'\n"))?;
     make_directory(&home.dir().join("cni"))?;
-    write_file(&home.dir().join("cni/bench.conflist"), &network(&home))?;
+    write_file(&home.dir().join("cni/bench.conflist"), &network(&home, SUBNET))?;
     let words = [programs.containerd.as_path(), Path::new("--config"), &config];
     let words = words.iter().map(|word| word.display().to_string());
     home.start(without_hybrid_cgroups(programs).into_iter().chain(words).collect(), &socket)?;
@@ -116,11 +119,12 @@ fn settings(home: &Home, programs: &Programs, socket: &Path) -> String {
     )
 }
 
-fn network(home: &Home) -> String {
+/// What the CNI plugins make, for `podman` too.
+pub(super) fn network(home: &Home, subnet: &str) -> String {
     let addresses = serde_json::json!({
         "type": "host-local",
         "dataDir": home.dir().join("addresses"),
-        "ranges": [[{ "subnet": "10.211.0.0/16" }]],
+        "ranges": [[{ "subnet": subnet }]],
         "routes": [{ "dst": "0.0.0.0/0" }],
     });
     let bridge = serde_json::json!({

@@ -1,16 +1,18 @@
 //! A runtime under test, and how to make one that shares nothing with the machine's own.
 //!
 //! [`berth`] and [`containerd`] start one in a [`Home`], which takes everything with it; [`given`] is one that runs
-//! already, and that keeps what it has. All are driven over the CRI socket alone. Only one that was started here can be
+//! already, and that keeps what it has. All are driven over the CRI socket alone; [`podman`], which has none, is no [`Peer`]. Only one that was started here can be
 //! stopped, restarted and searched for leftovers.
 
 pub(crate) mod berth;
 pub(crate) mod containerd;
 pub(crate) mod given;
 mod home;
+pub(crate) mod podman;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use berth_cri_proto::v1::{PodSandbox, PodSandboxConfig, RunPodSandboxRequest};
@@ -20,6 +22,9 @@ pub(crate) use home::Home;
 
 /// Of all pods here, so that they are known among others.
 const NAMESPACE: &str = "berth-bench";
+
+/// Of a call; a kubelet waits so long for a sandbox, if it is not told otherwise.
+const DEADLINE: Duration = Duration::from_secs(240);
 
 /// A runtime that answers.
 #[derive(Debug)]
@@ -45,8 +50,10 @@ pub(crate) struct Peer {
 impl Peer {
     /// A new connection.
     pub(crate) fn cri(&self) -> Result<Cri> {
-        Cri::connect(&self.socket)
-            .with_context(|| format!("{}: nobody answers on {}", self.name, self.socket.display()))
+        let mut cri = Cri::connect(&self.socket)
+            .with_context(|| format!("{}: nobody answers on {}", self.name, self.socket.display()))?;
+        cri.set_deadline(DEADLINE);
+        Ok(cri)
     }
 
     /// The request for the simplest of pods. Its log directory is made, as a kubelet does.

@@ -16,6 +16,7 @@ pub(crate) struct Findings {
 
 #[derive(Debug, Clone, PartialEq)]
 struct Key {
+    scenario: &'static str,
     what: String,
     at: BTreeMap<String, u64>,
     unit: Unit,
@@ -26,6 +27,11 @@ impl Findings {
     /// None yet.
     pub(crate) fn new(scenario: &'static str) -> Self {
         Self { scenario, at: BTreeMap::new(), found: Vec::new() }
+    }
+
+    /// What is noted from now on belongs to this scenario.
+    pub(crate) fn of(&mut self, scenario: &'static str) {
+        self.scenario = scenario;
     }
 
     /// What is noted from now on was found under these circumstances.
@@ -42,16 +48,28 @@ impl Findings {
     pub(crate) fn note(&mut self, peer: &str, what: &str, unit: Unit, value: f64) {
         let better = match unit {
             Unit::MibPerSecond | Unit::PerSecond => Better::More,
-            Unit::Ms | Unit::CpuMs | Unit::Kib | Unit::CpuSecondsPerGib | Unit::CpuPercent | Unit::Count => {
-                Better::Less
-            }
+            Unit::Ms
+            | Unit::Us
+            | Unit::CpuMs
+            | Unit::CpuUs
+            | Unit::Kib
+            | Unit::CpuSecondsPerGib
+            | Unit::CpuPercent
+            | Unit::Count => Better::Less,
         };
-        let key = Key { what: what.to_owned(), at: self.at.clone(), unit, better };
+        let key = Key { scenario: self.scenario, what: what.to_owned(), at: self.at.clone(), unit, better };
         let index = self.found.iter().position(|(known, _)| *known == key).unwrap_or_else(|| {
             self.found.push((key, BTreeMap::new()));
             self.found.len() - 1
         });
         self.found[index].1.entry(peer.to_owned()).or_default().push(value);
+    }
+
+    /// Notes a value of another scenario.
+    pub(crate) fn aside(&mut self, scenario: &'static str, peer: &str, what: &str, unit: Unit, value: f64) {
+        let own = std::mem::replace(&mut self.scenario, scenario);
+        self.note(peer, what, unit, value);
+        self.scenario = own;
     }
 
     /// Notes every value of a row that was found elsewhere.
@@ -61,10 +79,13 @@ impl Findings {
         }
     }
 
-    /// All that was found.
-    pub(crate) fn into_rows(self) -> Vec<Row> {
+    /// All that was found, that of each scenario together, and in it that of few before that of many.
+    pub(crate) fn into_rows(mut self) -> Vec<Row> {
+        let scenarios: Vec<_> = self.found.iter().map(|(key, _)| key.scenario).collect();
+        let place = |key: &Key| scenarios.iter().position(|first| *first == key.scenario);
+        self.found.sort_by(|(one, _), (other, _)| (place(one), &one.at).cmp(&(place(other), &other.at)));
         let rows = self.found.into_iter().map(|(key, results)| Row {
-            scenario: self.scenario.to_owned(),
+            scenario: key.scenario.to_owned(),
             what: key.what,
             at: key.at,
             unit: key.unit,
@@ -92,5 +113,19 @@ mod tests {
         assert_eq!(rows[0].results["berth"].values, [1.0, 3.0]);
         assert_eq!(rows[0].results["other"].values, [20.0]);
         assert_eq!((rows[1].at["pods"], &rows[1].results["berth"].values[..]), (10, &[5.0][..]));
+    }
+
+    #[test]
+    fn rows_of_one_scenario_are_together_and_few_come_before_many() {
+        let mut findings = Findings::new("one");
+        for (scenario, pods) in [("one", 500), ("other", 10), ("one", 100)] {
+            findings.of(scenario);
+            findings.at([("pods", pods)]);
+            findings.note("berth", "memory", Unit::Kib, 1.0);
+        }
+        findings.aside("other", "berth", "lists", Unit::Ms, 1.0);
+        let rows = findings.into_rows();
+        let found: Vec<_> = rows.iter().map(|row| (row.scenario.as_str(), row.at["pods"])).collect();
+        assert_eq!(found, [("one", 100), ("one", 500), ("other", 10), ("other", 100)]);
     }
 }

@@ -81,14 +81,24 @@ pub(crate) struct Row {
 /// The name under which the kernel's own part is among the results.
 pub(crate) const FLOOR: &str = "floor";
 
+/// The scenario whose rows tell what one of many pods costs, each in its own unit, with few of them and with many (`pods`).
+pub(crate) const GROWTH: &str = "growth";
+
+/// What stands above these rows.
+const GROWTH_TITLE: &str = "growth: what one of so many pods costs";
+
 /// What a number counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Unit {
     /// Milliseconds on the clock.
     Ms,
+    /// Microseconds on the clock.
+    Us,
     /// Milliseconds of CPU time.
     CpuMs,
+    /// Microseconds of CPU time.
+    CpuUs,
     /// KiB of memory.
     Kib,
     /// MiB in a second.

@@ -1,6 +1,6 @@
 //! SVG from what a run has found.
 //!
-//! In: a run. Out: one picture for each scenario and unit, which needs no fonts or scripts and changes its colours where
+//! In: a run. Out: one picture for each scenario and unit (of growth one for all of them), which needs no fonts or scripts and changes its colours where
 //! a dark page is preferred. Rows that differ in one circumstance are curves (`lines`), all others bars (`bars`). Below
 //! each stands when and where it was measured, and what.
 //!
@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use self::frame::Series;
-use super::{FLOOR, Row, Run, Unit};
+use super::{FLOOR, GROWTH, Row, Run, Unit};
 
 /// Draws one file for each scenario, unit and kind of picture into a directory; returns which. A run in which no runtime
 /// has done anything gives none.
@@ -38,6 +38,10 @@ pub(crate) fn draw(run: &Run, to: &Path) -> Result<Vec<PathBuf>> {
 fn pictures(run: &Run) -> Vec<(String, String)> {
     let mut pictures = Vec::new();
     for rows in run.rows.chunk_by(|one, next| one.scenario == next.scenario) {
+        if rows[0].scenario == GROWTH {
+            pictures.extend(growth(run, rows));
+            continue;
+        }
         for unit in units(rows) {
             let rows: Vec<&Row> = rows.iter().filter(|row| row.unit == unit && has_runtime(row)).collect();
             let (curves, others): (Vec<&Row>, Vec<&Row>) =
@@ -54,6 +58,14 @@ fn pictures(run: &Run) -> Vec<(String, String)> {
         }
     }
     pictures
+}
+
+/// What each pod costs, whatever its unit; none where there is one number of pods only.
+fn growth(run: &Run, rows: &[Row]) -> Option<(String, String)> {
+    let rows: Vec<&Row> = rows.iter().collect();
+    let curves: Vec<&Row> = rows.iter().copied().filter(|row| is_on_curve(row, &rows)).collect();
+    let picture = || lines::draw(run, &Series::of(run, &curves), &curves);
+    (!curves.is_empty()).then(|| (format!("{GROWTH}.svg"), picture()))
 }
 
 /// In the order in which they first come.
@@ -81,7 +93,9 @@ fn is_on_curve(row: &Row, rows: &[&Row]) -> bool {
 fn axis_name(unit: Unit) -> &'static str {
     match unit {
         Unit::Ms => "milliseconds",
+        Unit::Us => "microseconds",
         Unit::CpuMs => "milliseconds of CPU time",
+        Unit::CpuUs => "microseconds of CPU time",
         Unit::Kib => "KiB",
         Unit::MibPerSecond => "MiB per second",
         Unit::PerSecond => "per second",
@@ -94,7 +108,9 @@ fn axis_name(unit: Unit) -> &'static str {
 fn file_word(unit: Unit) -> &'static str {
     match unit {
         Unit::Ms => "ms",
+        Unit::Us => "us",
         Unit::CpuMs => "cpu-ms",
+        Unit::CpuUs => "cpu-us",
         Unit::Kib => "kib",
         Unit::MibPerSecond => "mib-per-second",
         Unit::PerSecond => "per-second",

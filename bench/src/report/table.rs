@@ -1,8 +1,10 @@
 //! The rows of a run as Markdown: a table for each scenario, the runtimes side by side, with berth's advantage over each.
+//! In that of growth, each runtime's few pods and many are side by side.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use super::{Better, FLOOR, Row, Run, Sample, Unit};
+use super::{Better, FLOOR, GROWTH, GROWTH_TITLE, Row, Run, Sample, Unit};
 
 /// All tables of a run, below what the machine was.
 pub(crate) fn markdown(run: &Run) -> String {
@@ -14,14 +16,61 @@ pub(crate) fn markdown(run: &Run) -> String {
     }
     for rows in run.rows.chunk_by(|one, next| one.scenario == next.scenario) {
         text.push('\n');
-        text.push_str(&table(run, rows));
+        text.push_str(&if rows[0].scenario == GROWTH { by_size(run, rows) } else { table(run, rows) });
     }
     text
 }
 
-fn table(run: &Run, rows: &[Row]) -> String {
+/// Who has a result in one of the rows, in the order of the columns.
+fn names<'a>(run: &'a Run, rows: &[Row]) -> Vec<&'a str> {
     let takes_part = |name: &&str| rows.iter().any(|row| row.results.contains_key(*name));
-    let names: Vec<&str> = run.peers.iter().map(|peer| peer.name.as_str()).filter(takes_part).collect();
+    run.peers.iter().map(|peer| peer.name.as_str()).filter(takes_part).collect()
+}
+
+/// Medians for each number of pods, and how many times what it is with the fewest they are with the most.
+fn by_size(run: &Run, rows: &[Row]) -> String {
+    let pods = |row: &Row| row.at.get("pods").copied().unwrap_or_default();
+    let sizes: BTreeSet<u64> = rows.iter().map(pods).collect();
+    let names = names(run, rows);
+    let head = |name: &&str| {
+        let sizes: String = sizes.iter().map(|size| format!(" {name}, {size} |")).collect();
+        format!("{sizes} × |")
+    };
+    let head: String = names.iter().map(head).collect();
+    let mut text = format!("| {GROWTH_TITLE}, p50 | |{head}\n");
+    text.push_str(&format!("| --- | --- |{}\n", " ---: |".repeat(head.matches('|').count())));
+    for (index, first) in rows.iter().enumerate() {
+        let is_same = |row: &&Row| row.what == first.what && row.unit == first.unit;
+        if rows[..index].iter().any(|row| is_same(&row)) {
+            continue;
+        }
+        let median = |name: &str, size: u64| {
+            let row = rows.iter().filter(is_same).find(|row| pods(row) == size)?;
+            Some(row.results.get(name)?.quantiles.p50)
+        };
+        let cells = |name: &&str| {
+            let medians: Vec<_> = sizes.iter().map(|size| (*size, median(name, *size))).collect();
+            let cell = |(_, median): &(u64, Option<f64>)| median.map_or_else(String::new, number);
+            let cells: String = medians.iter().map(|median| format!(" {} |", cell(median))).collect();
+            format!("{cells} {} |", growth(&medians))
+        };
+        let cells: String = names.iter().map(cells).collect();
+        text.push_str(&format!("| {} | {} |{cells}\n", first.what, symbol(first.unit)));
+    }
+    text
+}
+
+/// How many times what it is with the fewest pods, but for none, something is with the most.
+fn growth(medians: &[(u64, Option<f64>)]) -> String {
+    let known = || medians.iter().filter(|(size, _)| *size > 0).filter_map(|(_, median)| *median);
+    match (known().next(), known().next_back()) {
+        (Some(first), Some(last)) if first > 0.0 && last > 0.0 && known().count() > 1 => number(last / first),
+        _ => String::new(),
+    }
+}
+
+fn table(run: &Run, rows: &[Row]) -> String {
+    let names = names(run, rows);
     let first = names.first().copied().unwrap_or_default();
     let with_floor = rows.iter().any(|row| row.results.contains_key(FLOOR));
     let columns: Vec<&str> =
@@ -77,10 +126,12 @@ fn number(value: f64) -> String {
     }
 }
 
-fn symbol(unit: Unit) -> &'static str {
+pub(super) fn symbol(unit: Unit) -> &'static str {
     match unit {
         Unit::Ms => "ms",
+        Unit::Us => "µs",
         Unit::CpuMs => "ms of CPU",
+        Unit::CpuUs => "µs of CPU",
         Unit::Kib => "KiB",
         Unit::MibPerSecond => "MiB/s",
         Unit::PerSecond => "/s",
@@ -100,6 +151,41 @@ mod tests {
         assert_eq!(advantage(Better::Less, &one, &ten), "10.0");
         assert_eq!(advantage(Better::More, &one, &ten), "0.10");
         assert_eq!(advantage(Better::Less, &Sample::new(vec![0.0]), &ten), "");
+    }
+
+    #[test]
+    fn growth_is_from_the_fewest_pods_to_the_most_that_are_known() {
+        let medians = [(0, Some(5.0)), (10, Some(2.0)), (100, Some(3.0)), (500, None)];
+        assert_eq!(growth(&medians), "1.50");
+        assert_eq!(growth(&medians[..2]), "");
+        assert_eq!(growth(&[(10, Some(-1.0)), (100, Some(1.0))]), "");
+    }
+
+    #[test]
+    fn few_pods_and_many_are_side_by_side_and_what_is_not_known_is_empty() {
+        let machine = serde_json::json!({
+            "kernel": "", "model": "", "cores": 1, "memory_mib": 1, "cgroups": "v1", "load_before": 0, "load_after": 0
+        });
+        let peer = |name: &str| super::super::Contender { name: name.into(), versions: Vec::new() };
+        let row = |pods: u64, names: &[(&str, f64)]| Row {
+            scenario: GROWTH.into(),
+            what: "start".into(),
+            at: [("pods".to_owned(), pods)].into(),
+            unit: Unit::Ms,
+            better: Better::Less,
+            results: names.iter().map(|(name, ms)| ((*name).to_owned(), Sample::new(vec![*ms]))).collect(),
+        };
+        let run = Run {
+            date: String::new(),
+            machine: serde_json::from_value(machine).unwrap(),
+            peers: vec![peer("berth"), peer("other")],
+            rows: vec![row(100, &[("berth", 3.0)]), row(10, &[("berth", 2.0), ("other", 20.0)])],
+        };
+        let table = by_size(&run, &run.rows);
+        let lines: Vec<_> = table.lines().collect();
+        assert!(lines[0].ends_with("| berth, 10 | berth, 100 | × | other, 10 | other, 100 | × |"), "{table}");
+        assert_eq!(lines[2], "| start | ms | 2.00 | 3.00 | 1.50 | 20.0 |  |  |");
+        assert_eq!(lines.len(), 3);
     }
 
     #[test]

@@ -5,23 +5,23 @@
 //! warmed up with.
 
 mod floor;
+mod growth;
 mod images;
-mod lists;
 mod logs;
-mod memory;
 mod network;
 mod pod_start;
 mod probes;
-mod restart;
 mod scale;
 mod streams;
 
 use anyhow::{Context, Result};
 
+use self::growth::Look;
 use crate::ground::Ground;
 use crate::load::check_interrupt;
+use crate::peer::podman::Podman;
 use crate::peer::{Home, Peer};
-use crate::report::{Findings, Row};
+use crate::report::{Findings, GROWTH, Row};
 
 /// How much is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +50,8 @@ impl Effort {
 pub(crate) struct Bench {
     /// In the order of their turns.
     pub(crate) peers: Vec<Peer>,
+    /// Which answers no CRI, and takes part in the starts of single pods only; it may not be there.
+    pub(crate) podman: Option<Podman>,
     /// How much.
     pub(crate) effort: Effort,
     /// Where all of them have their directories; goes after them.
@@ -103,61 +105,94 @@ pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     /// What is asked.
     pub(crate) about: &'static str,
-    measure: fn(&Bench, &mut Findings) -> Result<()>,
+    way: Way,
+}
+
+/// How a scenario is measured.
+enum Way {
+    Alone(fn(&Bench, &mut Findings) -> Result<()>),
+    /// Together with those beside it, in one climb.
+    Climb(Look),
 }
 
 /// All, in the order in which they are run.
 pub(crate) const ALL: &[Scenario] = &[
     Scenario {
         name: "pod-start",
-        about: "the calls of a pod's life, one pod at a time",
-        measure: pod_start::measure,
+        about: "the calls of a pod's life, one pod at a time, and sandboxes ten at once",
+        way: Way::Alone(pod_start::measure),
     },
     Scenario {
         name: "floor",
         about: "the kernel's own part of a pod's life, step by step",
-        measure: floor::measure,
+        way: Way::Alone(floor::measure),
     },
     Scenario {
         name: "scale",
         about: "many pods, up and down, few or many at a time",
-        measure: scale::measure,
+        way: Way::Alone(scale::measure),
+    },
+    Scenario {
+        name: GROWTH,
+        about: "what one of few pods costs, and one of many; with any of the next three, that too",
+        way: Way::Climb(growth::ONE_MORE),
     },
     Scenario {
         name: "memory",
         about: "what the runtime takes with no pod and with many",
-        measure: memory::measure,
+        way: Way::Climb(growth::MEMORY),
     },
     Scenario {
         name: "lists",
-        about: "List, Status and Stats while others start, and List while the disk is busy",
-        measure: lists::measure,
+        about: "List, Status and Stats while others start, and List while the disk is saturated",
+        way: Way::Climb(growth::LISTS),
+    },
+    Scenario {
+        name: "restart",
+        about: "the runtime is killed, and answers again",
+        way: Way::Climb(growth::RESTART),
     },
     Scenario {
         name: "logs",
         about: "what containers write, on its way to their logs",
-        measure: logs::measure,
+        way: Way::Alone(logs::measure),
     },
-    Scenario { name: "probes", about: "a command a second in each of many pods", measure: probes::measure },
     Scenario {
-        name: "restart",
-        about: "the runtime is killed, and answers again",
-        measure: restart::measure,
+        name: "probes",
+        about: "a command a second in each of many pods",
+        way: Way::Alone(probes::measure),
     },
     Scenario {
         name: "images",
         about: "pulls from a registry on loopback, and imports of archives",
-        measure: images::measure,
+        way: Way::Alone(images::measure),
     },
-    Scenario { name: "streams", about: "input of commands and forwarded ports", measure: streams::measure },
-    Scenario { name: "network", about: "from pod to pod over the bridge", measure: network::measure },
+    Scenario {
+        name: "streams",
+        about: "input of commands and forwarded ports",
+        way: Way::Alone(streams::measure),
+    },
+    Scenario { name: "network", about: "from pod to pod over the bridge", way: Way::Alone(network::measure) },
 ];
 
-impl Scenario {
-    /// Measures.
-    pub(crate) fn run(&self, bench: &Bench) -> Result<Vec<Row>> {
-        let mut findings = Findings::new(self.name);
-        (self.measure)(bench, &mut findings).with_context(|| format!("scenario {}", self.name))?;
-        Ok(findings.into_rows())
+/// What can be measured at once, of scenarios in their order: one alone, or those that climb together.
+pub(crate) fn together<'a>(chosen: &'a [&'static Scenario]) -> impl Iterator<Item = &'a [&'static Scenario]> {
+    let climbs = |scenario: &Scenario| matches!(scenario.way, Way::Climb(_));
+    chosen.chunk_by(move |one, next| climbs(one) && climbs(next))
+}
+
+/// Measures scenarios that can be at once.
+pub(crate) fn measure(scenarios: &[&Scenario], bench: &Bench) -> Result<Vec<Row>> {
+    let mut findings = Findings::new(scenarios.first().map_or(GROWTH, |scenario| scenario.name));
+    let mut looks = Vec::new();
+    for scenario in scenarios {
+        match scenario.way {
+            Way::Alone(measure) => measure(bench, &mut findings)?,
+            Way::Climb(look) => looks.push((scenario.name, look)),
+        }
     }
+    if !looks.is_empty() {
+        growth::measure(bench, &looks, &mut findings)?;
+    }
+    Ok(findings.into_rows())
 }

@@ -22,7 +22,7 @@ pub(super) fn measure(bench: &Bench, findings: &mut Findings) -> Result<()> {
         fleet.grow(pods, 10)?;
         findings.at([("pods", pods)]);
         probe(peer, &fleet, seconds, findings)?;
-        fleet.stop(10)?;
+        fleet.shrink(0, 10)?;
         Ok(())
     })
 }

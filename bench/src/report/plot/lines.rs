@@ -2,11 +2,13 @@
 //! to the 99th percentile, against a number that grows, such as that of the pods.
 //!
 //! Both axes are logarithmic: what costs the same for each pod is level, and what grows with the number of pods climbs as
-//! steeply whatever it costs. All charts of a picture have the same axes, so that they can be compared.
+//! steeply whatever it costs. All charts of a picture that have the same unit have the same axes, so that they can be
+//! compared; where there are several, each chart names its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::{FLOOR, Row, Run};
+use super::super::table::symbol;
+use super::super::{FLOOR, GROWTH, GROWTH_TITLE, Row, Run, Unit};
 use super::axis_name;
 use super::frame::{self, LEFT, RIGHT, Series, WIDTH};
 use super::scale::{Scale, is_shown, number};
@@ -27,6 +29,7 @@ const VALUE_HEIGHT: f64 = 10.5;
 #[derive(Debug)]
 struct Curve<'a> {
     name: String,
+    unit: Unit,
     /// With the value of that circumstance.
     rows: Vec<(u64, &'a Row)>,
 }
@@ -41,12 +44,14 @@ struct Chart {
     width: f64,
 }
 
-/// The whole picture. All rows have the same scenario and unit.
+/// The whole picture. All rows have the same scenario.
 pub(super) fn draw(run: &Run, series: &Series, rows: &[&Row]) -> String {
     let along = what_grows(rows);
     let curves = curves(rows, &along);
+    let has_one_unit = rows.windows(2).all(|pair| pair[0].unit == pair[1].unit);
     let scenario = rows.first().map(|row| row.scenario.as_str()).unwrap_or_default();
-    let title = format!("{scenario} by {along}: median (line and number) and 99th percentile (whisker)");
+    let what = if scenario == GROWTH { GROWTH_TITLE.to_owned() } else { format!("{scenario} by {along}") };
+    let title = format!("{what}: median (line and number) and 99th percentile (whisker)");
     let mut svg = Svg::default();
     let mut top = frame::draw_head(&mut svg, &title, series);
     let across = match curves.len() {
@@ -55,20 +60,24 @@ pub(super) fn draw(run: &Run, series: &Series, rows: &[&Row]) -> String {
         _ => 3,
     };
     let width = (WIDTH - LEFT - RIGHT - GAP * (across - 1) as f64) / across as f64;
-    let (steps, values) = (steps(&curves), rows.iter().flat_map(|row| row.results.values()));
+    let steps = steps(&curves);
     let x = Scale::between(steps.iter().map(|step| *step as f64));
-    let y = Scale::around(values.flat_map(|sample| [sample.quantiles.p50, sample.quantiles.p99]), [0.0, 0.0]);
     for charts in curves.chunks(across) {
         for (index, curve) in charts.iter().enumerate() {
             let left = LEFT + (width + GAP) * index as f64;
             let top = top + NAME_HEIGHT;
             let x = x.on([left + BEFORE, left + width - BEHIND]);
-            let chart = Chart { x, y: y.on([top + CHART_HEIGHT, top]), left, top, width };
-            chart.draw_axes(&mut svg, curve, &steps, &along);
+            let y = values(&curves, curve.unit).on([top + CHART_HEIGHT, top]);
+            let chart = Chart { x, y, left, top, width };
+            let name = match symbol(curve.unit) {
+                unit if has_one_unit || unit.is_empty() => curve.name.clone(),
+                unit => format!("{}, {unit}", curve.name),
+            };
+            chart.draw_axes(&mut svg, &name, &steps, &along);
             chart.draw_curves(&mut svg, series, curve);
             chart.draw_last_values(&mut svg, series, curve);
         }
-        let unit = rows.first().map(|row| axis_name(row.unit)).unwrap_or_default();
+        let unit = rows.first().filter(|_| has_one_unit).map_or("each", |row| axis_name(row.unit));
         let middle = top + NAME_HEIGHT + CHART_HEIGHT / 2.0;
         svg.upward_text("small", [18.0, middle], &format!("{unit} (log)"));
         top += NAME_HEIGHT + CHART_HEIGHT + MARKS_HEIGHT;
@@ -94,9 +103,9 @@ fn curves<'a>(rows: &[&'a Row], along: &str) -> Vec<Curve<'a>> {
         let Some(step) = row.at.get(along).filter(|step| **step > 0) else { continue };
         let others = row.at.iter().filter(|(other, _)| *other != along);
         let name = others.fold(row.what.clone(), |name, (other, value)| format!("{name}, {other} {value}"));
-        match curves.iter_mut().find(|curve| curve.name == name) {
+        match curves.iter_mut().find(|curve| curve.name == name && curve.unit == row.unit) {
             Some(curve) => curve.rows.push((*step, row)),
-            None => curves.push(Curve { name, rows: vec![(*step, row)] }),
+            None => curves.push(Curve { name, unit: row.unit, rows: vec![(*step, row)] }),
         }
     }
     curves.iter_mut().for_each(|curve| curve.rows.sort_by_key(|(step, _)| *step));
@@ -107,10 +116,17 @@ fn steps(curves: &[Curve<'_>]) -> BTreeSet<u64> {
     curves.iter().flat_map(|curve| &curve.rows).map(|(step, _)| *step).collect()
 }
 
+/// The axis of all charts that have this unit, still without a place.
+fn values(curves: &[Curve<'_>], unit: Unit) -> Scale {
+    let rows = curves.iter().filter(|curve| curve.unit == unit).flat_map(|curve| &curve.rows);
+    let samples = rows.flat_map(|(_, row)| row.results.values());
+    Scale::around(samples.flat_map(|sample| [sample.quantiles.p50, sample.quantiles.p99]), [0.0, 0.0])
+}
+
 impl Chart {
-    fn draw_axes(&self, svg: &mut Svg, curve: &Curve<'_>, steps: &BTreeSet<u64>, along: &str) {
+    fn draw_axes(&self, svg: &mut Svg, name: &str, steps: &BTreeSet<u64>, along: &str) {
         let (right, bottom) = (self.left + self.width, self.top + CHART_HEIGHT);
-        svg.text("", [self.left, self.top - 8.0], Anchor::Start, &curve.name);
+        svg.text("", [self.left, self.top - 8.0], Anchor::Start, name);
         for mark in self.y.marks() {
             let y = self.y.place(mark.value);
             svg.line("grid", [self.left, y], [right, y]);

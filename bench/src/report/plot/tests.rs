@@ -49,6 +49,20 @@ fn a_picture_has_one_unit_and_either_bars_or_curves() {
 }
 
 #[test]
+fn growth_is_one_picture_whose_charts_name_their_units() {
+    let grown = |what: &str, pods, unit| {
+        let results: &[(&str, &[f64])] = &[("berth", &[pods as f64])];
+        Row { scenario: GROWTH.into(), ..row(what, Some(pods), unit, results) }
+    };
+    let rows = [("start", Unit::Ms), ("memory", Unit::Kib)];
+    let rows = rows.iter().flat_map(|(what, unit)| [10, 100].map(|pods| grown(what, pods, *unit)));
+    let pictures = pictures(&run(rows.collect()));
+    assert_eq!(names(&pictures), ["growth.svg"]);
+    let picture = &pictures[0].1;
+    assert!(picture.contains(">start, ms</text>") && picture.contains(">memory, KiB</text>"), "{picture}");
+}
+
+#[test]
 fn bars_reach_the_median_and_whiskers_the_tail() {
     let mut tail = vec![10.0; 98];
     tail.extend([100.0, 100.0]);

@@ -1,38 +1,36 @@
-//! How soon a runtime that was killed answers again, with all of its pods.
+//! How soon a runtime that was killed answers again, with all of its pods. It has to work then.
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use berth_cri_proto::v1::ContainerState;
 use berth_e2e::Cri;
 
-use super::Bench;
-use crate::load::{Fleet, Life};
+use super::Stage;
+use crate::load::{IDLE, Life};
 use crate::peer::{Home, Peer};
-use crate::report::Findings;
+use crate::report::{Findings, Unit};
 
 /// How long it may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-pub(super) fn measure(bench: &Bench, findings: &mut Findings) -> Result<()> {
-    let steps: &[usize] = bench.effort.pick(&[3], &[10, 100], &[10, 100, 500]);
-    let kills = bench.effort.pick(1, 5, 10);
-    bench.server_rounds(1, |peer, _| {
-        // One that was given is not ours to kill.
-        let Some(home) = &peer.home else { return Ok(()) };
-        let mut fleet = Fleet::new(peer, "restart");
-        for pods in steps {
-            fleet.grow(*pods, 10)?;
-            findings.at([("pods", *pods)]);
-            for _ in 0..kills {
-                findings.time(&peer.name, "first answer with all running", restart(peer, home, *pods)?);
-            }
+pub(super) fn see(stage: &Stage<'_>, findings: &mut Findings) -> Result<()> {
+    // One that was given is not ours to kill.
+    let Some(home) = &stage.peer.home else { return Ok(()) };
+    for _ in 0..stage.effort.pick(1, 5, 10) {
+        let time = restart(stage.peer, home, stage.pods())?;
+        findings.time(&stage.peer.name, "first answer with all running", time);
+        stage.note_for_each(findings, "restart", Unit::Ms, time.as_secs_f64() * 1e3);
+    }
+    let (peer, cri) = (stage.peer, stage.peer.cri()?);
+    let mut life = Life::new(peer, &cri);
+    match stage.fleet.pods.first() {
+        Some(pod) => life.exec(pod, &["true"]),
+        None => {
+            let pod = life.start_to_first_line("after-restart", IDLE)?;
+            life.stop(&pod)
         }
-        let cri = peer.cri()?;
-        Life::new(peer, &cri).exec(fleet.pods.first().context("there are pods")?, &["true"])?;
-        fleet.stop(10)?;
-        Ok(())
-    })
+    }
 }
 
 /// From the start of the new process.

@@ -1,9 +1,6 @@
 //! What a kubelet asks again and again, with few and with many pods: what it takes of CPU time, how long it takes while
-//! others start and stop, and while the disk is kept busy; and what starting one more pod takes then.
+//! others start and stop, and while the disk is kept as busy as can be; and what starting a pod takes beside the questions.
 
-use std::fs::File;
-use std::io::{Seek, SeekFrom, Write};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -11,53 +8,48 @@ use anyhow::{Context, Result};
 use berth_cri_proto::v1::*;
 use berth_e2e::Cri;
 
-use super::Bench;
-use crate::load::{Fleet, IDLE, Life, Pod, check_interrupt};
-use crate::measure::Cpu;
+use super::{Stage, disk};
+use crate::load::{IDLE, Life, Pod, check_interrupt, open};
+use crate::measure::{Cpu, Quantiles};
 use crate::peer::Peer;
 use crate::report::{Findings, Unit};
 
-/// What is written over and over while the disk is kept busy, and in which pieces, each of which has to reach the disk.
-const BALLAST_BYTES: u64 = 64 << 20;
-const PIECE_BYTES: usize = 1 << 20;
 /// Who takes long to answer is asked less often: so long, or a few times at least.
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(6);
 const AT_LEAST: usize = 5;
+/// Between two questions while the disk is busy, which is long beside an answer, and short beside a file that is written.
+const INTERVAL: Duration = Duration::from_millis(10);
 
-pub(super) fn measure(bench: &Bench, findings: &mut Findings) -> Result<()> {
-    let steps: &[usize] = bench.effort.pick(&[3], &[10, 100], &[10, 100, 500]);
-    let calls: usize = bench.effort.pick(3, 100, 300);
-    bench.server_rounds(1, |peer, _| {
-        let mut fleet = Fleet::new(peer, "lists");
-        for pods in steps {
-            fleet.grow(*pods, 10)?;
-            findings.at([("pods", *pods)]);
-            let first = fleet.pods.first().context("there are pods")?;
-            alone(peer, first, calls.div_ceil(5), findings)?;
-            while_others_start(peer, first, calls, findings)?;
-            while_the_disk_is_busy(peer, calls, findings)?;
-        }
-        fleet.stop(10)?;
-        Ok(())
-    })
+pub(super) fn see(stage: &Stage<'_>, findings: &mut Findings) -> Result<()> {
+    let Some(first) = stage.fleet.pods.first() else { return Ok(()) };
+    let calls: usize = stage.effort.pick(3, 100, 300);
+    alone(stage, first, calls.div_ceil(5), findings)?;
+    while_others_start(stage.peer, first, calls, findings)?;
+    while_the_disk_is_busy(stage.peer, stage.effort.pick(20, 300, 1000), findings)
 }
 
-/// Asks each many times with nothing beside it, for the CPU time of a call.
-fn alone(peer: &Peer, pod: &Pod, calls: usize, findings: &mut Findings) -> Result<()> {
-    let (cri, cpu) = (peer.cri()?, Cpu::of(peer)?);
+/// Asks each many times with nothing beside it, for the CPU time of a call, and for what it costs for each pod.
+fn alone(stage: &Stage<'_>, pod: &Pod, calls: usize, findings: &mut Findings) -> Result<()> {
+    let (peer, cri, cpu) = (stage.peer, stage.peer.cri()?, Cpu::of(stage.peer)?);
     for (name, question) in questions(pod) {
         check_interrupt()?;
         if let Err(status) = question(&cri) {
             is_unknown(status, name)?;
             continue;
         }
-        let (begun, before, mut asked) = (Instant::now(), cpu.used()?, 0);
-        while asked < calls && (begun.elapsed() < LONG / 10 || asked < AT_LEAST) {
+        let (begun, before, mut times) = (Instant::now(), cpu.used()?, Vec::new());
+        while times.len() < calls && (begun.elapsed() < LONG / 10 || times.len() < AT_LEAST) {
+            let asked = Instant::now();
             question(&cri).context(name)?;
-            asked += 1;
+            times.push(asked.elapsed().as_secs_f64() * 1e3);
         }
-        let used = cpu.used()?.saturating_sub(before).as_secs_f64() * 1e3 / asked as f64;
+        let used = cpu.used()?.saturating_sub(before).as_secs_f64() * 1e3 / times.len() as f64;
         findings.note(&peer.name, &format!("CPU of {name}"), Unit::CpuMs, used);
+        // Of those that are about one pod, the others' number is none of the cost.
+        if name.starts_with("List") {
+            stage.note_for_each(findings, name, Unit::Us, Quantiles::of(&times).p50 * 1e3);
+            stage.note_for_each(findings, name, Unit::CpuUs, used * 1e3);
+        }
     }
     Ok(())
 }
@@ -68,6 +60,11 @@ fn is_unknown(status: tonic::Status, name: &'static str) -> Result<()> {
         true => Ok(()),
         false => Err(status).context(name),
     }
+}
+
+/// containerd tells the stats of no pod at all where one has stopped since it looked; a kubelet asks again.
+fn is_about_one_that_goes(status: &tonic::Status) -> bool {
+    status.message().contains("failed to decode sandbox container metrics")
 }
 
 /// One caller asks, and a second one starts and stops pods.
@@ -105,6 +102,7 @@ fn ask(peer: &Peer, pod: &Pod, calls: usize) -> Result<Times> {
             let begun = Instant::now();
             match question(&cri) {
                 Ok(()) => times.push((*name, begun.elapsed())),
+                Err(status) if is_about_one_that_goes(&status) => {}
                 Err(status) => {
                     is_unknown(status, name)?;
                     unknown.push(*name);
@@ -140,7 +138,8 @@ fn churn(peer: &Peer, done: &AtomicBool) -> Result<Times> {
     let mut times = Times::new();
     for number in 0.. {
         let mut life = Life::new(peer, &cri);
-        let pod = life.start(&format!("churn-{number}"), IDLE)?;
+        // A shell that has not said a word yet would not hear that it is to end.
+        let pod = life.start_to_first_line(&format!("churn-{number}"), IDLE)?;
         life.stop(&pod)?;
         times.append(&mut life.times);
         if done.load(Ordering::Relaxed) {
@@ -150,43 +149,15 @@ fn churn(peer: &Peer, done: &AtomicBool) -> Result<Times> {
     Ok(times)
 }
 
-/// One caller lists containers, and a thread writes to the disk that the runtimes' directories are on.
+/// One caller lists containers, at fixed times, so that an answer that is late does not spare the next question.
 fn while_the_disk_is_busy(peer: &Peer, calls: usize, findings: &mut Findings) -> Result<()> {
-    let done = AtomicBool::new(false);
-    let (asked, _) = beside(
-        || {
-            let asked = list(peer, calls);
-            done.store(true, Ordering::Relaxed);
-            asked
-        },
-        || keep_disk_busy(&peer.logs.join("ballast"), &done),
-    )?;
+    let (asked, pieces) = disk::keep_busy(&peer.logs.join("ballast"), || {
+        open(peer, 1, INTERVAL, calls, |cri, _| {
+            cri.list_containers(Default::default()).map(drop).context("ListContainers")
+        })
+    })?;
     asked.iter().for_each(|time| findings.time(&peer.name, "ListContainers, disk saturated", *time));
-    Ok(())
-}
-
-fn list(peer: &Peer, calls: usize) -> Result<Vec<Duration>> {
-    let cri = peer.cri()?;
-    let timed = |_| {
-        let begun = Instant::now();
-        cri.list_containers(Default::default()).context("ListContainers")?;
-        Ok(begun.elapsed())
-    };
-    (0..calls).map(timed).collect()
-}
-
-/// Writes the same bytes again and again, and waits for the disk each time.
-fn keep_disk_busy(path: &Path, done: &AtomicBool) -> Result<()> {
-    let mut file = File::create(path).with_context(|| format!("create {}", path.display()))?;
-    let piece = vec![0x5a; PIECE_BYTES];
-    while !done.load(Ordering::Relaxed) {
-        file.write_all(&piece)?;
-        file.sync_data()?;
-        if file.stream_position()? >= BALLAST_BYTES {
-            file.seek(SeekFrom::Start(0))?;
-        }
-    }
-    std::fs::remove_file(path)?;
+    pieces.iter().for_each(|time| findings.time(&peer.name, "64 KiB to that disk", *time));
     Ok(())
 }
 
