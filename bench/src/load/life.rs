@@ -1,7 +1,7 @@
 //! The life of a pod with one container, call by call, each timed.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -127,6 +127,8 @@ impl<'a> Life<'a> {
 struct Log {
     directory: PathBuf,
     changes: rustix::fd::OwnedFd,
+    /// What an earlier pod of the same name has left there.
+    bytes_before: u64,
 }
 
 impl Log {
@@ -135,13 +137,14 @@ impl Log {
         let kinds = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE;
         inotify::add_watch(&changes, &directory, kinds)
             .with_context(|| format!("watch {}", directory.display()))?;
-        Ok(Self { directory, changes })
+        let bytes_before = bytes_in(&directory)?;
+        Ok(Self { directory, changes, bytes_before })
     }
 
-    /// Waits until a file in it has something in it.
+    /// Waits until something has been written there.
     fn await_content(&mut self) -> Result<()> {
         let deadline = Instant::now() + FIRST_LINE;
-        while !self.has_content()? {
+        while bytes_in(&self.directory)? == self.bytes_before {
             let left = deadline.saturating_duration_since(Instant::now());
             let left = Timespec { tv_sec: i64::try_from(left.as_secs())?, tv_nsec: 0 };
             if poll(&mut [PollFd::new(&self.changes, PollFlags::IN)], Some(&left))? == 0 {
@@ -152,10 +155,10 @@ impl Log {
         }
         Ok(())
     }
+}
 
-    fn has_content(&self) -> Result<bool> {
-        let entries = fs::read_dir(&self.directory)?.filter_map(Result::ok);
-        let mut sizes = entries.filter_map(|entry| entry.metadata().ok()).map(|found| found.len());
-        Ok(sizes.any(|size| size > 0))
-    }
+/// Of all files in a directory.
+fn bytes_in(directory: &Path) -> Result<u64> {
+    let entries = fs::read_dir(directory)?.filter_map(Result::ok);
+    Ok(entries.filter_map(|entry| entry.metadata().ok()).map(|found| found.len()).sum())
 }

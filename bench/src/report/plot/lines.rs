@@ -51,7 +51,7 @@ pub(super) fn draw(run: &Run, series: &Series, rows: &[&Row]) -> String {
     let has_one_unit = rows.windows(2).all(|pair| pair[0].unit == pair[1].unit);
     let scenario = rows.first().map(|row| row.scenario.as_str()).unwrap_or_default();
     let what = if scenario == GROWTH { GROWTH_TITLE.to_owned() } else { format!("{scenario} by {along}") };
-    let title = format!("{what}: median (line and number) and 99th percentile (whisker)");
+    let title = format!("{what}: median (line), 99th percentile (whisker)");
     let mut svg = Svg::default();
     let mut top = frame::draw_head(&mut svg, &title, series);
     let across = match curves.len() {
