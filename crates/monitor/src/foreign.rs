@@ -64,6 +64,9 @@ const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 const LOG_NAME: &str = "runtime.log";
 const CONSOLE_NAME: &str = "console";
 
+/// The longest name of a file. Source: `PATH_MAX`.
+const PATH_BYTES: usize = 4096;
+
 /// Runs in the child; never returns.
 pub(crate) fn become_attendant(plan: &LaunchPlan, foreign: &ForeignPlan, birthright: Birthright<'_>) -> ! {
     birthright.close_the_rest();
@@ -293,7 +296,8 @@ fn command_line(foreign: &ForeignPlan, log: &Path, words: &[&OsStr]) -> Vec<std:
 fn receive_terminal(console: &UnixListener) -> io::Result<OwnedFd> {
     console.set_nonblocking(true)?;
     let (connection, _) = console.accept()?;
-    let packet = packet::receive(&connection)?;
+    // A stream, on which the terminal's name comes along.
+    let packet = packet::receive_at_most(&connection, PATH_BYTES)?;
     packet.and_then(|packet| packet.fds.into_iter().next()).ok_or(io::ErrorKind::UnexpectedEof.into())
 }
 

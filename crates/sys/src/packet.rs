@@ -118,7 +118,16 @@ pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(
 pub fn receive(socket: impl AsFd) -> Result<Option<Packet>, Errno> {
     // Room for just this message: room for any would cost a process that lives on some pages of its own.
     let length = retry_on_intr(|| recv(&socket, &mut [0_u8; 0], RecvFlags::PEEK | RecvFlags::TRUNC))?.1;
-    let mut bytes = vec![0; length.min(MAX_MESSAGE_BYTES)];
+    receive_at_most(socket, length.min(MAX_MESSAGE_BYTES))
+}
+
+/// Receives what a socket of another kind has, a stream, up to so many bytes; a message of this kind that is longer is cut
+/// short.
+///
+/// # Errors
+/// As [`receive`].
+pub fn receive_at_most(socket: impl AsFd, bytes: usize) -> Result<Option<Packet>, Errno> {
+    let mut bytes = vec![0; bytes];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = retry_on_intr(|| {
@@ -155,6 +164,16 @@ mod tests {
         assert_eq!(first.fds.len(), 1);
         assert_ne!(first.fds[0].as_raw_fd(), extra.as_raw_fd());
         assert_eq!(receive(&b).unwrap().unwrap().bytes, b"second");
+    }
+
+    #[test]
+    fn descriptors_come_over_a_stream_too() {
+        let (mut a, b) = std::os::unix::net::UnixStream::pair().unwrap();
+        send(&a, b"name", &[b.as_fd()]).unwrap();
+        let packet = receive_at_most(&b, 64).unwrap().unwrap();
+        assert_eq!((packet.bytes.as_slice(), packet.fds.len()), (&b"name"[..], 1));
+        std::io::Write::write_all(&mut a, b"more").unwrap();
+        assert_eq!(receive_at_most(&b, 2).unwrap().unwrap().bytes, b"mo");
     }
 
     #[test]
