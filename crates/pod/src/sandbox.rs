@@ -192,7 +192,7 @@ impl Driver {
         let (host, path, planned) = (self.host.clone(), cgroups.sandbox.clone(), plan.clone());
         let start = move |steps: &mut Steps| {
             first(steps)?;
-            steps.step(point!("make cgroup"), path.as_str(), || Ok(host.cgroups.create(&path)?))?;
+            make_cgroup(steps, &host, &path)?;
             spawn(steps, &host, &planned)
         };
         let Spawned { connection, zygote } = self.blocking_steps(start).await?;
@@ -572,6 +572,11 @@ fn make_files(host: &Host, id: &PodId, spec: &SandboxSpec, addresses: &PodAddres
 }
 
 /// Takes the descriptors with it: held longer, they would keep the namespace alive after the pod.
+pub(crate) fn make_cgroup(steps: &mut Steps, host: &Host, path: &CgroupPath) -> Result<()> {
+    let create = || Ok(host.cgroups.create(path).map(drop)?);
+    steps.step(point!("make cgroup"), path.as_str(), create)
+}
+
 fn spawn(steps: &mut Steps, host: &Host, plan: &SandboxPlan) -> Result<Spawned> {
     let spawn = || host.zygote.spawn_monitor(plan).map_err(Error::Spawn);
     steps.step(point!("start monitor and pause"), "", spawn)

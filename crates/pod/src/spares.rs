@@ -34,7 +34,7 @@ use crate::files::hostname_of;
 use crate::host::{Host, blocking};
 use crate::lifecycle::stopping::DEATH_LIMIT;
 use crate::registry::random_bytes;
-use crate::sandbox::{PodCgroups, Purpose, no_work};
+use crate::sandbox::{PodCgroups, Purpose, make_cgroup, no_work};
 use crate::spec::{PodIdentity, PodPid, SandboxSpec};
 use crate::steps::{self, Steps, UnderWay, Work};
 
@@ -322,7 +322,7 @@ impl Driver {
         let prepare = move |steps: &mut Steps| {
             first(steps)?;
             if let Some(path) = own_cgroup {
-                steps.step(point!("make cgroup"), path.as_str(), || Ok(host.cgroups.create(&path)?))?;
+                make_cgroup(steps, &host, &path)?;
             }
             let look = || Ok(host.network.check_attached(&name)?);
             Ok(steps.step(point!("look at the spare sandbox"), "", look))
