@@ -3,9 +3,9 @@
 //! Forked from the monitor into the pod's new namespaces, never exec'd. Before it rests it prepares what only a
 //! process inside can: the hostname, the kernel parameters, a netlink socket and a handle of the network namespace
 //! for the agent (so that nobody has to enter it later), and the pod's `/dev/shm`. Its root becomes an empty read-only
-//! tmpfs with the one directory `shm`. Then it hands over and gives up everything, for which nobody need wait: it keeps no
-//! descriptor and no capability, runs as nobody, may only make the system calls that waiting takes, and has no memory but
-//! a page or two. If it can't give up its rights, it ends, and the pod with it.
+//! tmpfs with the one directory `shm`, it runs as nobody, and has no capability. Then it hands over and gives up the rest,
+//! for which nobody need wait: it keeps no descriptor, may only make the system calls that waiting takes, and has no memory
+//! but a page or two.
 //!
 //! In a shared pid namespace it is process 1: it ignores SIGCHLD, so the kernel reaps every orphan at once, with no
 //! wake-up of pause. It dies with the monitor.
@@ -53,10 +53,7 @@ pub(crate) fn become_pause(
     match prepare(&witness, plan, bare, &gate) {
         Ok(handles) => {
             let handles: Vec<BorrowedFd<'_>> = handles.iter().map(AsFd::as_fd).collect();
-            if gate.ready(&handles).is_ok() && drop_rights(plan.user_namespace.as_ref()).is_ok() {
-                // From containers that share its pid namespace; the change of user does so only as long as the kernel is
-                // set to.
-                hide();
+            if gate.ready(&handles).is_ok() {
                 rest(&witness);
             }
         }
@@ -65,7 +62,7 @@ pub(crate) fn become_pause(
     exit_now(1)
 }
 
-/// Sets the namespaces up and shuts itself in; returns `[netlink socket, network namespace]` of a pod with its own.
+/// Sets the namespaces up, shuts itself in and gives up all rights; returns `[netlink socket, network namespace]` of a pod with its own.
 fn prepare(
     witness: &SingleThreaded,
     plan: &SandboxPlan,
@@ -89,8 +86,11 @@ fn prepare(
         let _ = std::fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0");
     }
     // While only the host's root may walk to it.
-    let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let place = open(&plan.directory, directory, Mode::empty()).map_err(fail("directory of the pod"))?;
+    let place = || {
+        let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        open(&plan.directory, directory, Mode::empty()).map_err(fail("directory of the pod"))
+    };
+    let place = bare.is_none().then(place).transpose()?;
     let mut sysctls: Vec<&Sysctl> = plan.sysctls.iter().collect();
     if plan.user_namespace.is_some() {
         // Before Linux 6.10 the parameters of an IPC namespace are for the host's root to set, after that for the
@@ -103,11 +103,15 @@ fn prepare(
         Sharing::Own => network_handles().map_err(fail("network namespace"))?,
         Sharing::Host => Vec::new(),
     };
-    match bare {
-        Some(bare) => shut_in_bare(witness, plan, &bare),
-        None => shut_in(plan, &place),
+    match (bare, place) {
+        (Some(bare), _) => shut_in_bare(witness, plan, &bare),
+        (None, Some(place)) => shut_in(plan, &place),
+        (None, None) => Err(Errno::NODEV),
     }
     .map_err(fail("root of pause"))?;
+    drop_rights(plan.user_namespace.as_ref()).map_err(fail("credentials of pause"))?;
+    // From containers that share its pid namespace; the change of user does so only as long as the kernel is set to.
+    hide();
     Ok(handles)
 }
 

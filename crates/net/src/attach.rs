@@ -26,6 +26,7 @@ use crate::host::HostLinks;
 use crate::link::{self, LOOPBACK_INDEX, Link, VethPair};
 use crate::name::IfName;
 use crate::netlink::{Batch, Mode};
+use crate::sysctl;
 
 /// A pod to be attached.
 #[derive(Debug, Clone, Copy)]
@@ -65,6 +66,8 @@ pub(crate) struct Wiring<'a> {
     pub(crate) alias: String,
     pub(crate) addresses: Vec<(IpAddr, IpNet)>,
     pub(crate) mtu: Option<u32>,
+    /// Whether the kernel knows IPv6.
+    pub(crate) has_ipv6: bool,
 }
 
 impl<'a> Wiring<'a> {
@@ -82,7 +85,8 @@ impl<'a> Wiring<'a> {
             None => Err(Error::AddressOutside { pod_id: attachment.pod_id.into(), address }),
         };
         let addresses = attachment.addresses.iter().map(with_subnet).collect::<Result<_>>()?;
-        Ok(Self { attachment, alias: bridge.pod_alias(attachment.pod_id), addresses, mtu })
+        let (alias, has_ipv6) = (bridge.pod_alias(attachment.pod_id), sysctl::has_ipv6());
+        Ok(Self { attachment, alias, addresses, mtu, has_ipv6 })
     }
 
     /// Makes the pair and configures the pod's end.
@@ -147,13 +151,13 @@ impl<'a> Wiring<'a> {
         };
         Batch::default()
             .route(CREATE_STEP, Mode::Create, &link::create_veth(&pair))
-            .route("mark veth as ours", Mode::Plain, &link::claim_port(name, &self.alias))
+            .route("mark veth as ours", Mode::Plain, &link::claim_port(name, &self.alias, self.has_ipv6))
             .route("look up veth pair", Mode::Plain, &link::get_link(name))
     }
 
     fn pod_batch(&self, index: u32) -> Batch {
         let mut batch = with_loopback(Batch::default());
-        if !self.addresses.iter().any(|(address, _)| address.is_ipv6()) {
+        if self.has_ipv6 && !self.addresses.iter().any(|(address, _)| address.is_ipv6()) {
             batch = batch.route("keep eth0 off IPv6", Mode::Plain, &link::keep_off_ipv6(index));
         }
         batch = batch.route("bring up eth0", Mode::Plain, &link::set_up(index, None));

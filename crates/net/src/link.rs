@@ -125,10 +125,11 @@ pub(crate) fn set_alias(name: &IfName, alias: &str) -> RouteNetlinkMessage {
 /// Marks a link as ours, and has it make no IPv6 address for itself: the bridge will speak for all its ports.
 ///
 /// To be done before the link has a carrier; the kernel heeds neither while it makes a link.
-pub(crate) fn claim_port(name: &IfName, alias: &str) -> RouteNetlinkMessage {
+/// A host that has no IPv6 at all (`has_ipv6`) refuses the second.
+pub(crate) fn claim_port(name: &IfName, alias: &str, has_ipv6: bool) -> RouteNetlinkMessage {
     let mut link = named(name);
     link.attributes.push(LinkAttribute::IfAlias(alias.into()));
-    link.attributes.push(no_own_ipv6_address());
+    link.attributes.extend(has_ipv6.then(no_own_ipv6_address));
     RouteNetlinkMessage::SetLink(link)
 }
 

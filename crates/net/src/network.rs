@@ -210,10 +210,10 @@ impl Network {
 
     /// Gives a pod its loopback, its `eth0` with addresses and default routes, and a port of the bridge.
     ///
-    /// A bridge that somebody else has taken away is put back, as by [`Network::restore`]. Whether the rules are there is
-    /// not looked at: that is [`Network::check_and_restore`]'s, for which no pod need wait. The pod can be reached when this
-    /// returns; by IPv6 a moment later, as a worker of the kernel finishes an
-    /// address of that family. Takes about a millisecond.
+    /// A bridge that somebody else has taken away is put back, as by [`Network::restore`]. Whether all else is as it should
+    /// be, its addresses and the rules, is not looked at: that is [`Network::check_and_restore`]'s, for which no pod need
+    /// wait. With that the pod can be reached when this returns; by IPv6 a moment later, as a worker of the kernel finishes
+    /// an address of that family. Takes about a millisecond.
     ///
     /// Errors, after which nothing is left: exists, when a link of that name or an `eth0` in the pod was there
     /// before, which stays; exists, when the bridge is somebody else's now; invalid, for an address of no subnet.
@@ -233,7 +233,10 @@ impl Network {
             Err(error) => error,
         };
         // The bridge may be gone, or have been made anew; then its index is another one.
-        self.restore()?;
+        match self.look(&host) {
+            Err(lost) if lost.is_lost() => self.restore()?,
+            looked => looked?,
+        }
         let now = bridge::find_own(&host, &self.config.bridge)?.index;
         if now == known {
             return Err(failed(error));

@@ -13,6 +13,11 @@ use crate::name::IfName;
 
 const IPV6_CONF: &str = "net/ipv6/conf";
 
+/// Whether the kernel knows IPv6: it was not left out at boot.
+pub(crate) fn has_ipv6() -> bool {
+    path_of("net/ipv6").exists()
+}
+
 /// Whether the host has IPv6 at all: neither left out at boot nor disabled for every link.
 pub(crate) fn ipv6_enabled() -> bool {
     read("net/ipv6/conf/all/disable_ipv6").is_ok_and(|value| value == "0")

@@ -44,7 +44,7 @@ use crate::link::{Connected, Link, News, Reach};
 use crate::record::{SandboxPhase, SandboxRecord};
 use crate::sandbox::KILL_ANSWER_LIMIT;
 use crate::spec::{PodResources, SandboxSpec};
-use crate::steps::{self, Shown, Steps, UnderWay};
+use crate::steps::{Shown, Steps, UnderWay};
 use crate::timeline::Timeline;
 use crate::view::{ContainerView, PodState, PodView};
 use crate::waiting::{Condition, look_at};
@@ -343,21 +343,14 @@ impl Driver {
         work: impl FnOnce(&mut Steps) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         self.host.spares.stir();
-        let mut steps = Steps::new(self.under_way.clone());
-        let work = self.late.blocking(move || {
-            let result = work(&mut steps);
-            Ok((result, steps.into_done()))
-        });
-        match limited(work).await {
-            Ok((result, done)) => {
-                done.into_iter().for_each(|done| done.enter(&mut self.timeline));
-                result
-            }
-            // It goes on, nobody knows how long.
-            Err(error) => match self.under_way.swap(None) {
-                Some(under_way) => self.noted(&under_way, Err(error)),
-                None => Err(error),
-            },
+        let steps = Steps::new(self.under_way.clone());
+        let mut taken = steps.clone();
+        let result = limited(self.late.blocking(move || work(&mut taken))).await;
+        let (done, under_way) = steps.give_up();
+        done.into_iter().for_each(|done| done.enter(&mut self.timeline));
+        match under_way {
+            Some(under_way) => self.noted(&under_way, result),
+            None => result,
         }
     }
 
@@ -379,7 +372,8 @@ impl Driver {
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
         self.host.spares.stir();
-        let under_way = steps::begin(&self.under_way, step, object);
+        let under_way = Arc::new(UnderWay::begin(step, object));
+        self.under_way.store(Some(under_way.clone()));
         let result = work.await;
         self.under_way.store(None);
         self.noted(&under_way, result)
@@ -387,7 +381,7 @@ impl Driver {
 
     /// Enters what has become of a step.
     pub(crate) fn noted<T>(&mut self, under_way: &UnderWay, result: Result<T>) -> Result<T> {
-        let (done, result) = steps::end(under_way, result);
+        let (done, result) = under_way.end(result);
         done.enter(&mut self.timeline);
         result
     }
@@ -439,7 +433,7 @@ impl Driver {
 }
 
 /// Waits for `work` no longer than a stage may take.
-async fn limited<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+pub(crate) async fn limited<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let too_long = |_| Err(Error::TooLong { limit: STAGE_LIMIT });
     tokio::time::timeout(STAGE_LIMIT, work).await.unwrap_or_else(too_long)
 }

@@ -202,7 +202,7 @@ impl Host {
             pods.remove(pod);
         });
         if let Some(last) = last {
-            self.meters.forget_pod(&last);
+            self.meters.forget_pod(&last, &self.snapshot());
         }
     }
 

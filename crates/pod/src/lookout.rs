@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use berth_store::with_causes;
+use tokio::time::MissedTickBehavior;
 
 use crate::host::{Host, blocking};
 
@@ -37,6 +38,7 @@ pub(crate) fn look_after_network(host: &Arc<Host>) {
     let host = host.clone();
     tokio::spawn(async move {
         let mut pace = tokio::time::interval(LOOK_PERIOD);
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // The first comes at once.
         pace.tick().await;
         loop {

@@ -79,10 +79,13 @@ impl Meters {
         }
     }
 
-    /// Lets go of a pod that is gone.
-    pub(crate) fn forget_pod(&self, view: &PodView) {
+    /// Lets go of a pod that is gone from `snapshot`. Its cgroup may be the kubelet's, which another attempt shares.
+    pub(crate) fn forget_pod(&self, view: &PodView, snapshot: &Snapshot) {
+        let is_shared = snapshot.pods.values().any(|other| other.cgroup == view.cgroup);
         let mut metered = self.metered();
-        metered.remove(&view.cgroup);
+        if !is_shared {
+            metered.remove(&view.cgroup);
+        }
         for container in view.containers.values() {
             metered.remove(&container.cgroup);
         }

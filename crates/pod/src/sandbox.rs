@@ -109,6 +109,12 @@ impl Driver {
         }
     }
 
+    /// The steps, in the order of the table above; those between two bars share a thread:
+    ///
+    /// ```text
+    /// made from nothing:  intent, files, cgroup, monitor asked for | its greeting | network, host ports, readiness
+    /// of a spare sandbox: intent, files, (cgroup,) look at the link; beside them, tell the monitor | host ports, readiness
+    /// ```
     async fn make_steps(&mut self) -> Result<()> {
         let host = self.host.clone();
         let cgroups = self.cgroups()?;
@@ -571,7 +577,6 @@ fn make_files(host: &Host, id: &PodId, spec: &SandboxSpec, addresses: &PodAddres
     }
 }
 
-/// Takes the descriptors with it: held longer, they would keep the namespace alive after the pod.
 pub(crate) fn make_cgroup(steps: &mut Steps, host: &Host, path: &CgroupPath) -> Result<()> {
     let create = || Ok(host.cgroups.create(path).map(drop)?);
     steps.step(point!("make cgroup"), path.as_str(), create)
@@ -587,6 +592,7 @@ pub(crate) fn no_work() -> Work {
     Box::new(|_| Ok(()))
 }
 
+/// Takes the descriptors with it: held longer, they would keep the namespace alive after the pod.
 fn attach(
     host: &Host,
     pod_id: &str,

@@ -16,7 +16,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use berth_fault::point;
 use berth_monitor::id::PodId;
@@ -28,7 +28,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::departures;
-use crate::driver::{Driver, passing};
+use crate::driver::{Driver, limited, passing};
 use crate::error::{Error, Result};
 use crate::files::hostname_of;
 use crate::host::{Host, blocking};
@@ -36,7 +36,7 @@ use crate::lifecycle::stopping::DEATH_LIMIT;
 use crate::registry::random_bytes;
 use crate::sandbox::{PodCgroups, Purpose, make_cgroup, no_work};
 use crate::spec::{PodIdentity, PodPid, SandboxSpec};
-use crate::steps::{self, Steps, UnderWay, Work};
+use crate::steps::{Steps, UnderWay, Work};
 
 /// Between the calls that make one pod there is less.
 const CALM: Duration = Duration::from_millis(10);
@@ -333,9 +333,9 @@ impl Driver {
         let hostname = hostname_of(&self.spec);
         let step = point!("occupy the spare sandbox");
         let order = async {
-            let told = UnderWay { stage: step.name().to_owned(), since: Instant::now() };
+            let told = UnderWay::begin(step, "");
             let order = link.ask_within(OCCUPATION_LIMIT, MonitorOrder::Occupy { hostname }, &[]);
-            steps::end(&told, passing(step, order).await)
+            told.end(limited(passing(step, order)).await)
         };
         let (prepared, (done, occupied)) = tokio::join!(self.blocking_steps(prepare), order);
         done.enter(&mut self.timeline);

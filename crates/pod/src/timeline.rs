@@ -28,11 +28,16 @@ pub struct Step {
 impl Timeline {
     /// Adds a step that has just ended.
     pub fn push(&mut self, stage: impl Into<String>, took: Duration, error: Option<String>) {
+        self.enter(stage, crate::clock::now_ns(), took, error);
+    }
+
+    /// Adds a step that has ended then.
+    pub fn enter(&mut self, stage: impl Into<String>, at_ns: i64, took: Duration, error: Option<String>) {
         if self.0.len() == MAX_STEPS {
             self.0.remove(0);
         }
         let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let step = Step { stage: stage.into(), at_ns: crate::clock::now_ns(), took_us, error };
+        let step = Step { stage: stage.into(), at_ns, took_us, error };
         self.0.push(Arc::new(step));
     }
 

@@ -56,8 +56,11 @@ pub(super) fn keep_busy<T>(
             .collect();
         // One that has failed says nothing.
         are_busy.iter().take(writers.len()).for_each(drop);
-        let worked = meanwhile();
-        done.store(true, Ordering::Relaxed);
+        let worked = {
+            // Also if it panics: the scope waits for all writers.
+            let _end = OnDrop(done);
+            meanwhile()
+        };
         for writer in writers {
             writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         }
@@ -69,6 +72,15 @@ pub(super) fn keep_busy<T>(
     });
     let removed = fs::remove_dir_all(directory).with_context(|| format!("remove {}", directory.display()));
     worked.and_then(|worked| removed.map(|()| worked))
+}
+
+/// Sets a flag when it goes.
+struct OnDrop<'a>(&'a AtomicBool);
+
+impl Drop for OnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Writes much past the cache, again and again; says so after the first piece.

@@ -272,8 +272,8 @@ fn a_connection_outlives_the_agents_restart() {
 
 #[test]
 #[ignore = "needs root: makes network namespaces"]
-fn a_table_that_was_taken_away_comes_back_with_the_next_pod_port_or_subnet() {
-    on_fresh_host("ports::a_table_that_was_taken_away_comes_back_with_the_next_pod_port_or_subnet", || {
+fn a_table_that_was_taken_away_comes_back_with_the_next_look_port_or_subnet() {
+    on_fresh_host("ports::a_table_that_was_taken_away_comes_back_with_the_next_look_port_or_subnet", || {
         let network = open();
         let outside = outside();
         run("nft", &["add", "table", "inet", "others"]);
@@ -282,9 +282,10 @@ fn a_table_that_was_taken_away_comes_back_with_the_next_pod_port_or_subnet() {
         let (before, others_before) = (run("nft", &["list", "table", "inet", "berth"]), others());
         let take_away = || run("nft", &["delete", "table", "inet", "berth"]);
 
-        // A pod that is attached is masqueraded.
+        // Masquerading comes back when somebody looks.
         take_away();
         let (a, _) = pod(&network, POD_A, 2);
+        network.check_and_restore().unwrap();
         assert_eq!(run("nft", &["list", "table", "inet", "berth"]), before);
         assert_eq!(a.reach(&listen(&outside, "198.51.100.2:0")), ip("198.51.100.1"));
 
