@@ -16,7 +16,7 @@ use std::path::Path;
 
 use berth_fault::point;
 use berth_sys::clone::{SingleThreaded, unshare};
-use berth_sys::exec::{close_from, exit_now, ignore_children};
+use berth_sys::exec::{close_from, exit_now, ignore_children, ignore_signals};
 use berth_sys::mountattr::{MountAttributes, Reach, set_attributes};
 use berth_sys::rest::{self, Rest};
 use berth_sys::seccomp::{self, Instruction};
@@ -80,10 +80,14 @@ fn prepare(
     if let Some(hostname) = &plan.hostname {
         rustix::system::sethostname(hostname.as_bytes()).map_err(fail("hostname"))?;
     }
-    if plan.net == Sharing::Own && plan.ipv6 {
-        // Duplicate address detection would hold every IPv6 address back for a second; addresses are ours to give.
-        // Best effort: the file is missing where IPv6 is switched off.
-        let _ = std::fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0");
+    if plan.net == Sharing::Own {
+        // Best effort: the files are missing where IPv6 is switched off. A pod could pose as a router to all others
+        // (CVE-2020-10749). Duplicate address detection would hold every IPv6 address back for a second; addresses are
+        // ours to give.
+        let _ = std::fs::write("/proc/sys/net/ipv6/conf/default/accept_ra", "0");
+        if plan.ipv6 {
+            let _ = std::fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0");
+        }
     }
     // While only the host's root may walk to it.
     let place = || {
@@ -192,6 +196,8 @@ fn drop_rights(user_namespace: Option<&IdMaps>) -> Result<(), Errno> {
 /// Waits for ever, able to do nothing else.
 fn rest(witness: &SingleThreaded) -> ! {
     let _ = close_from(0);
+    ignore_signals();
+    berth_sys::title::forget_environment(witness);
     let rest = Rest::prepare();
     let _ = seccomp::install(&resting_filter(), 0);
     rest.begin(witness)

@@ -36,6 +36,9 @@ pub(crate) fn ensure(config: &NetworkConfig, subnets: &[IpNet]) -> Result<u32> {
         create(&host, name, subnets).map_err(failed)?;
     }
     let bridge = find_own(&host, name)?;
+    if sysctl::has_ipv6() {
+        sysctl::deafen_to_routers(name)?;
+    }
     if subnets.iter().any(|subnet| subnet.addr().is_ipv6()) {
         sysctl::settle_bridge_v6(name)?;
     }

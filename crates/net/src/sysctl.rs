@@ -48,9 +48,14 @@ pub(crate) fn enable_forwarding_v6() -> Result<()> {
     set_shared(forwarding, "1")
 }
 
-/// Makes IPv6 on our bridge usable at once, and deaf to routers: a pod could pose as one.
+/// Has our bridge heed no routers: a pod could pose as one, also where no pod has an IPv6 address (CVE-2020-10749).
+pub(crate) fn deafen_to_routers(bridge: &IfName) -> Result<()> {
+    set(&format!("{IPV6_CONF}/{bridge}/accept_ra"), "0").map(drop)
+}
+
+/// Makes IPv6 on our bridge usable at once.
 pub(crate) fn settle_bridge_v6(bridge: &IfName) -> Result<()> {
-    for (key, value) in [("disable_ipv6", "0"), ("accept_dad", "0"), ("accept_ra", "0")] {
+    for (key, value) in [("disable_ipv6", "0"), ("accept_dad", "0")] {
         set(&format!("{IPV6_CONF}/{bridge}/{key}"), value)?;
     }
     Ok(())

@@ -103,6 +103,16 @@ fn changed_settings_replace_the_old_addresses_and_rules() {
 
 #[test]
 #[ignore = "needs root: makes network namespaces"]
+fn the_bridge_heeds_no_routers_also_where_pods_have_no_ipv6() {
+    on_fresh_host("the_bridge_heeds_no_routers_also_where_pods_have_no_ipv6", || {
+        let subnets = vec!["10.99.0.0/24".parse().unwrap()];
+        Network::open(NetworkConfig { subnets, ..NetworkConfig::default() }).unwrap();
+        assert_eq!(sysctl("ipv6/conf/berth0/accept_ra"), "0");
+    });
+}
+
+#[test]
+#[ignore = "needs root: makes network namespaces"]
 fn a_subnet_that_the_host_is_in_is_refused_unless_pods_may_be_in_it() {
     on_fresh_host("a_subnet_that_the_host_is_in_is_refused_unless_pods_may_be_in_it", || {
         run("ip", &["address", "add", "10.88.7.7/24", "dev", "lo"]);

@@ -57,6 +57,27 @@ pub fn ignore_children() {
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
 }
 
+/// Ignores all signals for good, those of the C library's own too. Blocked ones would wait, and those that queue count
+/// against what this process's user may have waiting anywhere (`RLIMIT_SIGPENDING`).
+pub fn ignore_signals() {
+    /// As the kernel has it: a handler, flags, what returns from it, and which signals are blocked meanwhile.
+    #[repr(C)]
+    struct KernelAction([libc::c_ulong; 4]);
+    let ignore = KernelAction([libc::SIG_IGN as libc::c_ulong, 0, 0, 0]);
+    let old = std::ptr::null_mut::<KernelAction>();
+    // The last is the size of a set of signals, one bit for each.
+    const SET_BYTES: usize = 8;
+    for number in 1..=64 {
+        // SAFETY: the kernel reads an action from the pointer, which is to one that lives until the call returns, and
+        // writes none. What can't be ignored is refused.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, number, &raw const ignore, old, SET_BYTES) };
+    }
+    set_mask(libc::SIG_SETMASK, |set| {
+        // SAFETY: `set` is valid for writes, as `set_mask` says.
+        unsafe { libc::sigemptyset(set) };
+    });
+}
+
 /// Undoes [`ignore_children`], so that exit statuses can be waited for.
 pub fn notice_children() {
     // SAFETY: SIG_DFL is a valid disposition for SIGCHLD.

@@ -7,6 +7,8 @@ use std::fs;
 use std::ptr;
 use std::sync::OnceLock;
 
+use crate::clone::SingleThreaded;
+
 /// Overwrites this process's argument strings by `title`, cut to the room that they take. The short name
 /// (`comm`, 15 bytes) is set from `comm`. Does nothing when `/proc` can't be read.
 ///
@@ -38,15 +40,31 @@ pub fn set_name(comm: &std::ffi::CStr) {
 /// The first address of this process's argument strings, and the one behind them: a forked process has them where its
 /// parent has. `None` if `/proc` can't be read.
 pub(crate) fn argument_area() -> Option<(usize, usize)> {
-    static AREA: OnceLock<Option<(usize, usize)>> = OnceLock::new();
-    *AREA.get_or_init(find_argument_area)
+    areas().map(|[start, end, ..]| (start, end))
 }
 
-/// Fields 48 and 49 of `/proc/self/stat` (proc_pid_stat(5)): `arg_start`, `arg_end`.
-fn find_argument_area() -> Option<(usize, usize)> {
+/// Overwrites the environment that this process was started with, which whoever may look into it finds below `/proc` as
+/// long as it lives: the agent's may hold secrets. This process sees no variable afterwards.
+pub fn forget_environment(_witness: &SingleThreaded) {
+    let Some([_, _, start, end]) = areas() else { return };
+    let area = ptr::with_exposed_provenance_mut::<u8>(start);
+    // SAFETY: the kernel says that start..end is the memory of this process's environment strings, which it mapped
+    // writable at exec and which nobody unmaps. No other thread reads them, as the witness says; what reads one later
+    // finds an empty text.
+    unsafe { ptr::write_bytes(area, 0, end.saturating_sub(start)) };
+}
+
+/// Where the argument strings begin and end, and the environment strings.
+fn areas() -> Option<[usize; 4]> {
+    static AREAS: OnceLock<Option<[usize; 4]>> = OnceLock::new();
+    *AREAS.get_or_init(find_areas)
+}
+
+/// Fields 48 to 51 of `/proc/self/stat` (proc_pid_stat(5)): `arg_start`, `arg_end`, `env_start`, `env_end`.
+fn find_areas() -> Option<[usize; 4]> {
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     // After the command name come fields 3, 4, …
     let field = |number: usize| fields.get(number - 3)?.parse().ok();
-    Some((field(48)?, field(49)?))
+    Some([field(48)?, field(49)?, field(50)?, field(51)?])
 }

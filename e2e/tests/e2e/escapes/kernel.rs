@@ -36,6 +36,19 @@ fn core_pattern() -> String {
     fs::read_to_string(CORE_PATTERN).unwrap()
 }
 
+/// CVE-2020-10749: a pod poses as a router to other pods and to the host, also where the network has no IPv6 for pods.
+#[test]
+#[ignore = "needs root and the test images"]
+fn no_pod_can_pose_as_a_router() {
+    let node = Node::start();
+    let pod = node.pod("believer");
+    let id = pod.start(shell("main", "exec sleep 1000"));
+    assert_eq!(pod.exec(&id, "cat /proc/sys/net/ipv6/conf/eth0/accept_ra"), "0");
+    let of_bridge = format!("/proc/sys/net/ipv6/conf/{}/accept_ra", node.bridge());
+    assert_eq!(node.site().run("cat", &[&of_bridge]).trim(), "0");
+    pod.take_down();
+}
+
 /// CVE-2022-0811: a parameter of the machine's among those of a pod, by its name or smuggled in with another's.
 #[test]
 #[ignore = "needs root and the test images"]

@@ -56,6 +56,30 @@ fn nothing_of_the_runtime_can_be_reached_through_its_processes() {
     }
 }
 
+/// What pause, the first process of a pod with one process tree, still has of the agent's, for one who may look into it;
+/// and what it lets pile up.
+#[test]
+#[ignore = "needs root and the test images"]
+fn the_first_process_of_a_pod_tells_nothing_and_keeps_no_signal() {
+    let node = Node::start();
+    let mut config = node.sandbox("shared");
+    sandbox_namespaces(&mut config).pid = NamespaceMode::Pod.into();
+    let pod = Pod::run(&node, config);
+    let mut config = shell("looker", "exec sleep 1000");
+    let rights = security(&mut config);
+    rights.namespace_options.as_mut().unwrap().pid = NamespaceMode::Pod.into();
+    rights.capabilities.get_or_insert_default().add_capabilities = vec!["SYS_PTRACE".into()];
+    let looker = pod.start(config);
+    assert_eq!(pod.exec(&looker, "tr -d '\\0' </proc/1/cmdline | head -c 6"), "pause:");
+    assert_eq!(pod.exec(&looker, "tr -d '\\0' </proc/1/environ | wc -c"), "0");
+    let signals = "for number in 1 10 15 17 34 40 64; do kill -$number 1; kill -$number 1; done";
+    pod.exec(&looker, signals);
+    let waiting = pod
+        .exec(&looker, "grep -E '^(SigPnd|ShdPnd|SigBlk)' /proc/1/status | grep -vc 0000000000000000; true");
+    assert_eq!(waiting, "0");
+    pod.take_down();
+}
+
 /// CVE-2024-21626: a descriptor of the runtime's that leads to the host's files is still open when the program starts, or
 /// already when the working directory is entered.
 #[test]
