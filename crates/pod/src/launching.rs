@@ -7,6 +7,7 @@
 
 use std::os::fd::BorrowedFd;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use berth_cgroup::Cgroup;
@@ -22,6 +23,10 @@ use crate::waiting::{Look, served_by_others, waiting};
 /// How long a launch may take before anybody asks why: it takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// After how long one that takes longer is looked at again. Who waited for another that was given up goes on for a moment,
+/// and seems well, before he waits by himself.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// Has the monitor make a container up to its gate, from the plan among `fds`; `cgroup` is the container's.
 pub(crate) async fn launch(
     link: &Link,
@@ -30,24 +35,28 @@ pub(crate) async fn launch(
     spec: &ContainerSpec,
 ) -> Result<Answer> {
     let mut launched = pin!(link.ask(Order::Launch, fds));
-    if let Ok(answer) = timeout(PATIENCE, &mut launched).await {
-        return answer;
-    }
     let hosts = |volume: &VolumeSpec| match &volume.source {
         VolumeSource::Host { host_path } => Some(host_path.clone()),
         VolumeSource::Image(_) => None,
     };
     let paths: Vec<_> = spec.mounts.iter().filter_map(hosts).collect();
-    let look = move || {
+    let look = Arc::new(move || {
         let pids = cgroup.procs().unwrap_or_default();
         let volumes = served_by_others(paths.iter().map(AsRef::as_ref));
         // Who wants the same name as somebody who waits for the server waits for that one, in a place that says nothing.
         let is_stuck = |look: &Look| look.waits_for_others() || !volumes.is_empty();
         let stuck = waiting(&pids).into_iter().find(is_stuck)?;
         Some(Error::StuckLaunch { pid: stuck.pid, place: stuck.place, limit: PATIENCE, volumes })
-    };
-    match blocking(look).await? {
-        Some(stuck) => Err(stuck),
-        None => launched.await,
+    });
+    let mut patience = PATIENCE;
+    loop {
+        if let Ok(answer) = timeout(patience, &mut launched).await {
+            return answer;
+        }
+        let look = look.clone();
+        if let Some(stuck) = blocking(move || look()).await? {
+            return Err(stuck);
+        }
+        patience = AGAIN;
     }
 }
