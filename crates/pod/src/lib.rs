@@ -43,6 +43,7 @@ mod attach;
 mod cdi;
 mod claims;
 mod confinement;
+mod contact;
 mod departures;
 mod devices;
 mod doubt;

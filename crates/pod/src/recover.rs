@@ -2,7 +2,7 @@
 //!
 //! Each pod on record is matched with its monitor, all at the same time. A monitor that answers tells everything that
 //! happened meanwhile; where nobody listens, the pod is dead (killed, or the machine was started anew); one that hangs
-//! is waited for while the agent serves (`sandbox`, `monitor_is_gone`). A pod that was only intended when the last agent
+//! is waited for while the agent serves (`contact`, `monitor_is_gone`). A pod that was only intended when the last agent
 //! died is taken down; a container that was, by its pod's driver once the agent serves, since that may take time. Then
 //! whatever carries our names in kernel and on disk, but belongs to no pod on record, is removed (`inventory`). A record
 //! that can't be read is set aside, and what it may name is left as it is (`doubt`).

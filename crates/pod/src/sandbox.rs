@@ -15,7 +15,7 @@
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use berth_cgroup::{CgroupPath, Driver as CgroupDriver, Layout};
 use berth_fault::point;
@@ -25,20 +25,18 @@ use berth_monitor::plan::{SandboxPlan, Sharing};
 use berth_monitor::protocol::Order as MonitorOrder;
 use berth_net::{Attachment, Forward, IfName, PodAddresses};
 use berth_store::{Change, ErrorKind, with_causes};
-use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::departures;
-use crate::driver::{Driver, LOSS, Monitor, passing};
+use crate::driver::{Driver, Monitor, passing};
 use crate::error::{Error, Result};
 use crate::events::EventKind;
 use crate::files::{hostname_of, write_files};
 use crate::host::{Host, blocking};
 use crate::id_maps::give_files;
-use crate::lifecycle::sandbox::{Contact, Event, RETRY_PERIOD, Remedy, remedy};
+use crate::lifecycle::sandbox::{Contact, Event, RETRY_PERIOD};
 use crate::lifecycle::stopping::DEATH_LIMIT;
-use crate::link::{Connected, Greeting, Link, News};
+use crate::link::{Connected, Greeting, Link};
 use crate::lookout::look_after_network;
 use crate::record::SandboxRecord;
 use crate::spec::{PodPid, SandboxSpec};
@@ -48,15 +46,8 @@ use crate::zygote::Spawned;
 /// Size of a pod's `/dev/shm`, as with containerd and CRI-O.
 const SHM_BYTES: u64 = 64 << 20;
 
-/// How long a pod waits for its monitor's greeting before it does something else meanwhile; so long takes the start of
-/// an agent at most for monitors that hang.
-const GREETING_PATIENCE: Duration = Duration::from_secs(3);
-
 /// How long a monitor may take to answer when it is told to kill; after that the agent kills by itself.
 pub(crate) const KILL_ANSWER_LIMIT: Duration = Duration::from_secs(5);
-
-/// What the timeline says of a pod whose monitor has gone by itself.
-pub(crate) const MONITOR_DIED: &str = "its monitor has died, or was killed";
 
 /// Where a pod stands in the cgroup hierarchy.
 #[derive(Debug, Clone)]
@@ -66,9 +57,9 @@ pub(crate) struct PodCgroups {
     /// What goes with the pod: `base` itself where that is the agent's own, else one in it.
     pub(crate) own: CgroupPath,
     /// For monitor and pause. On version 1, where each hierarchy is a cost, `own` itself; on version 2 below it. So `own`
-    /// has a child and passes controllers on, which holds them in `base`
-    /// too: systemd, which owns slices, takes from them what it does not need itself, at each daemon-reload, and the
-    /// containers' limits would go with it; but the kernel lets nobody take what a child passes on.
+    /// has a child and passes controllers on, which holds them in `base` too: systemd, which owns slices, takes from them
+    /// what it does not need itself, at each daemon-reload, and the containers' limits would go with it; but the kernel
+    /// lets nobody take what a child passes on.
     pub(crate) sandbox: CgroupPath,
 }
 
@@ -423,95 +414,13 @@ impl Driver {
         self.addresses = PodAddresses::default();
     }
 
-    /// The connection has ended, or there was none yet. A monitor that has only lost its patience with us is found
-    /// again, and tells what happened meanwhile; one that has died took pause with it; one that hangs is waited for
-    /// beside all else.
-    pub(crate) async fn monitor_is_gone(&mut self) {
-        if self.monitor.is_some() {
-            self.set_monitor(None);
-        }
-        let call = match Link::call(&self.host.pod_directory(&self.id)) {
-            Ok(call) => call,
-            Err(error) => return self.monitor_is_reached(Err(error)).await,
-        };
-        let silence = call.silence(&self.id, GREETING_PATIENCE);
-        let greeting = passing(point!("reach the monitor again"), call.greeting());
-        let mut greeting = AbortOnDropHandle::new(tokio::spawn(greeting));
-        match timeout(GREETING_PATIENCE, &mut greeting).await {
-            Ok(reached) => self.monitor_is_reached(reached.unwrap_or(Err(Error::Abandoned))).await,
-            Err(_) => {
-                self.out_of_reach(&silence);
-                self.greeting = Some(greeting);
-            }
-        }
-    }
-
-    /// Takes in what came of a connection to the monitor.
-    pub(crate) async fn monitor_is_reached(&mut self, reached: Result<Connected>) {
-        let error = match reached {
-            Ok((link, greeting, news)) => return self.take_over(link, greeting, news).await,
-            Err(error) => error,
-        };
-        match remedy(error.silence()) {
-            Remedy::Kill => {
-                let error = with_causes(&error);
-                tracing::warn!(pod.id = %self.id, error, "monitor has died; its pod is killed");
-                self.lose_monitor(MONITOR_DIED).await;
-            }
-            Remedy::WriteOff(wait) => {
-                self.call_again(&error, wait);
-                self.not_ready().await;
-            }
-            Remedy::CallAgain(wait) => self.call_again(&error, wait),
-        }
-    }
-
-    fn call_again(&mut self, error: &Error, wait: Duration) {
-        self.out_of_reach(error);
-        self.reach_again = Some(Instant::now() + wait);
-    }
-
-    /// Takes up a connection to a monitor that has been running, and brings the containers up to date.
-    pub(crate) async fn take_over(
-        &mut self,
-        link: Link,
-        greeting: Greeting,
-        news: mpsc::UnboundedReceiver<News>,
-    ) {
-        let (pid, pause_pid) = (greeting.hello.pid, greeting.hello.pause_pid);
-        self.set_monitor(Some(Monitor { link, news, pid, pause_pid }));
-        self.take_reports(&greeting.containers).await;
-        if pause_pid.is_none() {
-            self.not_ready().await;
-        }
-        self.publish();
-    }
-
-    /// Gives the monitor up, dead or hung: all that is left of the pod is killed by cgroup, the monitor too. `loss` is
-    /// what the timeline says of it.
-    pub(crate) async fn lose_monitor(&mut self, loss: &str) {
-        self.timeline.push(LOSS, Duration::ZERO, Some(loss.to_owned()));
-        self.set_monitor(None);
-        self.lose_containers().await;
-        self.kill_own_processes().await;
-        self.not_ready().await;
-        self.publish();
-    }
-
-    async fn kill_own_processes(&self) {
-        for path in self.own_cgroups().unwrap_or_default() {
-            let entry = self.host.cgroups.open(&path).entry();
-            let _ = blocking(move || berth_cgroup::kill_all(&entry)).await;
-        }
-    }
-
     /// Where this pod's cgroups are, by its request alone.
     pub(crate) fn cgroups(&self) -> Result<PodCgroups> {
         cgroups_of(&self.id, &self.spec, &self.host.settings.cgroup_root, self.host.cgroups.layout())
     }
 
     /// What of them goes with the pod. Processes that were made before the pod come from the first.
-    fn own_cgroups(&self) -> Result<BTreeSet<CgroupPath>> {
+    pub(crate) fn own_cgroups(&self) -> Result<BTreeSet<CgroupPath>> {
         Ok([self.host.own_cgroup(&self.id)?, self.cgroups()?.own].into())
     }
 

@@ -1,4 +1,4 @@
-//! The handle that the agent's tasks share, and the one thread that owns the database behind it.
+//! The handle that the agent's tasks share, and the thread that works on the database for those who may not block.
 //!
 //! Requests reach the thread through a bounded queue, in order. A request that was queued is carried out even if
 //! its future is dropped, so a change is whole or was never sent. Who may block himself takes the database for as long as
