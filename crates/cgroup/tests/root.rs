@@ -54,29 +54,27 @@ impl Drop for Scratch {
 
 #[test]
 #[ignore = "needs root: makes cgroups"]
-fn on_version_1_cgroups_are_born_with_their_parents_processors() {
+fn cgroups_are_born_with_their_parents_processors() {
     let scratch = Scratch::new("cpusets");
     let outer = scratch.top.join("outer").unwrap();
     let create = |name: &str| scratch.cgroups.create(&outer.join(name).unwrap()).unwrap();
     let inner = create("inner");
+    let (outer, top) = (scratch.cgroups.open(&outer), scratch.cgroups.open(&scratch.top));
     let cpuset = |cgroup: &Cgroup, file: &str| {
-        let mut directories =
-            procs_files(&cgroup.entry()).into_iter().map(|file| file.parent().unwrap().to_owned());
-        let directory = directories.find(|directory| directory.join("cpuset.cpus").exists()).unwrap();
-        fs::read_to_string(directory.join(file)).unwrap().trim().to_owned()
+        let mut entry =
+            procs_files(&cgroup.entry()).into_iter().map(|file| file.with_file_name("cpuset.cpus"));
+        let known = entry.find(|cpus| cpus.exists()).unwrap();
+        fs::read_to_string(known.with_file_name(file)).unwrap().trim().to_owned()
     };
-    if scratch.cgroups.layout() == Layout::Unified {
-        eprintln!("skipped: version 2 has no such files");
-        return;
+    let is_unified = scratch.cgroups.layout() == Layout::Unified;
+    let cpus = if is_unified { "cpuset.cpus.effective" } else { "cpuset.cpus" };
+    assert_ne!(cpuset(&inner, cpus), "");
+    assert_eq!(cpuset(&inner, cpus), cpuset(&top, cpus));
+    if !is_unified {
+        assert_eq!(cpuset(&outer, "cgroup.clone_children"), "1");
+        // And those that somebody else makes there.
+        assert_eq!(cpuset(&create("next"), "cpuset.mems"), cpuset(&outer, "cpuset.mems"));
     }
-    let outer = scratch.cgroups.open(&outer);
-    assert_eq!(cpuset(&outer, "cgroup.clone_children"), "1");
-    let top = cpuset(&scratch.cgroups.open(&scratch.top), "cpuset.cpus");
-    assert_ne!(top, "");
-    assert_eq!(cpuset(&inner, "cpuset.cpus"), top);
-    // And those that somebody else makes there.
-    let next = create("next");
-    assert_eq!(cpuset(&next, "cpuset.mems"), cpuset(&outer, "cpuset.mems"));
 }
 
 fn procs_files(entry: &Entry) -> Vec<PathBuf> {
